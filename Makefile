@@ -1,0 +1,33 @@
+# Everything goes through .venv, whatever environment is active.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test test-slow ui table lint install
+
+repro: install
+	dvc repro
+
+test: install
+	python -m pytest -q -m "not slow"
+
+test-slow: install
+	python -m pytest -q -m slow
+
+ui: install
+	python -m pdiff.tracking ui
+
+table: install
+	@python -m pdiff.tracking sync
+	@python -m pdiff.tracking table
+
+lint: install
+	ruff check .
+	ruff format --check .
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
+	touch $@

@@ -1,0 +1,262 @@
+"""`params.yaml` as typed, frozen, validated sections; the only reader of that file.
+
+Every value stands in `params.yaml` and none here, so DVC sees each change. Rates, noise levels and
+thresholds are plain numbers, noise levels are standard deviations, sizes are pixels, `steps` are
+optimiser steps and `epochs` passes over the training images.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from pdiff.errors import InputError
+
+PARAMS = Path("params.yaml")
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Channels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+RGB = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: unknown keys are refused, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SeedConfig(Section):
+    base: NonNegativeInt
+    """Seed of the images, the base net, its checkpoints and the noised models."""
+    model: NonNegativeInt
+    """Seed of the autoencoder, the denoiser and the generated models."""
+
+
+class DataConfig(Section):
+    name: str
+    """The image set, one of `pdiff.data.DATASETS`."""
+    root: str
+    """Where its files are. An image that changes there changes the pipeline."""
+    size: PositiveInt
+    """Side of the square images that the net sees, in pixels."""
+    resize: PositiveInt
+    """Evaluation: the shorter side is brought to this before the centre crop to `size`."""
+    split: Literal["validation", "paper"]
+    """`validation`: a split of its own chooses the base net. `paper`: the test split does both."""
+    train_size: PositiveInt | None
+    """Number of training images, or all that there are."""
+    validation_size: PositiveInt | Fraction
+    """Number (or fraction) of training images held back to choose the base net."""
+    test_size: PositiveInt | None
+    """Number of test images, or all that there are."""
+    mean: RGB
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    crop_scale: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None
+    """Training: share of the area a random resized crop keeps, low and high; null for none."""
+    shift: NonNegativeInt
+    """Training: largest random shift in pixels, the border repeated."""
+    flip: bool
+    """Training: mirror half of the images."""
+    noise: NonNegativeFloat
+    """Std of Gaussian pixel noise (pixels in [0, 1]): fresh in training, fixed in evaluation."""
+
+
+class BaseConfig(Section):
+    net: str
+    """The classifier, one of `pdiff.nets.known_nets()`: any timm name, for one."""
+    pretrained: bool
+    """Start from timm's pretrained weights (downloaded once)."""
+    weights: str | None
+    """Start from the state dict in this file instead (.safetensors or .pth)."""
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    optimizer: Optimizer
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "BaseConfig":
+        if self.pretrained and self.weights:
+            raise ValueError("base.pretrained and base.weights exclude each other: give one")
+        return self
+
+
+class SubsetConfig(Section):
+    select: str | tuple[str, ...]
+    """`last_norms:N`, `all`, or names and patterns of layers or parameters (`pdiff.subset`)."""
+
+
+class FinetuneConfig(Section):
+    steps: PositiveInt
+    save_every: PositiveInt
+    """Steps between two saved checkpoints."""
+    checkpoints: Annotated[int, Field(ge=2)]
+    """K, the number of checkpoints that are kept: the first K of those saved."""
+    batch_size: PositiveInt
+    optimizer: Optimizer
+    lr: PositiveFloat
+    lr_end: PositiveFloat
+    """The rate after the last step, reached along a cosine; the authors keep it at `lr`."""
+    weight_decay: NonNegativeFloat
+    batch_norm: Literal["train", "eval", "eval_after_2"]
+    """Batch statistics always, never, or in the first two steps only (as the authors' default)."""
+
+    @model_validator(mode="after")
+    def _enough_steps(self) -> "FinetuneConfig":
+        available = self.steps // self.save_every
+        if self.checkpoints > available:
+            raise ValueError(
+                f"finetune.checkpoints: {self.checkpoints} is more than the {available} that "
+                f"finetune.steps: {self.steps} with finetune.save_every: {self.save_every} leave"
+            )
+        return self
+
+
+class NoiseConfig(Section):
+    param: NonNegativeFloat
+    """Std of the noise on normalised parameters while the autoencoder trains."""
+    latent: NonNegativeFloat
+    """Std of the noise on latents while the autoencoder trains."""
+
+
+class AutoencoderConfig(Section):
+    kind: Literal["conv", "vae"]
+    """`conv`: the paper's autoencoder. `vae`: the baseline of its Table 8."""
+    channels: Channels
+    kernel_size: PositiveInt
+    latent_dim: PositiveInt
+    steps: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    kl_weight: NonNegativeFloat
+    """Weight of the KL term; only `vae` has one."""
+    encode_norm: Literal["batch", "running"]
+    """Batch-norm statistics while encoding: of all checkpoints at once, or the running ones."""
+    decode_norm: Literal["sample", "running"]
+    """While decoding: of each single sample over its length (the authors'), or the running ones."""
+    min_r2: float
+    """Warn when the reconstruction explains less of the deviation from the mean checkpoint."""
+
+
+class DdpmConfig(Section):
+    channels: Channels
+    kernel_size: PositiveInt
+    timesteps: PositiveInt
+    """T."""
+    beta_start: Fraction
+    beta_end: Fraction
+    steps: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    standardise: bool
+    """Give each latent dimension mean 0 and std 1 first; the authors do not."""
+
+
+class GenerateConfig(Section):
+    models: PositiveInt
+    """G, the number of generated models."""
+    sampler: Literal["ddpm", "ddim"]
+    """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them."""
+    steps: PositiveInt
+    """Steps of `ddim`; `ddpm` always takes all T."""
+
+
+class EvaluateConfig(Section):
+    batch_size: PositiveInt
+    noise_levels: tuple[NonNegativeFloat, ...]
+    """Noise-added copies of originals: std in units of each tensor's own std."""
+    noised_models: PositiveInt
+    """Number of noise-added models at each level; the originals take turns."""
+    max_accuracy_drop: NonNegativeFloat
+    """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
+
+
+class NoveltyConfig(Section):
+    split: Literal["validation", "test"]
+    """The split that is reported; the other one chooses."""
+
+
+class Params(Section):
+    """All of `params.yaml`."""
+
+    seed: SeedConfig
+    data: DataConfig
+    base: BaseConfig
+    subset: SubsetConfig
+    finetune: FinetuneConfig
+    noise: NoiseConfig
+    autoencoder: AutoencoderConfig
+    ddpm: DdpmConfig
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
+    novelty: NoveltyConfig
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Params":
+        if self.ddpm.beta_start > self.ddpm.beta_end:
+            raise ValueError("ddpm.beta_start is larger than ddpm.beta_end")
+        if self.generate.sampler == "ddim" and self.generate.steps > self.ddpm.timesteps:
+            raise ValueError(
+                f"generate.steps: {self.generate.steps} is more than ddpm.timesteps: "
+                f"{self.ddpm.timesteps}"
+            )
+        for name in ("autoencoder", "ddpm"):
+            if getattr(self, name).kernel_size % 2 == 0:
+                raise ValueError(f"{name}.kernel_size must be odd")
+        return self
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check `params.yaml`; raise `InputError` in one line if anything is wrong."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; `git checkout {path}` restores it") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return parse_params(raw, str(path))
+
+
+def parse_params(raw: object, source: str = "params") -> Params:
+    """Check the nested dict `raw`; raise `InputError` naming every wrong key in one line."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_problems(error))) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    problems = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown key {key}; {_allowed(problem['loc'])}"
+        elif problem["type"] == "value_error":
+            text = problem["msg"].removeprefix("Value error, ")
+        elif problem["type"] == "missing":
+            text = f"{key} is missing"
+        else:
+            text = f"{key}: {problem['input']!r} is refused: {problem['msg']}"
+        problems.append(text)
+    return problems
+
+
+def _allowed(location: tuple[str | int, ...]) -> str:
+    section = Params
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation
+    return "known: " + ", ".join(sorted(section.model_fields))

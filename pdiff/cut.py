@@ -1,0 +1,282 @@
+"""A net cut in two, so that models which share most of their parameters share most of the work.
+
+`torch.export` turns the net into a graph, and every value of the graph depends on
+  neither the images nor the subset  -> `fixed`, computed once, when the net is cut,
+  the images but not the subset      -> `prefix`, computed once per batch of images,
+  the subset                         -> `suffix`, computed for each model and each batch.
+Values that cross from prefix to suffix are the `boundary`.
+
+Axes: B batch, C classes; images are (B, C, H, W) with C channels.
+"""
+
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.func import functional_call
+from torch.fx import Graph, GraphModule, Node
+
+Model = Mapping[str, Tensor]
+"""The subset of one model: {parameter name: value}. All else is the base net's."""
+
+Boundary = tuple[Tensor | int, ...]
+"""What the suffix needs of one batch: activations and, for nets that reshape, the batch size."""
+
+FIXED, IMAGES, SUBSET = range(3)
+"""What a value depends on, at most; also the order in which the three parts run."""
+
+
+class CutNet:
+    """A net cut into what does not depend on a subset of its parameters and what does.
+
+    `suffix(model, prefix(images))` are the logits of the net with the parameters of `model` in
+    place of its own, in eval mode (whatever mode the net is in) and with the base net's buffers,
+    so batch norm uses the base net's running statistics. The net itself stays as it is; its
+    other parameters are shared with it, not copied.
+
+    A net that `torch.export` cannot trace, or traces to something that computes other logits on
+    `example`, is run whole for every model; a warning says so, and `traced` is False.
+    """
+
+    traced: bool
+
+    def __init__(
+        self, net: nn.Module, names: Sequence[str], example: Float[Tensor, "B C H W"]
+    ) -> None:
+        """Trace and cut `net`; `example` shows the size of the images, its batch size is free.
+
+        Raises ValueError if a name is unknown, is a buffer or is given twice.
+        """
+        self._net = net
+        self._base = subset_parameters(net, names)
+        try:
+            with eval_mode(net):
+                self._cut = _cut(net, self._base, example)
+                self.traced = True
+                self._check(example[:2])
+        except Exception as error:  # export fails in many ways, and running the net always works
+            self.traced = False
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"{type(net).__name__} cannot be cut ({type(error).__name__}: {reason}); "
+                "evaluation runs the whole net for every model, which is slower",
+                stacklevel=2,
+            )
+
+    @torch.inference_mode()
+    def prefix(self, images: Float[Tensor, "B C H W"]) -> Boundary:
+        """What the suffix needs of `images`, for any model; the images themselves if untraced."""
+        if not self.traced:
+            return (images,)
+        # reshapes were traced as views of contiguous images
+        values = self._cut.fixed | {self._cut.images: images.contiguous()}
+        return tuple(self._cut.prefix(values).values())
+
+    def suffix(self, model: Model, boundary: Boundary) -> Float[Tensor, "B C"]:
+        """Logits of `model` on the images that `boundary` is the prefix of.
+
+        Raises ValueError if the model's names or shapes are not those of the subset.
+        """
+        return self.run(self.load(model), boundary)
+
+    @torch.inference_mode()
+    def load(self, model: Model) -> dict[str, Tensor]:
+        """The model's values on the net's device, in the type and memory layout of the net's own.
+
+        Raises ValueError if the model's names or shapes are not those of the subset.
+        """
+        check_model(model, self._base)
+        return {
+            name: torch.empty_like(base).copy_(model[name]) for name, base in self._base.items()
+        }
+
+    @torch.inference_mode()
+    def run(self, loaded: dict[str, Tensor], boundary: Boundary) -> Float[Tensor, "B C"]:
+        """`suffix` for a model that is already loaded: one load serves many batches."""
+        if not self.traced:
+            with eval_mode(self._net):
+                return functional_call(self._net, loaded, boundary)
+        values = self._cut.fixed | dict(zip(self._cut.prefix.outputs, boundary, strict=True))
+        values |= {node: loaded[name] for node, name in self._cut.subset.items()}
+        (logits,) = self._cut.suffix(values).values()
+        return logits
+
+    @torch.inference_mode()
+    def _check(self, images: Float[Tensor, "B C H W"]) -> None:
+        """Raise ValueError if the cut net is not the net, say since it runs otherwise in export.
+
+        Far wider than rounding: on a GPU both sides may choose kernels of TF32 precision.
+        """
+        ours, theirs = self.suffix(self._base, self.prefix(images)), self._net(images)
+        difference = (ours - theirs).abs().max()
+        if difference > 0.01 * theirs.abs().max():
+            raise ValueError(f"the traced net's logits are off by {difference:.3g}")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The nodes of one level as a function of the values that come from outside of it."""
+
+    inputs: list[Node]
+    outputs: list[Node]
+    module: GraphModule
+
+    def __call__(self, values: dict[Node, Any]) -> dict[Node, Any]:
+        outputs = self.module(*(values[node] for node in self.inputs))
+        return dict(zip(self.outputs, map(_compact, outputs), strict=True))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    fixed: dict[Node, Any]
+    """Values that prefix and suffix use and that depend on neither images nor subset."""
+    images: Node
+    prefix: _Part
+    subset: dict[Node, str]
+    """Parameter name by placeholder; a parameter that the net uses under two names has two."""
+    suffix: _Part
+
+
+def _cut(net: nn.Module, base: Model, example: Float[Tensor, "B C H W"]) -> _Cut:
+    """Trace the net, find what each value depends on, and make the three parts."""
+    # Two images, since export would take a batch size of one for a constant.
+    images = torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device)
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    with torch.no_grad():
+        program = torch.export.export(net, (images,), dynamic_shapes=dynamic, strict=False)
+        # Decomposes nothing ({}: no rules), but makes operations in place ordinary ones, so that
+        # the suffix cannot overwrite values of the prefix.
+        program = program.run_decompositions({})
+    graph, signature = program.graph, program.graph_signature
+
+    (output,) = graph.find_nodes(op="output")
+    (logits,) = (
+        node
+        for node, spec in zip(output.args[0], signature.output_specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT
+    )
+    output.args = ((logits,),)
+    _use_centre_taps(graph)
+    graph.eliminate_dead_code()
+
+    tied = dict(net.named_parameters(remove_duplicate=False))
+    name_of = {id(parameter): name for name, parameter in base.items()}
+    level, subset, values = {output: SUBSET}, {}, {}
+    for node, spec in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
+        if spec.kind == InputKind.USER_INPUT:
+            level[node], images = IMAGES, node
+        elif id(tied.get(spec.target)) in name_of:
+            level[node], subset[node] = SUBSET, name_of[id(tied[spec.target])]
+        else:
+            state = program.constants if spec.target in program.constants else program.state_dict
+            level[node], values[node] = FIXED, state[spec.target]
+    for node in graph.nodes:
+        if node.op == "call_function":
+            level[node] = max((level[value] for value in node.all_input_nodes), default=FIXED)
+
+    with torch.inference_mode():
+        fixed = _part(graph, level, FIXED)(values)
+    prefix, suffix = _part(graph, level, IMAGES), _part(graph, level, SUBSET)
+    return _Cut(fixed, images, prefix, subset, suffix)
+
+
+def _part(graph: Graph, level: dict[Node, int], own: int) -> _Part:
+    """The nodes of level `own`: from the values of lower levels to those that higher ones use."""
+    nodes = [node for node in graph.nodes if level[node] == own and node.op == "call_function"]
+    if own == SUBSET:
+        outputs = graph.output_node().all_input_nodes
+    else:
+        mine = [node for node in graph.nodes if level[node] == own]
+        outputs = [node for node in mine if any(level[user] > own for user in node.users)]
+    made = set(nodes)
+    used = [value for node in nodes for value in node.all_input_nodes] + outputs
+    inputs = list(dict.fromkeys(value for value in used if value not in made))
+
+    part = Graph()
+    copies = {node: part.placeholder(node.name) for node in inputs}
+    for node in nodes:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in outputs))
+    return _Part(inputs, outputs, GraphModule(nn.Module(), part))
+
+
+def _use_centre_taps(graph: Graph) -> None:
+    """Replace convolutions of 1x1 maps by their one tap that does not fall on the padding.
+
+    Exact: the other taps multiply zeros. Nets made for large images end in 1x1 maps on small ones
+    (ResNet-18 at 32 pixels), where eight ninths of a 3x3 convolution would be such zeros.
+    """
+    conv2d, cut_out = torch.ops.aten.conv2d.default, torch.ops.aten.slice.Tensor
+    for node in graph.find_nodes(op="call_function", target=conv2d):
+        image, weight, bias, _, padding, dilation, groups = (
+            *node.args,
+            *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :],
+        )
+        sizes = [tuple(value.meta["val"].shape[2:]) for value in (image, node, weight)]
+        if sizes[:2] != [(1, 1), (1, 1)] or sizes[2] == (1, 1) or list(dilation) != [1, 1]:
+            continue
+        with graph.inserting_before(node):
+            for axis, tap in zip((2, 3), padding, strict=True):
+                weight = graph.call_function(cut_out, (weight, axis, tap, tap + 1))
+        node.args = (image, weight, bias, [1, 1], [0, 0], [1, 1], groups)
+
+
+def _compact(value: Any) -> Any:
+    """A view of a larger tensor is copied, so that keeping it does not keep the larger one."""
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value
+
+
+def subset_parameters(net: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
+    """The net's parameters of these names; ValueError for a name that is none, or comes twice."""
+    parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
+    for name in names:
+        if name in buffers:
+            raise ValueError(
+                f"{name!r} is a buffer of {type(net).__name__}; a subset holds parameters only, "
+                "and buffers such as running statistics stay the base net's"
+            )
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, cutoff=0)
+            raise ValueError(
+                f"{type(net).__name__} has no parameter {name!r}; it has {len(parameters)}, "
+                f"for example {near}"
+            )
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"a subset needs one or more parameters, each once; got {list(names)}")
+    return {name: parameters[name] for name in names}
+
+
+def check_model(model: Model, base: Mapping[str, Tensor]) -> None:
+    """ValueError if the model's names or shapes are not those of `base`."""
+    if model.keys() != base.keys():
+        raise ValueError(
+            f"a model must have exactly the parameters of the subset; missing: "
+            f"{sorted(base.keys() - model.keys())}, unknown: {sorted(model.keys() - base.keys())}"
+        )
+    for name, parameter in base.items():
+        if model[name].shape != parameter.shape:
+            raise ValueError(
+                f"the model's {name!r} has shape {tuple(model[name].shape)}, "
+                f"the net's {tuple(parameter.shape)}"
+            )
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """The net in eval mode for a while; afterwards every module's mode is as it was."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,90 @@
+"""Groups of models that are evaluated together, and their predictions on disk.
+
+Axes: M models of a group, N images of a split.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxtyping import Int16, Int64
+from torch import Tensor, nn
+
+from pdiff.config import DataConfig
+from pdiff.data import EvaluationBatches, ImageSet
+from pdiff.errors import InputError
+from pdiff.evaluation import Model, predict
+from pdiff.files import load_tensors, save_tensors
+
+EVALUATED = ("validation", "test")
+
+
+class _Joined(Sequence):
+    """Several sequences of models as one."""
+
+    def __init__(self, parts: Sequence[Sequence[Model]]) -> None:
+        self._index = [(part, i) for part in parts for i in range(len(part))]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Model:
+        part, i = self._index[index]
+        return part[i]
+
+
+def predict_groups(
+    net: nn.Module,
+    names: Sequence[str],
+    groups: Mapping[str, Sequence[Model]],
+    images: ImageSet,
+    data: DataConfig,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass."""
+    sizes = [len(group) for group in groups.values()]
+    models = _Joined(list(groups.values()))
+    predictions: dict[str, Tensor] = {}
+    for name in EVALUATED:
+        split = getattr(images, name)
+        if name == "test" and data.split == "paper":  # both splits are the same images
+            again = {k.replace(".validation", ".test"): v for k, v in predictions.items()}
+            predictions |= again
+            break
+        found = predict(
+            net,
+            names,
+            models,
+            lambda split=split: EvaluationBatches(split, data, batch_size),
+            progress=f"evaluate on {name}",
+        )
+        parts = zip(groups, found.split(sizes), strict=True)
+        predictions |= {f"{group}.{name}": part for group, part in parts}
+    return predictions
+
+
+def save_predictions(path: Path, predictions: Mapping[str, Tensor], images: ImageSet) -> None:
+    labels = {f"labels.{name}": getattr(images, name).labels for name in EVALUATED}
+    save_tensors(path, {**predictions, **labels}, splits=EVALUATED)
+
+
+def load_predictions(
+    path: Path, split: str
+) -> tuple[dict[str, Int16[Tensor, "_ N"]], Int64[Tensor, " N"]]:
+    """Predictions of each group on one split, and that split's labels."""
+    tensors, header = load_tensors(path)
+    if "splits" not in header:
+        raise InputError(f"{path} holds no predictions")
+    labels = tensors.pop(f"labels.{split}")
+    ending = f".{split}"
+    groups = {key.removesuffix(ending): t for key, t in tensors.items() if key.endswith(ending)}
+    return groups, labels
+
+
+def mean_accuracy(predictions: Int16[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> float:
+    """Mean over models of the share of images classified rightly."""
+    return (predictions == labels).double().mean().item()
+
+
+def noised_name(level: float) -> str:
+    """The group of originals with noise of this level."""
+    return f"noised_{level:g}"

@@ -1,0 +1,123 @@
+"""Base nets by name: every classifier that timm knows."""
+
+import difflib
+import inspect
+from functools import cache
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pdiff.errors import InputError
+from pdiff.files import load_state_dict, load_tensors, save_tensors
+
+
+@cache
+def known_nets() -> tuple[str, ...]:
+    """The names that `base.net` may have."""
+    return tuple(timm.list_models())
+
+
+def check_net(name: str) -> None:
+    """Raise `InputError` with the nearest known names if there is no such net."""
+    base = name.partition(".")[0]  # timm writes resnet18.a1_in1k for one set of weights
+    if base not in known_nets():
+        near = difflib.get_close_matches(base, known_nets(), n=5, cutoff=0.5)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(
+            f"base.net: unknown net {name!r}; known are timm's {len(known_nets())} names{hint}"
+        )
+
+
+def build_net(
+    name: str,
+    classes: int,
+    size: int,
+    *,
+    pretrained: bool = False,
+    weights: Path | None = None,
+) -> nn.Module:
+    """A classifier for square RGB images of `size` pixels, (B, 3, size, size) -> (B, classes).
+
+    Args:
+        pretrained: download timm's pretrained weights; the head is new.
+        weights: start from this state dict instead. A head of another number of classes stays new.
+
+    Raises:
+        InputError: unknown name, a size the net cannot take, weights that cannot be had or do
+            not belong to the net.
+    """
+    check_net(name)
+    options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
+    if _has_fixed_size(name):
+        options["img_size"] = size
+    try:
+        net = timm.create_model(name, **options)
+    except Exception as error:  # timm and its downloads raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        source = "its pretrained weights" if pretrained else "it"
+        raise InputError(
+            f"base.net: cannot build {name!r} at {size} px with {source}: {reason}"
+            + ("; offline, give a file as base.weights" if pretrained else "")
+        ) from None
+    if weights is not None:
+        _load_weights(net, name, weights)
+    return net
+
+
+@torch.no_grad()
+def check_size(net: nn.Module, name: str, size: int) -> None:
+    """Raise `InputError` if `net` cannot classify images of `size` pixels."""
+    try:
+        net.eval()(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
+
+
+def _has_fixed_size(name: str) -> bool:
+    """Whether timm builds this net for one image size, as it does vision transformers."""
+    config = timm.get_pretrained_cfg(name)
+    entry = inspect.signature(timm.model_entrypoint(name.partition(".")[0])).parameters
+    return "img_size" in entry or bool(config and config.fixed_input_size)
+
+
+def _load_weights(net: nn.Module, name: str, path: Path) -> None:
+    state = load_state_dict(path)
+    own = net.state_dict()
+    head = _head_of(net)
+    new_head = {key for key in own if key.startswith(head) and _differs(own[key], state.get(key))}
+    wrong = [key for key in own if key not in new_head and _differs(own[key], state.get(key))]
+    wrong += [key for key in state if key not in own and not key.startswith(head)]
+    if wrong:
+        raise InputError(
+            f"base.weights: {path} does not belong to {name}: {len(wrong)} tensors are missing, "
+            f"unknown or of another shape, the first {wrong[0]!r}"
+        )
+    net.load_state_dict({key: state[key] for key in own if key not in new_head}, strict=False)
+
+
+def _differs(own: Tensor, other: Tensor | None) -> bool:
+    return other is None or other.shape != own.shape
+
+
+def _head_of(net: nn.Module) -> str:
+    """Prefix of the classifier's parameters."""
+    name = getattr(net, "default_cfg", {}).get("classifier")
+    return f"{name}." if isinstance(name, str) else "\0"
+
+
+def save_net(path: Path, net: nn.Module, name: str, classes: int, size: int) -> None:
+    """Write weights and buffers with what rebuilds the net around them."""
+    save_tensors(path, net.state_dict(), net=name, classes=classes, size=size)
+
+
+def load_net(path: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """The net that `save_net` wrote, in eval mode; `InputError` if the file is anything else."""
+    state, header = load_tensors(path, device)
+    if "net" not in header:
+        raise InputError(f"{path} is not a base net")
+    net = build_net(header["net"], header["classes"], header["size"])
+    net.load_state_dict(state)
+    return net.to(device).eval()

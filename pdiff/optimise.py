@@ -1,0 +1,138 @@
+"""The optimisation loop that the autoencoder and the denoiser share.
+
+AdamW with a cosine rate down to 0, as in the authors' code, on random batches that the caller
+draws. All randomness comes from one generator and the whole state can be saved between two steps,
+so on the CPU the same seed gives the same weights, interrupted or not. On a GPU the order of
+floating-point sums is not fixed, so there the weights are equal only to rounding.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pdiff.errors import InputError
+
+MAX_LOGGED = 500  # points in a logged curve
+
+Log = Callable[[dict[str, float], int], None]
+Net = TypeVar("Net", bound=nn.Module)
+
+
+@runtime_checkable
+class Resume(Protocol):
+    """Keeps the state of a training between two runs of the program."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state, None if there is none."""
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save `state()` if enough time has passed since the last save."""
+
+
+def seeded(make: Callable[[], Net], generator: torch.Generator) -> Net:
+    """`make()` with initial weights that depend on `generator` only; the global RNG is left alone.
+
+    Weights are drawn on the CPU, where `make` must leave them.
+    """
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device).item()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(seed))
+        return make()
+
+
+def check_finite(rows: Float[Tensor, "K D"], name: str) -> None:
+    """Raise `InputError` if any of the K rows holds a NaN or an infinity."""
+    bad = (~rows.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        raise InputError(f"{name}: {len(bad)} of {len(rows)} rows are not finite: {bad[:10]}")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 autocast on CUDA as in the authors' code, full precision elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def optimise(
+    model: nn.Module,
+    batch_loss: Callable[[], Float[Tensor, ""]],
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    generator: torch.Generator,
+    log: Log,
+    resume: Resume | None,
+    name: str,
+) -> None:
+    """Minimise `batch_loss()`, a fresh batch's loss each time; leave `model` in eval mode.
+
+    Step i of `steps` has the rate lr (1 + cos(pi i / steps)) / 2. `batch_loss` draws from
+    `generator` alone. `log` gets loss and rate some 500 times at most; a resumed training logs the
+    points from before the interruption again. A loss that is not finite raises `InputError`.
+    """
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    start, curve = 0, []  # curve: [step, loss, rate]
+    if resume is not None and (state := resume.load()) is not None:
+        start, curve = int(state["step"]), list(state["curve"])
+        _set_state(state, model, optimizer, generator)
+    for step, loss_value, rate in curve:
+        log({"loss": loss_value, "lr": rate}, int(step))
+
+    every = math.ceil(steps / MAX_LOGGED)
+    bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
+    for step in bar:
+        rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss = batch_loss()
+        loss.backward()
+        optimizer.step()
+        if step % every == 0 or step == steps - 1:  # reading the loss makes the CPU wait for a GPU
+            value = loss.item()
+            if not math.isfinite(value):
+                raise InputError(f"{name}: loss is {value} at step {step}; lower the rate ({lr:g})")
+            bar.set_postfix(loss=f"{value:.4g}", refresh=False)
+            log({"loss": value, "lr": rate}, step)
+            curve.append([step, value, rate])
+        if resume is not None:
+            done = step + 1
+            resume.save(lambda done=done: _state(done, curve, model, optimizer, generator))
+    model.eval()
+
+
+def _state(
+    step: int,
+    curve: list[list[int | float]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """All that the next step depends on, as dicts with string keys, lists, numbers and tensors."""
+    moments = optimizer.state_dict()["state"]  # one dict of tensors per parameter, in order
+    return {
+        "step": step,
+        "curve": curve,
+        "model": model.state_dict(),
+        "optimizer": [moments[i] for i in range(len(moments))],
+        "generator": generator.get_state(),
+    }
+
+
+def _set_state(
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    model.load_state_dict(state["model"])
+    groups = optimizer.state_dict()["param_groups"]
+    moments = dict(enumerate(state["optimizer"]))
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    generator.set_state(state["generator"].cpu())

@@ -1,0 +1,248 @@
+"""Predictions and latents to tables and figures: what the paper's Section 4 reports.
+
+Axes: M models of a group, K originals, G generated, N images, V images of the split that chooses.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import torch
+from jaxtyping import Int16, Int64
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from pdiff.evaluation import accuracy, wrong
+from pdiff.novelty import (
+    best_of_n,
+    max_similarity,
+    max_similarity_among,
+    similarity_within,
+    wrong_iou,
+)
+
+matplotlib.use("Agg")
+
+ORDER = ("original", "ensemble", "generated", "reconstructed")
+COLOURS = {
+    "original": "#3b6fb6",
+    "generated": "#d1495b",
+    "reconstructed": "#e0a030",
+    "ensemble": "black",
+}
+NOISE_COLOURS = ("#9fd0a8", "#5cae72", "#2a7a48", "#175230")
+
+Predictions = Mapping[str, Int16[Tensor, "_ _"]]
+"""{group: predictions (M, N)}; M differs from group to group."""
+
+
+def model_table(
+    predictions: Predictions,
+    labels: Int64[Tensor, " N"],
+    chosen_by: Predictions,
+    chosen_labels: Int64[Tensor, " V"],
+) -> pd.DataFrame:
+    """One row per model: group, index, accuracy, accuracy on the split that chooses, similarity.
+
+    Accuracies are fractions. `max_similarity` is the IoU with the most similar original; an
+    original leaves out itself.
+    """
+    originals = wrong(predictions["original"], labels)
+    tables = []
+    for group in ordered(predictions):
+        errors = wrong(predictions[group], labels)
+        similar = (
+            max_similarity_among(errors)
+            if group == "original"
+            else max_similarity(errors, originals)
+        )
+        columns = {
+            "group": group,
+            "model": range(len(errors)),
+            "accuracy": accuracy(predictions[group], labels).double().numpy(),
+            "choosing_accuracy": accuracy(chosen_by[group], chosen_labels).double().numpy(),
+            "max_similarity": similar.double().numpy(),
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def summary_table(
+    models: pd.DataFrame, predictions: Predictions, labels: Int64[Tensor, " N"]
+) -> pd.DataFrame:
+    """One row per group. Accuracies are fractions; `chosen` is the accuracy of the model that the
+    other split would choose; `similarity_within` is the mean IoU among a group's own models."""
+    rows = []
+    for group, part in models.groupby("group", sort=False):
+        accuracies, similar = part["accuracy"], part["max_similarity"]
+        chosen = part.loc[part["choosing_accuracy"].idxmax(), "accuracy"]
+        rows.append(
+            {
+                "group": group,
+                "accuracy_mean": accuracies.mean(),
+                "accuracy_std": accuracies.std(),
+                "accuracy_best": accuracies.max(),
+                "accuracy_chosen": chosen,
+                "max_similarity_mean": similar.mean(),
+                "max_similarity_low": similar.min(),
+                "max_similarity_high": similar.max(),
+                "similarity_within": similarity_within(wrong(predictions[str(group)], labels)),
+                "models": len(part),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def similarity_table(predictions: Predictions, labels: Int64[Tensor, " N"]) -> pd.DataFrame:
+    """Mean IoU between groups, over pairs of different models; NaN where there is no pair."""
+    groups = ordered(predictions)
+    errors = {group: wrong(predictions[group], labels) for group in groups}
+
+    def mean(a: str, b: str) -> float:
+        return (
+            similarity_within(errors[a])
+            if a == b
+            else wrong_iou(errors[a], errors[b]).double().mean().item()
+        )
+
+    rows = [{"group": a, **{b: mean(a, b) for b in groups}} for a in groups]
+    return pd.DataFrame(rows)
+
+
+def headline(
+    summary: pd.DataFrame, models: pd.DataFrame, latent_spread: Mapping[str, float]
+) -> dict[str, Any]:
+    """The numbers that experiments are compared by, nested as DVC and MLflow show them."""
+    group = summary.set_index("group").to_dict("index")
+    accuracies = {
+        name: torch.from_numpy(models.loc[models["group"] == name, "accuracy"].to_numpy().copy())
+        for name in ("original", "generated")
+    }
+    n = min(len(values) for values in accuracies.values())
+    accuracy: dict[str, float] = {}
+    for name, values in accuracies.items():
+        accuracy |= {
+            f"{name}_best": group[name]["accuracy_best"],
+            f"{name}_mean": group[name]["accuracy_mean"],
+            f"{name}_chosen": group[name]["accuracy_chosen"],
+            f"{name}_best_of_n": best_of_n(values, n),
+        }
+    accuracy["ensemble"] = group["ensemble"]["accuracy_mean"]
+    accuracy |= {
+        f"{name}_mean": row["accuracy_mean"]
+        for name, row in group.items()
+        if name.startswith("noised") or name == "reconstructed"
+    }
+    similarity = {
+        "original_max_mean": group["original"]["max_similarity_mean"],
+        "original_within": group["original"]["similarity_within"],
+        "generated_max_mean": group["generated"]["max_similarity_mean"],
+        "generated_max_low": group["generated"]["max_similarity_low"],
+        "generated_max_high": group["generated"]["max_similarity_high"],
+        "generated_within": group["generated"]["similarity_within"],
+    }
+    latents = {f"{name}_spread": value for name, value in latent_spread.items()}
+    return {"accuracy": accuracy, "similarity": similarity, "latents": latents, "n": n}
+
+
+def ordered(groups: Mapping[str, Any]) -> list[str]:
+    """Groups in the order that tables and figures show them, noise levels last and rising."""
+    noised = [name for name in groups if name.startswith("noised_")]
+    known = [name for name in ORDER if name in groups]
+    return known + sorted(noised, key=lambda name: float(name.removeprefix("noised_")))
+
+
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """CSV with six digits, which is more than any accuracy here holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def plot_scatter(path: Path, models: pd.DataFrame) -> None:
+    """Accuracy against maximum similarity, one point a model (the paper's Figures 3 and 4)."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    shown = [group for group in _drawn(models) if group != "ensemble"]
+    for group in shown:
+        part = models[models["group"] == group]
+        axes.scatter(
+            part["max_similarity"],
+            100 * part["accuracy"],
+            s=14,
+            alpha=0.65,
+            linewidths=0,
+            color=_colour(group, models),
+            label=f"{_label(group)} ({len(part)})",
+        )
+    ensemble = models[models["group"] == "ensemble"]
+    axes.scatter(
+        ensemble["max_similarity"],
+        100 * ensemble["accuracy"],
+        s=90,
+        marker="*",
+        color=COLOURS["ensemble"],
+        label="ensemble",
+        zorder=3,
+    )
+    axes.set(
+        xlabel="maximum similarity to an original (IoU of wrong predictions)",
+        ylabel="test accuracy (%)",
+    )
+    axes.set_ylim(*_trimmed(100 * models["accuracy"]))
+    axes.legend(frameon=False, fontsize=8, markerscale=1.4)
+    _tidy(axes)
+    _save(figure, path)
+
+
+def plot_similarity(path: Path, models: pd.DataFrame) -> None:
+    """Distribution of the maximum similarity in each group (the paper's Figure 5c)."""
+    groups = [g for g in _drawn(models) if (models["group"] == g).sum() > 1]
+    values = [models.loc[models["group"] == g, "max_similarity"].to_numpy() for g in groups]
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    violins = axes.violinplot(values, showmedians=True, showextrema=True, widths=0.8)
+    for body, group in zip(violins["bodies"], groups, strict=True):
+        body.set(facecolor=_colour(group, models), alpha=0.7)
+    for part in ("cmedians", "cmins", "cmaxes", "cbars"):
+        violins[part].set(color="#444444", linewidth=1)
+    axes.set_xticks(range(1, len(groups) + 1), [_label(group) for group in groups], fontsize=8)
+    axes.set_ylabel("maximum similarity")
+    _tidy(axes)
+    _save(figure, path)
+
+
+def _drawn(models: pd.DataFrame) -> list[str]:
+    """Groups from the back to the front of a figure."""
+    groups = ordered(dict.fromkeys(models["group"]))
+    front = ["reconstructed", "original", "generated"]
+    return [g for g in groups if g not in front] + [g for g in front if g in groups]
+
+
+def _colour(group: str, models: pd.DataFrame) -> str:
+    if group in COLOURS:
+        return COLOURS[group]
+    noised = [g for g in ordered(dict.fromkeys(models["group"])) if g.startswith("noised_")]
+    return NOISE_COLOURS[noised.index(group) % len(NOISE_COLOURS)]
+
+
+def _label(group: str) -> str:
+    return group.replace("noised_", "noise ")
+
+
+def _trimmed(percent: pd.Series) -> tuple[float, float]:
+    """Limits that show 99 % of the models: one that failed must not flatten all others."""
+    low, high = percent.quantile(0.01), percent.max()
+    margin = 0.08 * max(high - low, 0.5)
+    return low - margin, high + margin
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)

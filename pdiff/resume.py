@@ -1,0 +1,119 @@
+"""A long training survives being killed: its state, on disk, outside every DVC output.
+
+The state lies under `.work/<stage>/<key>/` in the project's folder (git-ignored, and the same
+folder from DVC's temporary experiment folders, which are thrown away). The key is a hash of the
+parameters, the input files and the code, so one experiment never continues from another.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from pdiff.errors import InputError
+from pdiff.files import load_tensors, save_tensors
+from pdiff.paths import root
+
+State = dict[str, Any]
+_TENSOR = "__tensor__"
+
+
+class Checkpointer:
+    """Saves a training's state now and then; `with` it, and it is gone once all went well.
+
+    Raises:
+        InputError: another process, perhaps left over from a killed run, works on the same.
+    """
+
+    def __init__(self, folder: Path, every_s: float = 20.0) -> None:
+        self._folder = folder
+        self._path = folder / "state.safetensors"
+        self._every_s = every_s
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> "Checkpointer":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise InputError(
+                f"another process is at the same training ({self._folder}); wait for it or end it"
+            ) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            shutil.rmtree(self._folder)
+        self._lock.close()
+
+    def load(self) -> State | None:
+        """The last state saved, or None; a state that does not read is left aside."""
+        if not self._path.exists():
+            return None
+        try:
+            tensors, layout = load_tensors(self._path)
+        except InputError:
+            return None
+        return _join(layout["state"], tensors)
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Save what `state` returns, unless the last time was a moment ago."""
+        if time.monotonic() - self._saved_at < self._every_s:
+            return
+        tensors: dict[str, Tensor] = {}
+        layout = _split(state(), tensors)
+        save_tensors(self._path, tensors, state=layout)
+        self._saved_at = time.monotonic()
+
+
+def make_checkpointer(
+    stage: str, sections: Iterable[BaseModel], inputs: Iterable[Path], device: torch.device
+) -> Checkpointer:
+    """The checkpointer of one stage with these parameters, input files and this code."""
+    digest = hashlib.sha256(str(device).encode())
+    for section in sections:
+        digest.update(section.model_dump_json().encode())
+    for path in [*inputs, *sorted(Path(__file__).parent.glob("*.py"))]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return Checkpointer(root() / ".work" / stage / digest.hexdigest()[:16])
+
+
+def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The nested `value` as JSON, its tensors moved into `tensors`."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.clone()  # safetensors refuses shared storage
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _split(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_split(item, tensors) for item in value]
+    json.dumps(value)  # a TypeError here names what cannot be kept
+    return value
+
+
+def _join(layout: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(layout, dict):
+        if _TENSOR in layout:
+            return tensors[layout[_TENSOR]]
+        return {key: _join(item, tensors) for key, item in layout["dict"]}
+    if isinstance(layout, list):
+        return [_join(item, tensors) for item in layout]
+    return layout

@@ -1,0 +1,194 @@
+"""The base net and the checkpoints that fine-tuning leaves behind (paper, Section 2.3).
+
+Axes: K checkpoints, D parameters of the subset, N images, B batch.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from tqdm import tqdm
+
+from pdiff.config import BaseConfig, DataConfig, FinetuneConfig
+from pdiff.data import EvaluationBatches, ImageSet, ImageSplit, training_batches
+from pdiff.errors import InputError
+from pdiff.optimise import Resume
+from pdiff.subset import Subset
+
+Log = Callable[[dict[str, float], int], None]
+SGD_MOMENTUM = 0.9
+
+
+def make_optimizer(
+    name: str, parameters: list[Tensor], lr: float, weight_decay: float
+) -> Optimizer:
+    """SGD (momentum 0.9), Adam or AdamW with torch's default betas."""
+    if name == "sgd":
+        return SGD(parameters, lr, momentum=SGD_MOMENTUM, weight_decay=weight_decay)
+    return {"adam": Adam, "adamw": AdamW}[name](parameters, lr, weight_decay=weight_decay)
+
+
+def train_base(
+    net: nn.Module,
+    images: ImageSet,
+    data: DataConfig,
+    config: BaseConfig,
+    generator: torch.Generator,
+    log: Log,
+    resume: Resume | None = None,
+) -> float:
+    """Train all of `net` and leave it at its best validation epoch; return that accuracy.
+
+    fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
+    Of epochs that are equally good the first is kept.
+    """
+    optimizer = make_optimizer(
+        config.optimizer, list(net.parameters()), config.lr, config.weight_decay
+    )
+    schedule = CosineAnnealingLR(optimizer, T_max=config.epochs)
+    progress: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_state": {}, "curve": []}
+    parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    if resume is not None and (saved := resume.load()) is not None:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        generator.set_state(saved["generator"].cpu())
+        progress = saved["progress"]
+        for epoch, metrics in enumerate(progress["curve"]):
+            log(metrics, epoch)
+
+    def state() -> dict[str, Any]:
+        states = {name: part.state_dict() for name, part in parts.items()}
+        return {**states, "generator": generator.get_state(), "progress": progress}
+
+    start = progress["epoch"]
+    with tqdm(total=config.epochs, initial=start, desc="train base", disable=None) as bar:
+        for epoch in range(start, config.epochs):
+            loss = _train_epoch(net, images.train, data, config.batch_size, optimizer, generator)
+            schedule.step()
+            accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
+            if accuracy > progress["best"]:
+                progress["best"] = accuracy
+                best_state = {key: value.clone() for key, value in net.state_dict().items()}
+                progress["best_state"] = best_state
+            progress["epoch"] = epoch + 1
+            progress["curve"].append({"loss": loss, "validation_accuracy": accuracy})
+            log(progress["curve"][-1], epoch)
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
+            bar.update()
+            if resume is not None:
+                resume.save(state)
+    net.load_state_dict(progress["best_state"])
+    return progress["best"]
+
+
+def _train_epoch(
+    net: nn.Module,
+    split: ImageSplit,
+    data: DataConfig,
+    batch_size: int,
+    optimizer: Optimizer,
+    generator: torch.Generator,
+) -> float:
+    """One pass over the training images; the mean loss."""
+    _seed_global(generator)
+    net.train()
+    total, count = torch.zeros((), device=split.images.device), 0
+    for images, labels in training_batches(split, data, batch_size, generator):
+        loss = functional.cross_entropy(net(images), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(labels)
+        count += len(labels)
+    return _finite(total.item() / count, "base")
+
+
+@torch.inference_mode()
+def measure_accuracy(net: nn.Module, split: ImageSplit, data: DataConfig, batch_size: int) -> float:
+    """Share of the split's images that `net` classifies rightly, in eval mode."""
+    net.eval()
+    batches = EvaluationBatches(split, data, batch_size)
+    predicted = torch.cat([net(images).argmax(1) for images in batches])
+    return (predicted == split.labels).float().mean().item()
+
+
+def finetune(
+    net: nn.Module,
+    subset: Subset,
+    images: ImageSplit,
+    data: DataConfig,
+    config: FinetuneConfig,
+    generator: torch.Generator,
+    log: Log,
+) -> Float[Tensor, "K D"]:
+    """Go on training the subset alone, and keep it after every `save_every` steps.
+
+    As in the authors' code: bf16 autocast (on cuda), fp32 weights, a batch-norm mode that is
+    `config.batch_norm`'s to choose, and running statistics that are not kept: whoever evaluates a
+    checkpoint uses the base net's. `net` is changed and of no further use.
+    """
+    parameters = dict(net.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    chosen = [parameters[name].requires_grad_(True) for name in subset.names]
+    optimizer = make_optimizer(config.optimizer, chosen, config.lr, config.weight_decay)
+    schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
+    matrix = torch.empty(config.checkpoints, subset.length)
+    _seed_global(generator)
+    saved = 0
+    batches = _endless(images, data, config.batch_size, generator)
+    with tqdm(total=config.checkpoints * config.save_every, desc="finetune", disable=None) as bar:
+        for step in range(1, config.checkpoints * config.save_every + 1):
+            net.train(_uses_batch_statistics(config.batch_norm, step))
+            loss = _finetune_loss(net, *next(batches))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if step % config.save_every == 0:
+                matrix[saved] = torch.cat([tensor.detach().flatten() for tensor in chosen])
+                saved += 1
+            if step % 10 == 0 or step == 1:
+                value = _finite(loss.item(), "finetune")
+                log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, step)
+                bar.set_postfix(loss=f"{value:.3f}")
+            bar.update()
+    return matrix
+
+
+def _finetune_loss(
+    net: nn.Module, images: Float[Tensor, "B C S S"], labels: Int64[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    on_cuda = images.device.type == "cuda"
+    with torch.autocast("cuda", torch.bfloat16) if on_cuda else nullcontext():
+        return functional.cross_entropy(net(images), labels)
+
+
+def _uses_batch_statistics(mode: Literal["train", "eval", "eval_after_2"], step: int) -> bool:
+    return mode == "train" or (mode == "eval_after_2" and step <= 2)
+
+
+def _endless(
+    split: ImageSplit, data: DataConfig, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from training_batches(split, data, batch_size, generator)
+
+
+def _seed_global(generator: torch.Generator) -> None:
+    """Seed what draws from torch's global generator: dropout and drop path."""
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    torch.manual_seed(seed.item())
+
+
+def _finite(loss: float, section: str) -> float:
+    if not math.isfinite(loss):
+        raise InputError(f"{section}.lr: the loss became {loss}; a smaller rate is needed")
+    return loss

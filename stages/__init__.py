@@ -1,0 +1,23 @@
+"""One thin script per DVC stage: read, call `pdiff`, write. `python -m stages.NAME` runs one."""
+
+import sys
+from collections.abc import Callable
+
+from pdiff.errors import InputError
+
+
+def stage(main: Callable[[], None]) -> None:
+    """Run a stage's `main`; what is the user's to mend ends it with one line and no traceback."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def warn(message: str) -> None:
+    """Say loudly that a result is not what it seems; the stage goes on."""
+    bar = "!" * 100
+    print(f"{bar}\nWARNING: {message}\n{bar}", file=sys.stderr, flush=True)

@@ -1,0 +1,47 @@
+"""Predict with the checkpoints and with what is made from them without a generator.
+
+images, base net, checkpoints -> predictions of original, ensemble, noised_LEVEL
+"""
+
+from pathlib import Path
+
+from pdiff import tracking
+from pdiff.baselines import Noised, ensemble
+from pdiff.config import load_params
+from pdiff.data import load_images
+from pdiff.groups import mean_accuracy, noised_name, predict_groups, save_predictions
+from pdiff.nets import load_net
+from pdiff.runtime import derive_seed, get_device
+from pdiff.subset import Models, load_stack
+from stages import stage
+
+IMAGES = Path("data/images.safetensors")
+BASE = Path("models/base.safetensors")
+CHECKPOINTS = Path("data/checkpoints.safetensors")
+PREDICTIONS = Path("data/predictions_originals.safetensors")
+
+
+def main() -> None:
+    params = load_params()
+    device = get_device()
+    images = load_images(IMAGES, device)
+    net = load_net(BASE, device)
+    subset, matrix = load_stack(CHECKPOINTS)
+    config = params.evaluate
+
+    groups = {"original": Models(subset, matrix), "ensemble": Models(subset, ensemble(matrix))}
+    for level in config.noise_levels:
+        seed = derive_seed(params.seed.base, "noised", repr(level))
+        groups[noised_name(level)] = Noised(subset, matrix, level, config.noised_models, seed)
+
+    with tracking.run("evaluate_originals", params, "seed", "evaluate") as log:
+        predictions = predict_groups(
+            net, subset.names, groups, images, params.data, config.batch_size
+        )
+        labels = images.test.labels.cpu()
+        log.summary({g: mean_accuracy(predictions[f"{g}.test"], labels) for g in groups})
+        save_predictions(PREDICTIONS, predictions, images)
+
+
+if __name__ == "__main__":
+    stage(main)

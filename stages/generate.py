@@ -1,0 +1,41 @@
+"""Draw new latents and decode them.
+
+denoiser, autoencoder -> generated models (G, D) and their latents (G, L)
+"""
+
+from pathlib import Path
+
+from pdiff import tracking
+from pdiff.codec import Codec
+from pdiff.config import load_params
+from pdiff.files import save_tensors
+from pdiff.latents import LatentModel
+from pdiff.optimise import check_finite
+from pdiff.runtime import get_device, make_generator
+from pdiff.subset import save_stack
+from stages import stage
+
+AUTOENCODER = Path("models/autoencoder.safetensors")
+DENOISER = Path("models/denoiser.safetensors")
+GENERATED = Path("data/generated.safetensors")
+LATENTS = Path("data/generated_latents.safetensors")
+
+
+def main() -> None:
+    params = load_params()
+    device = get_device()
+    codec = Codec.load(AUTOENCODER, device)
+    model = LatentModel.load(DENOISER, device)
+    generator = make_generator(params.seed.model, "generate", device=device)
+
+    with tracking.run("generate", params, "seed", "generate") as log:
+        latents = model.sample(params.generate, generator)
+        check_finite(latents, "generated latents")
+        matrix = codec.decode(latents)
+        log.summary({"models": len(matrix), "parameters": matrix.shape[1]})
+        save_stack(GENERATED, codec.subset, matrix)
+        save_tensors(LATENTS, {"latents": latents})
+
+
+if __name__ == "__main__":
+    stage(main)

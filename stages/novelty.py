@@ -1,0 +1,69 @@
+"""Turn predictions into what the paper reports: accuracies, similarities, tables, figures.
+
+predictions, latents -> one row per model, tables, figures, headline numbers
+"""
+
+import json
+from pathlib import Path
+
+from pdiff import tracking
+from pdiff.config import load_params
+from pdiff.files import load_tensors, write_json
+from pdiff.groups import load_predictions
+from pdiff.novelty import spread
+from pdiff.report import (
+    headline,
+    model_table,
+    plot_scatter,
+    plot_similarity,
+    save_table,
+    similarity_table,
+    summary_table,
+)
+from stages import stage
+
+PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
+LATENTS = Path("data/latents.safetensors")
+GENERATED_LATENTS = Path("data/generated_latents.safetensors")
+AUTOENCODER_METRICS = Path("metrics/train_autoencoder.json")
+MODELS = Path("data/models.csv")
+REPORT = Path("report")
+METRICS = Path("metrics/novelty.json")
+
+
+def main() -> None:
+    params = load_params()
+    split = params.novelty.split
+    predictions, labels = _load(split)
+    chosen_by, chosen_labels = _load("validation" if split == "test" else "test")
+    spreads = {
+        "original": spread(load_tensors(LATENTS)[0]["latents"]),
+        "generated": spread(load_tensors(GENERATED_LATENTS)[0]["latents"]),
+    }
+
+    with tracking.run("novelty", params, "novelty") as log:
+        models = model_table(predictions, labels, chosen_by, chosen_labels)
+        summary = summary_table(models, predictions, labels)
+        metrics = headline(summary, models, spreads)
+        metrics["reconstruction"] = {"r2": json.loads(AUTOENCODER_METRICS.read_text())["r2"]}
+        log.summary(metrics)
+        save_table(MODELS, models)
+        save_table(REPORT / "summary.csv", summary)
+        save_table(REPORT / "similarity.csv", similarity_table(predictions, labels))
+        plot_scatter(REPORT / "scatter.png", models)
+        plot_similarity(REPORT / "similarity.png", models)
+        write_json(METRICS, metrics)
+        print(summary.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        tracking.finish(params)
+
+
+def _load(split: str) -> tuple[dict, object]:
+    groups = {}
+    for path in PREDICTIONS:
+        found, labels = load_predictions(Path(path), split)
+        groups |= found
+    return groups, labels
+
+
+if __name__ == "__main__":
+    stage(main)

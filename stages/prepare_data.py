@@ -1,0 +1,28 @@
+"""Read the images and split them.
+
+image files -> train, validation and test split, uint8
+"""
+
+from pathlib import Path
+
+from pdiff import tracking
+from pdiff.config import load_params
+from pdiff.data import SPLITS, prepare_images, save_images
+from pdiff.runtime import make_generator
+from stages import stage
+
+IMAGES = Path("data/images.safetensors")
+
+
+def main() -> None:
+    params = load_params()
+    generator = make_generator(params.seed.base, "prepare_data")
+    with tracking.run("prepare_data", params, "seed", "data") as log:
+        images = prepare_images(params.data, generator)
+        log.summary({f"{name}_images": len(getattr(images, name)) for name in SPLITS})
+        log.summary({"classes": len(images.classes)})
+        save_images(IMAGES, images)
+
+
+if __name__ == "__main__":
+    stage(main)

@@ -1,0 +1,56 @@
+"""Train the base net and keep its best validation epoch.
+
+images -> base net
+"""
+
+from pathlib import Path
+
+from pdiff import tracking
+from pdiff.config import load_params
+from pdiff.curve import Curve
+from pdiff.data import load_images
+from pdiff.files import write_json
+from pdiff.nets import build_net, save_net
+from pdiff.optimise import seeded
+from pdiff.resume import make_checkpointer
+from pdiff.runtime import get_device, make_generator
+from pdiff.training import measure_accuracy, train_base
+from stages import stage
+
+IMAGES = Path("data/images.safetensors")
+BASE = Path("models/base.safetensors")
+METRICS = Path("metrics/train_base.json")
+PLOT = Path("plots/train_base.csv")
+
+
+def main() -> None:
+    params = load_params()
+    device = get_device()
+    images = load_images(IMAGES, device)
+    generator = make_generator(params.seed.base, "train_base", device=device)
+    config, classes, size = params.base, len(images.classes), params.data.size
+    weights = Path(config.weights) if config.weights else None
+    net = seeded(
+        lambda: build_net(config.net, classes, size, pretrained=config.pretrained, weights=weights),
+        generator,
+    ).to(device)
+
+    inputs = [IMAGES] + ([weights] if weights else [])
+    with (
+        tracking.run("train_base", params, "seed", "data", "base") as log,
+        make_checkpointer(
+            "train_base", [params.seed, params.data, config], inputs, device
+        ) as resume,
+    ):
+        curve = Curve(log, "base")
+        best = train_base(net, images, params.data, config, generator, curve, resume)
+        test = measure_accuracy(net, images.test, params.data, config.batch_size)
+        metrics = {"base_validation_accuracy": best, "base_test_accuracy": test}
+        log.summary(metrics)
+        save_net(BASE, net, config.net, classes, size)
+        curve.write(PLOT)
+        write_json(METRICS, metrics)
+
+
+if __name__ == "__main__":
+    stage(main)

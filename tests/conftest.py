@@ -1,0 +1,94 @@
+"""What several tests need: the default parameters, shrunk ones, small images, a quiet machine."""
+
+import os
+
+os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it on where it is meant
+os.environ.setdefault("PDIFF_DEVICE", "cpu")
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pdiff.config import Params, parse_params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY = {  # the default with a few values shrunk: seconds in all
+    "data.train_size": 120,
+    "data.validation_size": 60,
+    "data.test_size": 80,
+    "data.noise": 0.1,
+    "base.net": "test_resnet",
+    "base.epochs": 2,
+    "finetune.steps": 12,
+    "finetune.checkpoints": 12,
+    "finetune.batch_size": 40,
+    "autoencoder.channels": [4, 8, 8],
+    "autoencoder.latent_dim": 16,
+    "autoencoder.steps": 20,
+    "autoencoder.batch_size": 6,
+    "autoencoder.min_r2": -10.0,
+    "ddpm.channels": [4, 8, 4],
+    "ddpm.steps": 20,
+    "ddpm.batch_size": 6,
+    "generate.models": 6,
+    "generate.steps": 5,
+    "evaluate.noised_models": 4,
+    "evaluate.max_accuracy_drop": 1.0,
+}
+
+
+def change(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A copy of nested parameters with `section__key=value` (or {"section.key": value}) changed."""
+    copy = {section: dict(values) for section, values in raw.items()}
+    for name, value in changes.items():
+        section, key = name.replace("__", ".").split(".")
+        copy[section][key] = value
+    return copy
+
+
+@pytest.fixture(scope="session")
+def raw() -> dict[str, Any]:
+    """The committed `params.yaml`, as nested dicts."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def params(raw: dict[str, Any]) -> Params:
+    return parse_params(raw)
+
+
+@pytest.fixture(scope="session")
+def tiny_raw(raw: dict[str, Any]) -> dict[str, Any]:
+    return change(raw, **TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_raw: dict[str, Any]) -> Params:
+    return parse_params(tiny_raw)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Own images of mixed sizes and kinds: train/ and test/ with the classes cat and dog."""
+    random = np.random.default_rng(0)
+    root = tmp_path / "images"
+    for part, count in (("train", 8), ("test", 4)):
+        for name, bright in (("cat", 60), ("dog", 190)):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = random.integers(20, 60, 2)
+                pixels = random.normal(bright, 20, (height, width, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.{('png', 'jpg')[i % 2]}")
+    return root

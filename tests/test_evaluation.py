@@ -1,0 +1,562 @@
+"""`predict` equals the plain way, on trained nets whose models differ in what they predict."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+import timm
+import torch
+from sklearn.datasets import load_digits
+from timm.models.convnext import ConvNeXt
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from pdiff import evaluation
+from pdiff.evaluation import CutNet, accuracy, predict, predict_plain, wrong
+
+pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")  # unless a test expects it
+
+BATCH = 75  # of 197 test images: the last batch is a smaller one
+LEVELS = {  # noise of the four models, relative to each tensor's size
+    "norms": (0.0, 1.0, 2.0, 4.0),
+    "first": (0.0, 0.15, 0.3, 0.6),
+    "last": (0.0, 0.3, 0.6, 1.2),
+    "all": (0.0, 0.1, 0.2, 0.4),
+}
+
+NETS = {
+    "resnet18": lambda: timm.create_model("resnet18", num_classes=10),
+    "vit": lambda: VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, num_classes=10
+    ),
+    "convnext": lambda: ConvNeXt(
+        depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), ls_init_value=0.1, num_classes=10
+    ),
+}
+RECIPES = {"resnet18": (2, 1e-3), "vit": (8, 2e-3), "convnext": (4, 3e-3)}  # epochs, rate
+LAYERS = {
+    "resnet18": {"norms": ["layer4.1.bn1", "layer4.1.bn2"], "first": ["conv1"], "last": ["fc"]},
+    "vit": {"norms": ["blocks.1.norm2", "norm"], "first": ["patch_embed.proj"], "last": ["head"]},
+    "convnext": {
+        "norms": ["stages.3.blocks.0.norm", "head.norm"],
+        "first": ["stem.0"],
+        "last": ["head.fc"],
+    },
+}
+SUBSETS = [(net, subset) for net in NETS for subset in ("norms", "first", "last", "all")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Nets this small are faster so, and by much where other processes use the other cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Tensor, Tensor]:
+    data = load_digits()
+    images = torch.from_numpy(data.images).float()[:, None]
+    images = functional.interpolate(images, size=32, mode="bilinear").repeat(1, 3, 1, 1)
+    return (images - images.mean()) / images.std(), torch.from_numpy(data.target).long()
+
+
+@pytest.fixture(scope="session")
+def trained(digits):
+    """Trained nets by name; each test gets its own copy."""
+    nets: dict[str, nn.Module] = {}
+
+    def get(name: str) -> nn.Module:
+        if name not in nets:
+            nets[name] = train(NETS[name], digits, *RECIPES[name])
+        return copy.deepcopy(nets[name])
+
+    return get
+
+
+def train(make, digits, epochs: int, rate: float) -> nn.Module:
+    images, labels = digits
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = make().train()
+        optimiser = torch.optim.AdamW(net.parameters(), lr=rate)
+        for _ in range(epochs):
+            for index in torch.randperm(1200).split(50):
+                loss = functional.cross_entropy(net(images[index]), labels[index])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+    return net.eval()
+
+
+@pytest.fixture
+def batches(digits):
+    images = digits[0][1600:]
+    return lambda: images.split(BATCH)
+
+
+def subset_names(net: nn.Module, name: str, subset: str) -> list[str]:
+    names = [n for n, _ in net.named_parameters()]
+    if subset == "all":
+        return names
+    layers = LAYERS[name][subset]
+    found = [n for n in names if n.rpartition(".")[0] in layers]
+    assert {n.rpartition(".")[0] for n in found} == set(layers)
+    return found
+
+
+def noised(net: nn.Module, names: list[str], levels=LEVELS["norms"]) -> list[dict[str, Tensor]]:
+    """The net's own values plus noise in proportion to their root mean square."""
+    generator, parameters = torch.Generator().manual_seed(0), dict(net.named_parameters())
+    models = []
+    for level in levels:
+        model = {}
+        for name in names:
+            value = parameters[name].detach()
+            size = value.square().mean().sqrt().clamp(min=0.1)
+            model[name] = value + level * size * torch.randn(value.shape, generator=generator)
+        models.append(model)
+    return models
+
+
+def small_net(*layers: nn.Module, channels: int = 4) -> nn.Module:
+    """Random weights, running statistics that are not those of any batch, five classes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, channels, 3, 2), *layers, nn.Flatten(), nn.LazyLinear(5))
+    net(torch.randn(8, 3, 8, 8))  # updates running statistics, makes the lazy layer
+    nn.init.zeros_(net[-1].bias)  # or all images are of one class
+    return net.eval()
+
+
+def small_images(count: int = 7) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def assert_logits_equal(net, names, models, images) -> None:
+    """The cut net's logits are the net's with the model's parameters, which make a difference."""
+    cut = CutNet(net, names, images)
+    boundary = cut.prefix(images)
+    logits = [cut.suffix(model, boundary) for model in models]
+    with torch.no_grad():
+        expected = [functional_call(net, model, images) for model in models]
+    for ours, theirs in zip(logits, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    if len(models) > 1:
+        assert (expected[0] - expected[-1]).abs().max() > 0.01, "the models do not differ"
+
+
+def state(net: nn.Module) -> list:
+    modes = [module.training for module in net.modules()]
+    return [modes, {name: value.clone() for name, value in net.state_dict().items()}]
+
+
+def assert_same_state(before: list, after: list) -> None:
+    assert before[0] == after[0]
+    torch.testing.assert_close(before[1], after[1], rtol=0, atol=0)
+
+
+class Branching(nn.Module):
+    """Looks at its images to decide what to do: `torch.export` cannot trace it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.mean() > 0:
+            images = -images
+        return self.net(images)
+
+
+# Equal to the plain way
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_nets_of_these_tests_are_trained(trained, digits, name):
+    net, (images, labels) = trained(name), digits
+    with torch.no_grad():
+        predicted = net(images[1600:]).argmax(1)
+    assert (predicted == labels[1600:]).float().mean() >= 0.3  # three times chance
+    assert len(predicted.unique()) >= 5
+
+
+@pytest.mark.parametrize(("name", "subset"), SUBSETS)
+def test_predictions_equal_the_plain_way(trained, batches, name, subset):
+    net = trained(name)
+    names = subset_names(net, name, subset)
+    models = noised(net, names, LEVELS[subset])
+    predictions = predict(net, names, models, batches)
+    assert predictions.shape == (len(models), 197)
+    assert len(predictions.unique(dim=0)) == len(models), "some models do not differ"
+    assert len(predictions[0].unique()) >= 5
+    assert torch.equal(predictions, predict_plain(net, models, batches))
+
+
+@pytest.mark.parametrize(
+    ("name", "subset"), [(net, subset) for net, subset in SUBSETS if subset in ("norms", "all")]
+)
+def test_logits_equal_the_whole_nets(trained, batches, name, subset):
+    net = trained(name)
+    names = subset_names(net, name, subset)
+    assert_logits_equal(net, names, noised(net, names, levels=(0.0, 0.5)), batches()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "norms", "options"),
+    [
+        ("resnet50", 32, ["layer4.2.bn2", "layer4.2.bn3"], {}),
+        ("vit_tiny_patch16_224", 64, ["blocks.11.norm2", "norm"], {"dynamic_img_size": True}),
+        pytest.param(
+            *("vit_tiny_patch16_224", 64, ["blocks.11.norm2", "norm"], {"img_size": 64}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("vit_base_patch16_224", 32, ["blocks.11.norm2", "norm"], {"img_size": 32}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("convnext_base", 32, ["stages.3.blocks.2.norm", "head.norm"], {}),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_large_nets_can_be_cut(name, size, norms, options):
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=10, **options).eval()
+    names = [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")]
+    models = noised(net, names, levels=(0.0, 1.0))
+    assert_logits_equal(net, names, models, torch.randn(3, 3, size, size))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20])
+def test_any_batch_size_gives_the_same(batch):
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+    names = ["1.weight", "1.bias"]
+    models, batches = noised(net, names), lambda: small_images().split(batch)
+    plain = predict_plain(net, models, batches)
+    assert plain.shape == (len(models), 7)
+    assert len(plain.unique(dim=0)) > 1
+    assert torch.equal(predict(net, names, models, batches), plain)
+
+
+def test_a_class_token_takes_the_size_of_each_batch(trained, batches):
+    net = trained("vit")
+    cut = CutNet(net, ["norm.weight"], batches()[0])
+    (model,) = noised(net, ["norm.weight"], levels=(1.0,))
+    for count in (1, 2, 5):
+        images = batches()[0][:count]
+        with torch.no_grad():
+            expected = functional_call(net, model, images)
+        torch.testing.assert_close(cut.suffix(model, cut.prefix(images)), expected)
+
+
+def test_a_suffix_in_place_leaves_the_boundary_as_it_is():
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net(nn.BatchNorm2d(4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            conv, norm, flatten, linear = self.net
+            maps = conv(images)
+            maps += norm(maps)
+            return linear(flatten(maps))
+
+    names = ["net.1.weight", "net.1.bias"]
+    net = InPlace()
+    assert_logits_equal(net, names, noised(net, names), small_images())
+
+
+def test_a_parameter_used_twice_changes_in_both_places():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(24, 24), nn.Linear(24, 24)
+            self.second.weight = self.first.weight
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.second(self.first(images.mean(2).flatten(1)).relu())
+
+    net = Tied().eval()
+    assert_logits_equal(net, ["first.weight"], noised(net, ["first.weight"]), small_images())
+
+
+def test_images_in_another_memory_layout_are_no_different():
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+    names = ["0.weight", "1.bias"]
+    images = small_images().to(memory_format=torch.channels_last)
+    assert_logits_equal(net, names, noised(net, names), images)
+
+
+def test_models_in_another_memory_layout_or_precision_are_no_different():
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+    names = ["0.weight", "1.bias"]
+    models = noised(net, names)
+    cut, images = CutNet(net, names, small_images()), small_images()
+    for model in models:
+        expected = cut.suffix(model, cut.prefix(images))
+        weight = model["0.weight"].double().to(memory_format=torch.channels_last)
+        logits = cut.suffix(model | {"0.weight": weight}, cut.prefix(images))
+        torch.testing.assert_close(logits, expected, atol=0, rtol=0)
+
+
+def test_a_net_in_training_mode_is_evaluated_in_eval_mode():
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.9))
+    names = ["1.weight", "1.bias"]
+    models, batches = noised(net, names), lambda: small_images().split(3)
+    expected = predict_plain(net, models, batches)
+    net.train()
+    assert torch.equal(predict(net, names, models, batches), expected)
+    assert torch.equal(predict_plain(net, models, batches), expected)
+
+
+def test_inference_mode_around_it_is_no_obstacle():
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+    names = ["1.weight"]
+    with torch.inference_mode():
+        assert_logits_equal(net, names, noised(net, names), small_images())
+
+
+# 1x1 maps
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        nn.Conv2d(4, 4, (3, 5), padding=(1, 2)),
+        nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, 2, padding=1, stride=2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("names", [["1.weight"], ["2.weight"]], ids=["before", "itself"])
+def test_convolutions_of_1x1_maps_equal_the_plain_way(conv, names):
+    net = small_net(nn.Conv2d(4, 4, 3), conv)
+    assert_logits_equal(net, names, noised(net, names), small_images())
+
+
+def test_only_one_tap_of_a_convolution_of_a_1x1_map_is_used():
+    torch.manual_seed(0)
+    net = small_net(nn.GroupNorm(1, 4), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3, padding=1))
+    cut = CutNet(net, ["1.weight"], small_images())
+    weights = [v.shape[2:] for v in cut._cut.fixed.values() if v.ndim == 4]
+    assert sorted(weights) == [(1, 1), (3, 3), (3, 3)]
+
+
+# What runs how often
+
+
+def test_the_suffix_holds_only_what_follows_the_subset(trained, batches):
+    net = trained("resnet18")
+    cut = CutNet(net, subset_names(net, "resnet18", "norms"), batches()[0])
+    parts = (cut._cut.prefix, cut._cut.suffix)
+    prefix, suffix = (Counter(str(node.target) for node in p.module.graph.nodes) for p in parts)
+    assert (prefix["aten.conv2d.default"], suffix["aten.conv2d.default"]) == (19, 1)
+    assert suffix["aten._native_batch_norm_legit_no_training.default"] == 2
+
+
+class Recorded(list):
+    """Models that note which of them were asked for."""
+
+    asked: Counter
+
+    def __getitem__(self, index):
+        self.asked[index] += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("limit", "blocks"), [(2**30, 1), (0, 3)])
+def test_images_pass_once_and_models_once_per_block(monkeypatch, limit, blocks):
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+    names = ["1.weight", "1.bias"]
+    models = Recorded(noised(net, names))
+    expected = predict_plain(net, list(models), lambda: small_images().split(3))
+    monkeypatch.setattr(evaluation, "_held_bytes", lambda device: limit)
+    runs, loads = Counter(), Counter()
+    for counter, method in ((runs, "prefix"), (loads, "load")):
+        original = getattr(CutNet, method)
+
+        def counted(self, value, original=original, counter=counter):
+            counter["calls"] += 1
+            return original(self, value)
+
+        monkeypatch.setattr(CutNet, method, counted)
+    Recorded.asked = Counter()
+    passes = []
+
+    def batches():
+        passes.append(None)
+        yield from small_images().split(3)
+
+    assert torch.equal(predict(net, names, models, batches), expected)
+    check = 1  # when the net is cut, its logits are compared with the base net's
+    assert runs["calls"] == 3 + check
+    assert loads["calls"] == blocks * len(models) + check
+    assert min(Recorded.asked[i] for i in range(len(models))) >= blocks
+    assert len(passes) == 1
+
+
+# Nets that cannot be cut
+
+
+def test_a_net_that_cannot_be_traced_is_run_whole_and_says_so_once():
+    net = Branching()
+    names = ["net.1.weight", "net.1.bias"]
+    models, batches = noised(net, names), lambda: small_images().split(3)
+    with pytest.warns(UserWarning, match="Branching cannot be cut") as caught:
+        predictions = predict(net, names, models, batches)
+    assert sum("cannot be cut" in str(warning.message) for warning in caught) == 1
+    plain = predict_plain(net, models, batches)
+    assert torch.equal(predictions, plain)
+    assert len(plain.unique(dim=0)) > 1
+
+
+def test_the_prefix_of_an_untraced_net_is_the_identity():
+    images = small_images()
+    with pytest.warns(UserWarning, match="cannot be cut"):
+        cut = CutNet(Branching(), ["net.1.weight"], images)
+    assert not cut.traced
+    assert cut.prefix(images) == (images,)
+
+
+def test_a_net_that_is_another_one_when_exported_is_run_whole():
+    class Exportable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net(nn.BatchNorm2d(4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = self.net(images)
+            return logits.softmax(1) if torch.compiler.is_exporting() else logits
+
+    with pytest.warns(UserWarning, match="logits are off by"):
+        cut = CutNet(Exportable(), ["net.1.weight"], small_images())
+    assert not cut.traced
+
+
+# What stays as it was
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["cut", "untraced"])
+def test_the_base_net_stays_as_it_was(whole):
+    net = Branching() if whole else nn.ModuleDict({"net": small_net(nn.BatchNorm2d(4))})["net"]
+    names = ["net.1.weight"] if whole else ["1.weight"]
+    net.train()
+    list(net.modules())[-1].eval()
+    before = state(net)
+    models, batches = noised(net, names), lambda: small_images().split(3)
+    with pytest.warns(match="cannot be cut") if whole else nullcontext():
+        predict(net, names, models, batches)
+    assert_same_state(before, state(net))
+    predict_plain(net, models, batches)
+    assert_same_state(before, state(net))
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_the_base_net_stays_as_it_was_when_evaluation_fails():
+    net = small_net(nn.BatchNorm2d(4)).train()
+    before = state(net)
+    with pytest.raises(RuntimeError):
+        predict_plain(net, noised(net, ["1.weight"]), lambda: [torch.zeros(1, 2, 8, 8)])
+    assert_same_state(before, state(net))
+
+
+# Values and errors
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_not_finite_is_wrong_on_every_image(value):
+    net = small_net(nn.BatchNorm2d(4))
+    good, bad = noised(net, ["1.bias"], levels=(0.0, 1.0))
+    bad["1.bias"][0] = value
+    batches = lambda: small_images().split(3)  # noqa: E731
+    predictions = predict(net, ["1.bias"], [good, bad], batches)
+    assert torch.equal(predictions, predict_plain(net, [good, bad], batches))
+    assert (predictions[0] >= 0).all()
+    assert (predictions[1] == -1).all()
+    assert accuracy(predictions, predictions[0].long()).tolist() == [1.0, 0.0]
+
+
+def test_only_images_whose_logits_are_not_finite_are_no_class():
+    net = small_net(nn.BatchNorm2d(4))
+    images = small_images()
+    images[2, 0, 0, 0] = float("nan")
+    predictions = predict(net, ["1.bias"], noised(net, ["1.bias"]), lambda: images.split(3))
+    assert ((predictions == -1).sum(0) > 0).tolist() == [n == 2 for n in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["1.gamma"], "no parameter '1.gamma'; it has 6, for example"),
+        (["1.running_mean"], "'1.running_mean' is a buffer of Sequential; a subset holds param"),
+        (["1.weight", "1.weight"], "each once"),
+        ([], "one or more"),
+    ],
+)
+def test_a_wrong_subset_is_refused(names, message):
+    net = small_net(nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match=message):
+        CutNet(net, names, small_images())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"1.bias": None}, r"missing: \['1.bias'\], unknown: \[\]"),
+        ({"0.bias": torch.zeros(4)}, r"missing: \[\], unknown: \['0.bias'\]"),
+        ({"1.bias": torch.zeros(1)}, r"'1.bias' has shape \(1,\), the net's \(4,\)"),
+    ],
+)
+def test_a_model_of_another_subset_is_refused(change, message):
+    net = small_net(nn.BatchNorm2d(4))
+    names = ["1.weight", "1.bias"]
+    model = noised(net, names)[0] | change
+    model = {name: value for name, value in model.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        predict(net, names, [model], lambda: [small_images()])
+
+
+def test_nothing_to_evaluate_is_an_error():
+    net = small_net()
+    with pytest.raises(ValueError, match="no models"):
+        predict(net, ["0.bias"], [], lambda: [small_images()])
+    with pytest.raises(ValueError, match="no images"):
+        predict(net, ["0.bias"], noised(net, ["0.bias"]), lambda: iter(()))
+
+
+def test_wrong_and_accuracy_by_hand():
+    predictions = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 2], [-1, -1, -1, 2]], dtype=torch.int16)
+    labels = torch.tensor([0, 1, 2, 2])
+    assert wrong(predictions, labels).tolist() == [
+        [False, False, False, True],
+        [False, False, False, False],
+        [True, True, True, False],
+    ]
+    assert accuracy(predictions, labels).tolist() == [0.75, 1.0, 0.25]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("name", "subset"), SUBSETS)
+def test_predictions_on_a_gpu_equal_the_plain_way(trained, batches, name, subset):
+    net = trained(name)
+    names = subset_names(net, name, subset)
+    models = noised(net, names, LEVELS[subset])  # on the CPU, loaded when evaluated
+    net.cuda()
+    on_gpu = lambda: (images.cuda() for images in batches())  # noqa: E731
+    predictions = predict(net, names, models, on_gpu)
+    plain = predict_plain(net, models, on_gpu)
+    assert predictions.device.type == "cpu"
+    assert (predictions == plain).float().mean() > 0.999  # ties may round to either side

@@ -1,0 +1,72 @@
+"""Base nets by name, their weights from files."""
+
+import pytest
+import timm
+import torch
+
+from pdiff.errors import InputError
+from pdiff.nets import build_net, check_net, check_size, load_net, save_net
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "test_vit", "test_efficientnet"]
+)
+def test_a_net_takes_images_of_the_asked_size_and_trains(name, size):
+    net = build_net(name, classes=7, size=size)
+    logits = net(torch.zeros(2, 3, size, size))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_an_unknown_net_is_named_with_its_neighbours():
+    with pytest.raises(InputError, match=r"base\.net: unknown net 'resnet81'; .*near it: .*resnet"):
+        check_net("resnet81")
+
+
+def test_a_name_with_a_tag_for_weights_is_known():
+    check_net("resnet18.a1_in1k")
+
+
+def test_a_size_that_the_net_cannot_take_is_named():
+    net = build_net("inception_v3", 10, 8)
+    with pytest.raises(InputError, match=r"data\.size: inception_v3 cannot take images of 8 px"):
+        check_size(net, "inception_v3", 8)
+
+
+def test_a_net_on_disk_comes_back(tmp_path):
+    net = build_net("test_resnet", 5, 32)
+    save_net(tmp_path / "net.safetensors", net, "test_resnet", 5, 32)
+    again = load_net(tmp_path / "net.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    assert not again.training
+    assert torch.equal(again(images), net.eval()(images))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_from_a_file_keep_all_but_a_head_of_another_size(tmp_path, suffix):
+    source = timm.create_model("test_resnet", num_classes=100)
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "pth":
+        torch.save(source.state_dict(), path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(source.state_dict(), path)
+    net = build_net("test_resnet", 10, 32, weights=path)
+    assert torch.equal(net.conv1[0].weight, source.conv1[0].weight)
+    assert net.fc.weight.shape[0] == 10
+
+
+def test_weights_of_the_same_classes_are_taken_whole(tmp_path):
+    source = timm.create_model("test_resnet", num_classes=10)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    net = build_net("test_resnet", 10, 32, weights=tmp_path / "w.pth")
+    assert torch.equal(net.fc.weight, source.fc.weight)
+
+
+def test_weights_of_another_net_are_refused(tmp_path):
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(InputError, match=r"vit\.pth does not belong to test_resnet: \d+ tensors"):
+        build_net("test_resnet", 10, 32, weights=tmp_path / "vit.pth")

@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pdiff.optimise import optimise, seeded
+from tests.toy_training import FakeResume, equal_weights, one_thread  # noqa: F401
+
+
+def train(steps=40, lr=0.01, seed=0, weight_decay=0.0, log=lambda metrics, step: None, resume=None):
+    """A line with batch norm fitted to random points."""
+    generator = torch.Generator().manual_seed(seed)
+    model = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), generator)
+
+    def batch_loss():
+        x = torch.randn(8, 3, generator=generator)
+        return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+    optimise(
+        model,
+        batch_loss,
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        generator=generator,
+        log=log,
+        resume=resume,
+        name="line",
+    )
+    return model
+
+
+def curve(**changes):
+    points = []
+    train(
+        log=lambda metrics, step: points.append((step, metrics["loss"], metrics["lr"])), **changes
+    )
+    return points
+
+
+def test_initial_weights_depend_on_the_generator_alone():
+    def make(seed):
+        return seeded(lambda: nn.Linear(3, 4), torch.Generator().manual_seed(seed))
+
+    torch.manual_seed(1)
+    first = make(0)
+    torch.manual_seed(2)
+    assert equal_weights(first, make(0))
+    assert not equal_weights(first, make(1))
+
+
+def test_training_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    train(steps=2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_rate_follows_a_cosine_to_zero():
+    rates = {step: rate for step, _, rate in curve(steps=40, lr=0.002)}
+    assert len(rates) == 40
+    assert rates[0] == pytest.approx(0.002)
+    assert rates[20] == pytest.approx(0.001)
+    assert rates[39] == pytest.approx(0.002 * (1 - math.cos(math.pi / 40)) / 2)
+
+
+def test_the_weights_equal_those_of_torchs_cosine_schedule():
+    generator = torch.Generator().manual_seed(0)
+    model = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    for _ in range(40):
+        x = torch.randn(8, 3, generator=generator)
+        optimizer.zero_grad()
+        (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(train(weight_decay=0.1).parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("steps", [1, 499, 500, 501, 1001])
+def test_a_curve_has_some_500_points_at_most_and_the_ends(steps):
+    points = curve(steps=steps)
+    assert min(steps, 250) <= len(points) <= 501
+    assert points[0][0] == 0 and points[-1][0] == steps - 1
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 40])
+def test_an_interrupted_training_ends_with_the_same_weights(stop_after):
+    resume = FakeResume(stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        train(weight_decay=0.1, resume=resume)
+    resumed = train(weight_decay=0.1, resume=resume)
+    assert resume.state["step"] == 40
+    assert equal_weights(resumed, train(weight_decay=0.1))
+
+
+def test_a_resumed_training_logs_the_whole_curve():
+    resume = FakeResume(stop_after=7)
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=resume)
+    assert curve(resume=resume) == curve()
+
+
+def test_the_trained_net_is_in_eval_mode():
+    assert not train(steps=1).training
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    with pytest.raises(ValueError, match=r"line: loss is (nan|inf) at step \d+; lower the rate"):
+        train(lr=1e30)
