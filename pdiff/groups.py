@@ -80,11 +80,6 @@ def load_predictions(
     return groups, labels
 
 
-def mean_accuracy(predictions: Int16[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> float:
-    """Mean over models of the share of images classified rightly."""
-    return (predictions == labels).double().mean().item()
-
-
 def noised_name(level: float) -> str:
     """The group of originals with noise of this level."""
     return f"noised_{level:g}"

@@ -62,8 +62,8 @@ def model_table(
         columns = {
             "group": group,
             "model": range(len(errors)),
-            "accuracy": accuracy(predictions[group], labels).double().numpy(),
-            "choosing_accuracy": accuracy(chosen_by[group], chosen_labels).double().numpy(),
+            "accuracy": accuracy(predictions[group], labels).numpy(),
+            "choosing_accuracy": accuracy(chosen_by[group], chosen_labels).numpy(),
             "max_similarity": similar.double().numpy(),
         }
         tables.append(pd.DataFrame(columns))
@@ -163,7 +163,7 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 def plot_scatter(path: Path, models: pd.DataFrame) -> None:
     """Accuracy against maximum similarity, one point a model (the paper's Figures 3 and 4)."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.8, 5.0), layout="constrained")
     shown = [group for group in _drawn(models) if group != "ensemble"]
     for group in shown:
         part = models[models["group"] == group]
@@ -191,7 +191,7 @@ def plot_scatter(path: Path, models: pd.DataFrame) -> None:
         ylabel="test accuracy (%)",
     )
     axes.set_ylim(*_trimmed(100 * models["accuracy"]))
-    axes.legend(frameon=False, fontsize=8, markerscale=1.4)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8, markerscale=1.4)
     _tidy(axes)
     _save(figure, path)
 

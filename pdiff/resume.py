@@ -8,6 +8,7 @@ parameters, the input files and the code, so one experiment never continues from
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -34,7 +35,7 @@ class Checkpointer:
         InputError: another process, perhaps left over from a killed run, works on the same.
     """
 
-    def __init__(self, folder: Path, every_s: float = 20.0) -> None:
+    def __init__(self, folder: Path, every_s: float) -> None:
         self._folder = folder
         self._path = folder / "state.safetensors"
         self._every_s = every_s
@@ -85,14 +86,18 @@ class Checkpointer:
 def make_checkpointer(
     stage: str, sections: Iterable[BaseModel], inputs: Iterable[Path], device: torch.device
 ) -> Checkpointer:
-    """The checkpointer of one stage with these parameters, input files and this code."""
+    """The checkpointer of one stage with these parameters, input files and this code.
+
+    It saves every 20 seconds at most, or every `PDIFF_SAVE_EVERY_S`.
+    """
     digest = hashlib.sha256(str(device).encode())
     for section in sections:
         digest.update(section.model_dump_json().encode())
     for path in [*inputs, *sorted(Path(__file__).parent.glob("*.py"))]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return Checkpointer(root() / ".work" / stage / digest.hexdigest()[:16])
+    every_s = float(os.environ.get("PDIFF_SAVE_EVERY_S", "20"))
+    return Checkpointer(root() / ".work" / stage / digest.hexdigest()[:16], every_s)
 
 
 def _split(value: Any, tensors: dict[str, Tensor]) -> Any:

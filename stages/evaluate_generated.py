@@ -10,8 +10,9 @@ from pdiff import tracking
 from pdiff.codec import Codec
 from pdiff.config import load_params
 from pdiff.data import load_images
+from pdiff.evaluation import accuracy
 from pdiff.files import write_json
-from pdiff.groups import load_predictions, mean_accuracy, predict_groups, save_predictions
+from pdiff.groups import load_predictions, predict_groups, save_predictions
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
 from pdiff.subset import Models, load_stack
@@ -47,8 +48,8 @@ def main() -> None:
             net, subset.names, groups, images, params.data, config.batch_size
         )
         labels = images.test.labels.cpu()
-        before = mean_accuracy(load_predictions(ORIGINALS, "test")[0]["original"], labels)
-        after = mean_accuracy(predictions["reconstructed.test"], labels)
+        before = accuracy(load_predictions(ORIGINALS, "test")[0]["original"], labels).mean().item()
+        after = accuracy(predictions["reconstructed.test"], labels).mean().item()
         if before - after > config.max_accuracy_drop:
             warn(
                 f"reconstructed checkpoints lose {before - after:.4f} of mean test accuracy "

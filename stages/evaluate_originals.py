@@ -9,7 +9,8 @@ from pdiff import tracking
 from pdiff.baselines import Noised, ensemble
 from pdiff.config import load_params
 from pdiff.data import load_images
-from pdiff.groups import mean_accuracy, noised_name, predict_groups, save_predictions
+from pdiff.evaluation import accuracy
+from pdiff.groups import noised_name, predict_groups, save_predictions
 from pdiff.nets import load_net
 from pdiff.runtime import derive_seed, get_device
 from pdiff.subset import Models, load_stack
@@ -39,7 +40,7 @@ def main() -> None:
             net, subset.names, groups, images, params.data, config.batch_size
         )
         labels = images.test.labels.cpu()
-        log.summary({g: mean_accuracy(predictions[f"{g}.test"], labels) for g in groups})
+        log.summary({g: accuracy(predictions[f"{g}.test"], labels).mean().item() for g in groups})
         save_predictions(PREDICTIONS, predictions, images)
 
 

@@ -22,7 +22,7 @@ def test_a_state_comes_back_whole(folder):
     with pytest.raises(RuntimeError), Checkpointer(folder, every_s=0.0) as kept:
         kept.save(lambda: STATE)
         raise RuntimeError("killed")
-    with Checkpointer(folder) as kept:
+    with Checkpointer(folder, every_s=1000.0) as kept:
         loaded = kept.load()
     assert loaded["step"] == 3
     assert loaded["nested"]["list"][1:] == [1.5, None, "x"]
@@ -51,9 +51,9 @@ def test_a_state_that_was_cut_short_is_left_aside(folder):
 
 def test_two_processes_cannot_work_on_the_same(folder):
     with (
-        Checkpointer(folder),
+        Checkpointer(folder, every_s=1000.0),
         pytest.raises(InputError, match="another process"),
-        Checkpointer(folder),
+        Checkpointer(folder, every_s=1000.0),
     ):
         pass
 

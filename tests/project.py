@@ -1,0 +1,132 @@
+"""A copy of this repository in a temporary folder, made tiny, for tests that run DVC for real."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from tests.conftest import ROOT, TINY
+
+GIT = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+
+
+@dataclass
+class Project:
+    """A working copy; `environment` is added to that of every command."""
+
+    path: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> str:
+        """Run a command here; its output and errors, after checking that it went well."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.env(environment),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=900,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout
+        self.code = done.returncode
+        return done.stdout
+
+    def dvc(self, *arguments: str, check: bool = True, **environment: str) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments, check=check, **environment)
+
+    def stage(self, name: str, **environment: str) -> str:
+        return self.run(sys.executable, "-m", f"stages.{name}", **environment)
+
+    def sync(self, **environment: str) -> str:
+        return self.run(sys.executable, "-m", "pdiff.tracking", "sync", **environment)
+
+    def env(self, more: Mapping[str, str] = {}) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        own |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        own |= {"PDIFF_TRACKING": "on", "PDIFF_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+        own |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        return own | self.environment | more
+
+    def lock(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
+
+    def output_hashes(self) -> dict[str, str]:
+        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage["outs"]}
+
+    def metrics(self) -> dict[str, Any]:
+        return json.loads((self.path / "metrics/novelty.json").read_text())
+
+    def runs(self, uri: str = "") -> dict[str, Any]:
+        """The pipeline runs in MLflow by key: their tags, params and metrics."""
+        code = (
+            "import json, mlflow, sys\n"
+            "client = mlflow.MlflowClient(sys.argv[1])\n"
+            "found = client.get_experiment_by_name('pdiff')\n"
+            "runs = client.search_runs([found.experiment_id]) if found else []\n"
+            "print('RUNS' + json.dumps([{'status': r.info.status, 'tags': r.data.tags,\n"
+            "  'params': r.data.params, 'metrics': r.data.metrics} for r in runs]))\n"
+        )
+        text = self.run(sys.executable, "-c", code, uri or f"sqlite:///{self.path}/mlflow.db")
+        runs = json.loads(text.partition("RUNS")[2].splitlines()[0])
+        pipelines = [run for run in runs if run["tags"]["pdiff.role"] == "pipeline"]
+        assert len({run["tags"]["pdiff.key"] for run in pipelines}) == len(pipelines)
+        return {run["tags"]["pdiff.key"]: run for run in pipelines}
+
+
+def stages_run(output: str) -> set[str]:
+    """The stages that DVC really ran."""
+    return set(re.findall(r"Running stage '(\w+)'", output))
+
+
+def make_project(path: Path, **changes: Any) -> Project:
+    """Copy the repository's files to `path`, with a tiny recipe as default, and commit them."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    kept = ("pdiff/", "stages/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "requirements")
+    for name in names:
+        if name.startswith(kept) and (ROOT / name).is_file():
+            target = path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+    recipe = yaml.safe_load((ROOT / "pdiff/conf/recipe/quick.yaml").read_text())
+    for name, value in (TINY | changes).items():
+        section, _, key = name.partition(".")
+        recipe.setdefault(section, {})[key] = value
+    text = "# @package _global_\n" + yaml.safe_dump(recipe)
+    (path / "pdiff/conf/recipe/tiny.yaml").write_text(text)
+    config = path / "pdiff/conf/config.yaml"
+    config.write_text(config.read_text().replace("recipe: quick", "recipe: tiny"))
+    with initialize_config_dir(str(path / "pdiff/conf"), version_base=None):
+        composed = OmegaConf.to_container(compose("config"), resolve=True)
+    (path / "params.yaml").write_text(yaml.safe_dump(composed, sort_keys=False))
+    project = Project(path)
+    project.run("git", "init", "-q")
+    commit(project)
+    return project
+
+
+def commit(project: Project) -> None:
+    project.run("git", "add", "-A")
+    project.run("git", *GIT, "commit", "-qm", "state")
+
+
+def clone(project: Project, path: Path) -> Project:
+    project.run("git", "clone", "-q", str(project.path), str(path))
+    return Project(path, dict(project.environment))
