@@ -22,9 +22,21 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, partial, metadata={_KEY: json.dumps(header, sort_keys=True)})
+    save_file(_unshared(tensors), partial, metadata={_KEY: json.dumps(header, sort_keys=True)})
     partial.replace(path)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous on the CPU, each with memory of its own, as safetensors wants them."""
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        if copy.untyped_storage().data_ptr() in storages:
+            copy = copy.clone()
+        storages.add(copy.untyped_storage().data_ptr())
+        plain[name] = copy
+    return plain
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Any]:
@@ -37,6 +49,14 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     if _KEY not in metadata:
         raise InputError(f"{path} was not written by p-diff: it lacks the header {_KEY!r}")
     return tensors, json.loads(metadata[_KEY])
+
+
+def load_tensor(path: Path, name: str, device: torch.device | str = "cpu") -> Tensor:
+    """The one tensor `name` of a file of ours; `InputError` if the file holds something else."""
+    tensors, _ = load_tensors(path, device)
+    if name not in tensors:
+        raise InputError(f"{path} holds no {name}")
+    return tensors[name]
 
 
 def read_safetensors(

@@ -104,7 +104,7 @@ def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The nested `value` as JSON, its tensors moved into `tensors`."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.clone()  # safetensors refuses shared storage
+        tensors[name] = value
         return {_TENSOR: name}
     if isinstance(value, dict):
         return {"dict": [[key, _split(item, tensors)] for key, item in value.items()]}

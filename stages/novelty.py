@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pdiff import tracking
 from pdiff.config import load_params
-from pdiff.files import load_tensors, write_json
+from pdiff.files import load_tensor, write_json
 from pdiff.groups import load_predictions
 from pdiff.novelty import spread
 from pdiff.report import (
@@ -37,8 +37,8 @@ def main() -> None:
     predictions, labels = _load(split)
     chosen_by, chosen_labels = _load("validation" if split == "test" else "test")
     spreads = {
-        "original": spread(load_tensors(LATENTS)[0]["latents"]),
-        "generated": spread(load_tensors(GENERATED_LATENTS)[0]["latents"]),
+        "original": spread(load_tensor(LATENTS, "latents")),
+        "generated": spread(load_tensor(GENERATED_LATENTS, "latents")),
     }
 
     with tracking.run("novelty", params, "novelty") as log:

@@ -9,7 +9,7 @@ from pdiff import tracking
 from pdiff.config import load_params
 from pdiff.curve import Curve
 from pdiff.diffusion import train_denoiser
-from pdiff.files import load_tensors
+from pdiff.files import load_tensor
 from pdiff.latents import LatentModel, LatentStatistics
 from pdiff.resume import make_checkpointer
 from pdiff.runtime import get_device, make_generator
@@ -23,7 +23,7 @@ PLOT = Path("plots/train_ddpm.csv")
 def main() -> None:
     params = load_params()
     device = get_device()
-    latents = load_tensors(LATENTS, device)[0]["latents"]  # (K, L)
+    latents = load_tensor(LATENTS, "latents", device)  # (K, L)
     generator = make_generator(params.seed.model, "train_ddpm", device=device)
     config = params.ddpm
     sections = [params.seed, config]

@@ -25,6 +25,17 @@ def test_tensors_and_header_come_back(saved):
     assert header == {"note": "hello"}
 
 
+def test_tensors_that_share_memory_are_both_saved(tmp_path):
+    one = torch.arange(6.0)
+    save_tensors(tmp_path / "x", {"whole": one, "again": one, "part": one[2:4]})
+    tensors, _ = load_tensors(tmp_path / "x")
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
+        "whole": [0, 1, 2, 3, 4, 5],
+        "again": [0, 1, 2, 3, 4, 5],
+        "part": [2, 3],
+    }
+
+
 def test_nothing_is_left_beside_the_file(saved):
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 

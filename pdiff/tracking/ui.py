@@ -132,7 +132,7 @@ def show(port: int, browser: bool) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.suppress(KeyboardInterrupt), server(uri, port) as (process, url):
         _announce(url + path, browser)
-        print("Ctrl-C ends the server", flush=True)
+        print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends the server", flush=True)
         process.wait()
         raise tracking.TrackingError("the MLflow server ended")
     return 0

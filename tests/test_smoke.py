@@ -1,0 +1,207 @@
+"""All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from pdiff.files import load_tensors
+from pdiff.subset import load_stack
+from stages import stage
+from tests.conftest import change
+
+STAGES = (
+    "check_params",
+    "prepare_data",
+    "train_base",
+    "finetune",
+    "train_autoencoder",
+    "train_ddpm",
+    "generate",
+    "evaluate_originals",
+    "evaluate_generated",
+    "novelty",
+)
+
+
+def run_stages(folder: Path, raw: dict, names: tuple[str, ...] = STAGES) -> None:
+    """Run stages with `folder` as working directory and project."""
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+    before, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        try:
+            for name in names:
+                stage(importlib.import_module(f"stages.{name}").main)
+        finally:
+            os.chdir(before)
+            torch.set_num_threads(threads)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".work" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_raw, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    run_stages(folder, tiny_raw)
+    return folder
+
+
+def test_the_same_seeds_give_the_same_bytes(finished, tiny_raw, tmp_path):
+    run_stages(tmp_path / "again", tiny_raw)
+    assert hashes(tmp_path / "again") == hashes(finished)
+
+
+def test_another_model_seed_changes_only_what_comes_after_the_checkpoints(
+    finished, tiny_raw, tmp_path
+):
+    run_stages(tmp_path / "other", change(tiny_raw, seed__model=1))
+    first, other = hashes(finished), hashes(tmp_path / "other")
+    changed = {name for name in first if first[name] != other[name]}
+    assert {"models/autoencoder.safetensors", "data/generated.safetensors"} <= changed
+    kept = {"models/base.safetensors", "data/checkpoints.safetensors", "data/images.safetensors"}
+    assert not changed & (kept | {"data/predictions_originals.safetensors"})
+
+
+def test_generated_models_are_a_stack_of_the_originals_shape(finished, tiny):
+    subset, originals = load_stack(finished / "data/checkpoints.safetensors")
+    other, generated = load_stack(finished / "data/generated.safetensors")
+    assert other == subset
+    assert originals.shape == (12, subset.length)
+    assert generated.shape == (6, subset.length)
+    assert generated.isfinite().all()
+    assert len(generated.unique(dim=0)) == 6
+
+
+def test_every_group_has_predictions_on_both_splits(finished):
+    originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
+    generated = load_tensors(finished / "data/predictions_generated.safetensors")[0]
+    shapes = {name: tuple(tensor.shape) for name, tensor in (originals | generated).items()}
+    assert shapes == {
+        **{f"{g}.{s}": (m, n) for g, m in GROUPS.items() for s, n in SPLITS.items()},
+        **{f"labels.{split}": (n,) for split, n in SPLITS.items()},
+    }
+
+
+GROUPS = {"original": 12, "ensemble": 1, "generated": 6, "reconstructed": 12}
+GROUPS |= {"noised_0.001": 4, "noised_0.05": 4, "noised_0.15": 4}
+SPLITS = {"validation": 60, "test": 80}
+
+
+def test_the_report_has_every_group_and_the_headline(finished):
+    summary = pd.read_csv(finished / "report/summary.csv").set_index("group")
+    assert summary["models"].to_dict() == GROUPS
+    headline = json.loads((finished / "metrics/novelty.json").read_text())
+    assert headline["accuracy"]["original_mean"] == pytest.approx(
+        summary.loc["original", "accuracy_mean"], abs=1e-6
+    )
+    assert {"scatter.png", "similarity.png"} <= {p.name for p in (finished / "report").iterdir()}
+
+
+def test_no_output_holds_a_path_or_a_time_of_this_run(finished):
+    for path in finished.rglob("*"):
+        if path.is_file() and ".work" not in path.parts:
+            assert str(finished).encode() not in path.read_bytes(), path
+
+
+def test_the_papers_split_evaluates_the_test_images_once(tiny_raw, tmp_path):
+    run_stages(tmp_path / "paper", change(tiny_raw, data__split="paper"))
+    predictions = load_tensors(tmp_path / "paper/data/predictions_generated.safetensors")[0]
+    assert torch.equal(predictions["generated.test"], predictions["generated.validation"])
+
+
+def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_path):
+    raw = change(tiny_raw, ddpm__standardise=False, generate__sampler="ddpm", ddpm__timesteps=30)
+    run_stages(tmp_path / "ddpm", raw)
+    latents = load_tensors(tmp_path / "ddpm/data/generated_latents.safetensors")[0]["latents"]
+    assert latents.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base.net": "resnet81"}, "error: base.net: unknown net 'resnet81'; known are timm's"),
+        ({"subset.select": "layer9"}, "error: subset.select: 'layer9' selects nothing"),
+        ({"subset.select": "last_norms:0"}, "error: subset.select: 'last_norms:0' selects"),
+        ({"noise.latent": -1}, "error: params.yaml: noise.latent: -1 is refused"),
+        ({"noise.latnet": 1}, "error: params.yaml: unknown key noise.latnet; known: latent, param"),
+        ({"finetune.checkpoints": 13}, "error: params.yaml: finetune.checkpoints: 13 is more than"),
+        ({"data.name": "folder", "data.root": "/nowhere"}, "error: data.root: '/nowhere' is not"),
+        ({"data.name": "imagenot"}, "error: data.name: unknown image set 'imagenot'; known: "),
+        ({"base.weights": "gone.pth"}, "error: base.weights: gone.pth is missing"),
+        ({"ddpm.channels": [4, 8]}, "error: denoiser: channels must be symmetric"),
+        ({"data.size": 33}, "error: data.resize: 32 is smaller than data.size: 33"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line_before_any_work(
+    tiny_raw, tmp_path, capsys, changes, message
+):
+    with pytest.raises(SystemExit) as stopped:
+        run_stages(tmp_path, change(tiny_raw, **changes), ("check_params",))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("stage_name", "path"),
+    [
+        ("finetune", "models/base.safetensors"),
+        ("train_autoencoder", "data/checkpoints.safetensors"),
+        ("train_ddpm", "data/latents.safetensors"),
+        ("generate", "models/denoiser.safetensors"),
+        ("evaluate_generated", "models/autoencoder.safetensors"),
+        ("novelty", "data/predictions_generated.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+def test_a_broken_input_is_one_line_and_outputs_stay(
+    finished, tiny_raw, tmp_path, capsys, stage_name, path, damage
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    broken = folder / path
+    if damage == "truncated":
+        broken.write_bytes(broken.read_bytes()[:-7])
+    elif damage == "foreign":
+        shutil.copyfile(folder / "data/images.safetensors", broken)
+    else:
+        broken.unlink()
+    before = hashes(folder)
+    with pytest.raises(SystemExit):
+        run_stages(folder, tiny_raw, (stage_name,))
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and Path(path).name in error
+    after = hashes(folder)
+    assert {name: after[name] for name in before if name != "params.yaml"} == {
+        name: value for name, value in before.items() if name != "params.yaml"
+    }
+
+
+def test_a_poor_autoencoder_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    run_stages(folder, change(tiny_raw, autoencoder__min_r2=0.999), ("train_autoencoder",))
+    assert "less than autoencoder.min_r2: 0.999" in capsys.readouterr().err
+    run_stages(folder, change(tiny_raw, evaluate__max_accuracy_drop=0.0), ("evaluate_generated",))
+    error = capsys.readouterr().err
+    metrics = json.loads((folder / "metrics/evaluate_generated.json").read_text())
+    assert ("evaluate.max_accuracy_drop" in error) == (metrics["accuracy_drop"] > 0)
