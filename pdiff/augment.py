@@ -26,7 +26,7 @@ def augment(
     batch, _, height, width = images.shape
     device = images.device
     if config.crop_scale is None:
-        boxes = images.new_tensor([0, 0, width, height], dtype=torch.float32).repeat(batch, 1)
+        boxes = centre_box(height, width, config).to(device).repeat(batch, 1)
     else:
         boxes = random_boxes(batch, height, width, config.crop_scale, generator)
     if config.shift:
@@ -42,6 +42,12 @@ def augment(
         noise = torch.randn(pixels.shape, generator=generator, device=device)
         pixels = (pixels + config.noise * noise).clamp(0, 1)
     return pixels
+
+
+def centre_box(height: int, width: int, config: DataConfig) -> Float[Tensor, " 4"]:
+    """What evaluation sees of a stored image: its centre crop, in stored pixels."""
+    side = min(height, width) * config.size / config.resize
+    return torch.tensor([(width - side) / 2, (height - side) / 2, side, side])
 
 
 def random_boxes(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pdiff.autoencoder import Autoencoder
 from pdiff.errors import InputError
-from pdiff.files import load_tensors, save_tensors
+from pdiff.files import load_tensors, save_tensors, whole
 from pdiff.subset import Normalisation, Subset
 
 _STATISTICS = "normalisation."
@@ -58,10 +58,11 @@ class Codec:
         tensors, header = load_tensors(path, device)
         if "autoencoder" not in header:
             raise InputError(f"{path} is not an autoencoder")
-        mean, std = (tensors.pop(_STATISTICS + name) for name in ("mean", "std"))
-        model = Autoencoder(**header["autoencoder"]).to(device)
-        model.load_state_dict(tensors)
-        subset = Subset({name: tuple(shape) for name, shape in header["subset"]})
-        normalisation = Normalisation(mean, std, subset.sizes)
-        norms = header["encode_norm"], header["decode_norm"]
-        return cls(subset, model.eval(), normalisation, *norms)
+        with whole(path):
+            mean, std = (tensors.pop(_STATISTICS + name) for name in ("mean", "std"))
+            model = Autoencoder(**header["autoencoder"]).to(device)
+            model.load_state_dict(tensors)
+            subset = Subset({name: tuple(shape) for name, shape in header["subset"]})
+            normalisation = Normalisation(mean, std, subset.sizes)
+            norms = header["encode_norm"], header["decode_norm"]
+            return cls(subset, model.eval(), normalisation, *norms)

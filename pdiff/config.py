@@ -27,6 +27,9 @@ PARAMS = Path("params.yaml")
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
+"""Batch norm needs two images to train on."""
 Channels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 RGB = tuple[float, float, float]
 
@@ -55,7 +58,7 @@ class DataConfig(Section):
     """Evaluation: the shorter side is brought to this before the centre crop to `size`."""
     split: Literal["validation", "paper"]
     """`validation`: a split of its own chooses the base net. `paper`: the test split does both."""
-    train_size: PositiveInt | None
+    train_size: AtLeastTwo | None
     """Number of training images, or all that there are."""
     validation_size: PositiveInt | Fraction
     """Number (or fraction) of training images held back to choose the base net."""
@@ -63,7 +66,7 @@ class DataConfig(Section):
     """Number of test images, or all that there are."""
     mean: RGB
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    crop_scale: tuple[Fraction, Annotated[float, Field(gt=0, le=1)]] | None
+    crop_scale: tuple[Share, Share] | None
     """Training: share of the area a random resized crop keeps, low and high; null for none."""
     shift: NonNegativeInt
     """Training: largest random shift in pixels, the border repeated."""
@@ -72,6 +75,12 @@ class DataConfig(Section):
     noise: NonNegativeFloat
     """Std of Gaussian pixel noise (pixels in [0, 1]): fresh in training, fixed in evaluation."""
 
+    @model_validator(mode="after")
+    def _scale_rises(self) -> "DataConfig":
+        if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"data.crop_scale: {list(self.crop_scale)} must be [low, high]")
+        return self
+
 
 class BaseConfig(Section):
     net: str
@@ -79,9 +88,12 @@ class BaseConfig(Section):
     pretrained: bool
     """Start from timm's pretrained weights (downloaded once)."""
     weights: str | None
-    """Start from the state dict in this file instead (.safetensors or .pth)."""
+    """Start from the state dict in this file instead (.safetensors or .pth).
+
+    DVC sees the name, not the content: give a changed file a new name.
+    """
     epochs: PositiveInt
-    batch_size: PositiveInt
+    batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -102,9 +114,9 @@ class FinetuneConfig(Section):
     steps: PositiveInt
     save_every: PositiveInt
     """Steps between two saved checkpoints."""
-    checkpoints: Annotated[int, Field(ge=2)]
+    checkpoints: AtLeastTwo
     """K, the number of checkpoints that are kept: the first K of those saved."""
-    batch_size: PositiveInt
+    batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
     lr_end: PositiveFloat
@@ -133,7 +145,11 @@ class NoiseConfig(Section):
 
 class AutoencoderConfig(Section):
     kind: Literal["conv", "vae"]
-    """`conv`: the paper's autoencoder. `vae`: the baseline of its Table 8."""
+    """`conv`: the paper's autoencoder. `vae`: a variational one, with variance head and KL term.
+
+    The baseline of the paper's Table 8 is `vae` with `noise.param: 0`, `decode_norm: running` and
+    `generate.sampler: prior`.
+    """
     channels: Channels
     kernel_size: PositiveInt
     latent_dim: PositiveInt
@@ -169,8 +185,11 @@ class DdpmConfig(Section):
 class GenerateConfig(Section):
     models: PositiveInt
     """G, the number of generated models."""
-    sampler: Literal["ddpm", "ddim"]
-    """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them."""
+    sampler: Literal["ddpm", "ddim", "prior"]
+    """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
+
+    `prior`: no diffusion, latents from N(0, I), for a `vae`.
+    """
     steps: PositiveInt
     """Steps of `ddim`; `ddpm` always takes all T."""
 
@@ -233,10 +252,25 @@ def load_params(path: Path = PARAMS) -> Params:
 
 def parse_params(raw: object, source: str = "params") -> Params:
     """Check the nested dict `raw`; raise `InputError` naming every wrong key in one line."""
+    missing = [f"{key}={key.split('.')[1].upper()}" for key in _missing(raw)]
+    if missing:
+        raise InputError(f"{source}: these presets want more: -S {' -S '.join(missing)}")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{source}: " + "; ".join(_problems(error))) from None
+
+
+def _missing(raw: object) -> list[str]:
+    """Keys that a preset leaves to the user, which Hydra writes as ???."""
+    sections = raw.items() if isinstance(raw, dict) else []
+    return [
+        f"{section}.{key}"
+        for section, values in sections
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value == "???"
+    ]
 
 
 def _problems(error: ValidationError) -> list[str]:

@@ -2,12 +2,11 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pdiff.files import write_text
-
-Log = Callable[[dict[str, float], int], None]
+from pdiff.optimise import Log
 
 
 class Curve:

@@ -23,6 +23,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.func import functional_call
 from torch.fx import Graph, GraphModule, Node
 
+from pdiff.errors import InputError
+
 Model = Mapping[str, Tensor]
 """The subset of one model: {parameter name: value}. All else is the base net's."""
 
@@ -240,31 +242,31 @@ def subset_parameters(net: nn.Module, names: Sequence[str]) -> dict[str, nn.Para
     parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
     for name in names:
         if name in buffers:
-            raise ValueError(
+            raise InputError(
                 f"{name!r} is a buffer of {type(net).__name__}; a subset holds parameters only, "
                 "and buffers such as running statistics stay the base net's"
             )
         if name not in parameters:
             near = difflib.get_close_matches(name, parameters, cutoff=0)
-            raise ValueError(
+            raise InputError(
                 f"{type(net).__name__} has no parameter {name!r}; it has {len(parameters)}, "
                 f"for example {near}"
             )
     if len(set(names)) < len(names) or not names:
-        raise ValueError(f"a subset needs one or more parameters, each once; got {list(names)}")
+        raise InputError(f"a subset needs one or more parameters, each once; got {list(names)}")
     return {name: parameters[name] for name in names}
 
 
 def check_model(model: Model, base: Mapping[str, Tensor]) -> None:
     """ValueError if the model's names or shapes are not those of `base`."""
     if model.keys() != base.keys():
-        raise ValueError(
+        raise InputError(
             f"a model must have exactly the parameters of the subset; missing: "
             f"{sorted(base.keys() - model.keys())}, unknown: {sorted(model.keys() - base.keys())}"
         )
     for name, parameter in base.items():
         if model[name].shape != parameter.shape:
-            raise ValueError(
+            raise InputError(
                 f"the model's {name!r} has shape {tuple(model[name].shape)}, "
                 f"the net's {tuple(parameter.shape)}"
             )

@@ -3,6 +3,7 @@
 Axes: N images, B batch, C = 3 channels, H and W pixels, S the side that the net sees.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -156,10 +157,11 @@ def _resize_and_crop(
     """Pixels in [0, 1]; as torchvision's Resize(resize) and CenterCrop(size) on tensors."""
     height, width = images.shape[2:]
     pixels = images.float() / 255
-    if (height, width) == (config.size, config.size):
-        return pixels  # already as the net sees it
-    scale = config.resize / min(height, width)
-    new = (int(height * scale), int(width * scale))
+    as_the_net_sees_it = config.noise > 0 or config.resize == config.size
+    if as_the_net_sees_it and (height, width) == (config.size, config.size):
+        return pixels
+    shorter = min(height, width)
+    new = tuple(int(config.resize * side / shorter) for side in (height, width))
     if new != (height, width):
         pixels = functional.interpolate(pixels, new, mode="bilinear", antialias=True)
     top, left = (round((side - config.size) / 2) for side in new)
@@ -209,9 +211,17 @@ DATASETS: dict[str, Callable[[DataConfig, torch.Generator], Source]] = {
 
 def _list_folder(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[str, ...]]:
     """(file, class) for the images below train/ and test/, in the order of their names."""
+    try:
+        return _listed(root)
+    except OSError as error:
+        raise InputError(f"data.root: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def _listed(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], tuple[str, ...]]:
     if not root.is_dir():
         raise InputError(
-            f"data.root: {str(root)!r} is not a folder; it must hold train/CLASS/ and test/CLASS/"
+            f"data.root: {str(root)!r} is not a folder; it must hold train/CLASS/ and test/CLASS/ "
+            "(queued experiments run elsewhere: give an absolute path)"
         )
     names = {}
     for part in ("train", "test"):
@@ -246,6 +256,7 @@ def _read(files: list[tuple[Path, int]], config: DataConfig) -> ImageSplit:
         (width, height) = sizes.pop() if len(sizes) == 1 else (0, 0)
         if not 0 < min(width, height) <= config.resize:
             width = height = config.resize
+        _fits_in_memory(len(files) * height * width * 3, config)
         images = np.empty((len(files), height, width, 3), np.uint8)
 
         def decode(index: int) -> None:
@@ -258,10 +269,21 @@ def _read(files: list[tuple[Path, int]], config: DataConfig) -> ImageSplit:
     return ImageSplit(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
 
 
+def _fits_in_memory(size: int, config: DataConfig) -> None:
+    """Refuse, before anything is decoded, a set that would not fit twice (it is copied once)."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 2 * size > free:
+        raise InputError(
+            f"data.resize: at {config.resize} px these images need {2 * size / 2**30:.1f} GiB of "
+            f"memory and {free / 2**30:.1f} are free; a smaller data.resize needs less"
+        )
+
+
 def _size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
-            return image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _broken(path, error) from None
 
@@ -271,7 +293,7 @@ def _decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # transparent palettes and odd EXIF blocks
-            image = image.convert("RGB")
+            image = _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _broken(path, error) from None
     if image.size != size:
@@ -283,6 +305,15 @@ def _decode(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
         left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
         image = image.crop((left, top, left + size[0], top + size[1]))
     return np.asarray(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Eight bits a channel; 16-bit grey is scaled down, not cut off as Pillow does."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are of Pillow's mode {image.mode}, whose range is unknown")
+    return image.convert("RGB")
 
 
 def _broken(path: Path, error: Exception) -> InputError:

@@ -1,7 +1,8 @@
 """Tensors on disk: safetensors with a JSON header, written whole or not at all, never pickled."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     if _KEY not in metadata:
         raise InputError(f"{path} was not written by p-diff: it lacks the header {_KEY!r}")
     return tensors, json.loads(metadata[_KEY])
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a model is rebuilt from `path` into one clear `InputError`."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} lacks parts or is of another version: {reason}") from None
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object; `InputError` if the file is missing or holds anything else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return content
 
 
 def load_tensor(path: Path, name: str, device: torch.device | str = "cpu") -> Tensor:

@@ -14,7 +14,7 @@ from pdiff.config import DdpmConfig, GenerateConfig
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import Diffusion
 from pdiff.errors import InputError
-from pdiff.files import load_tensors, save_tensors
+from pdiff.files import load_tensors, save_tensors, whole
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,14 @@ class LatentModel:
     beta_end: float
 
     def sample(self, config: GenerateConfig, generator: torch.Generator) -> Float[Tensor, "G L"]:
-        """`config.models` new latents, all in one batch."""
+        """`config.models` new latents, all in one batch.
+
+        `prior` draws them from N(0, I), without the denoiser: how a VAE is sampled (Table 8).
+        """
         device = self.statistics.mean.device
+        if config.sampler == "prior":
+            shape = (config.models, len(self.statistics.mean))
+            return torch.randn(shape, generator=generator, device=device)
         diffusion = Diffusion(self.timesteps, self.beta_start, self.beta_end, device)
         latents = diffusion.sample(
             self.denoiser,
@@ -77,10 +83,11 @@ class LatentModel:
         tensors, header = load_tensors(path, device)
         if "denoiser" not in header:
             raise InputError(f"{path} is not a denoiser")
-        statistics = LatentStatistics(tensors.pop("latent.mean"), tensors.pop("latent.std"))
-        denoiser = Denoiser(**header["denoiser"]).to(device)
-        denoiser.load_state_dict({n.removeprefix("denoiser."): t for n, t in tensors.items()})
-        return cls(denoiser.eval(), statistics, **header["schedule"])
+        with whole(path):
+            statistics = LatentStatistics(tensors.pop("latent.mean"), tensors.pop("latent.std"))
+            denoiser = Denoiser(**header["denoiser"]).to(device)
+            denoiser.load_state_dict({n.removeprefix("denoiser."): t for n, t in tensors.items()})
+            return cls(denoiser.eval(), statistics, **header["schedule"])
 
     @classmethod
     def of(

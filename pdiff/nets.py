@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pdiff.errors import InputError
-from pdiff.files import load_state_dict, load_tensors, save_tensors
+from pdiff.files import load_state_dict, load_tensors, save_tensors, whole
 
 
 @cache
@@ -50,9 +50,9 @@ def build_net(
     """
     check_net(name)
     options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
-    if _has_fixed_size(name):
-        options["img_size"] = size
     try:
+        if _has_fixed_size(name):
+            options["img_size"] = size
         net = timm.create_model(name, **options)
     except Exception as error:  # timm and its downloads raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -71,8 +71,8 @@ def check_size(net: nn.Module, name: str, size: int) -> None:
     """Raise `InputError` if `net` cannot classify images of `size` pixels."""
     try:
         net.eval()(torch.zeros(1, 3, size, size))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # nets check their input in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
 
 
@@ -84,7 +84,10 @@ def _has_fixed_size(name: str) -> bool:
 
 
 def _load_weights(net: nn.Module, name: str, path: Path) -> None:
-    state = load_state_dict(path)
+    try:
+        state = load_state_dict(path)
+    except InputError as error:
+        raise InputError(f"base.weights: {error}") from None
     own = net.state_dict()
     head = _head_of(net)
     new_head = {key for key in own if key.startswith(head) and _differs(own[key], state.get(key))}
@@ -119,5 +122,6 @@ def load_net(path: Path, device: torch.device | str = "cpu") -> nn.Module:
     if "net" not in header:
         raise InputError(f"{path} is not a base net")
     net = build_net(header["net"], header["classes"], header["size"])
-    net.load_state_dict(state)
+    with whole(path):
+        net.load_state_dict(state)
     return net.to(device).eval()

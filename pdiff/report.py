@@ -161,7 +161,7 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
     table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
 
 
-def plot_scatter(path: Path, models: pd.DataFrame) -> None:
+def plot_scatter(path: Path, models: pd.DataFrame, split: str) -> None:
     """Accuracy against maximum similarity, one point a model (the paper's Figures 3 and 4)."""
     figure, axes = plt.subplots(figsize=(6.8, 5.0), layout="constrained")
     shown = [group for group in _drawn(models) if group != "ensemble"]
@@ -188,7 +188,7 @@ def plot_scatter(path: Path, models: pd.DataFrame) -> None:
     )
     axes.set(
         xlabel="maximum similarity to an original (IoU of wrong predictions)",
-        ylabel="test accuracy (%)",
+        ylabel=f"{split} accuracy (%)",
     )
     axes.set_ylim(*_trimmed(100 * models["accuracy"]))
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8, markerscale=1.4)

@@ -31,8 +31,8 @@ _TENSOR = "__tensor__"
 class Checkpointer:
     """Saves a training's state now and then; `with` it, and it is gone once all went well.
 
-    Raises:
-        InputError: another process, perhaps left over from a killed run, works on the same.
+    If another process is at the same training (a parallel experiment that shares it, or one left
+    over from a killed run), this one waits for it and says so.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -42,15 +42,14 @@ class Checkpointer:
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> "Checkpointer":
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._folder / "lock").open("w")
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._folder.with_suffix(".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
-            raise InputError(
-                f"another process is at the same training ({self._folder}); wait for it or end it"
-            ) from None
+            print(f"waiting for another process at the same training ({self._folder})", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._folder.mkdir(exist_ok=True)
         return self
 
     def __exit__(

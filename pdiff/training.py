@@ -4,7 +4,7 @@ Axes: K checkpoints, D parameters of the subset, N images, B batch.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -19,10 +19,9 @@ from tqdm import tqdm
 from pdiff.config import BaseConfig, DataConfig, FinetuneConfig
 from pdiff.data import EvaluationBatches, ImageSet, ImageSplit, training_batches
 from pdiff.errors import InputError
-from pdiff.optimise import Resume
+from pdiff.optimise import Log, Resume
 from pdiff.subset import Subset
 
-Log = Callable[[dict[str, float], int], None]
 SGD_MOMENTUM = 0.9
 
 

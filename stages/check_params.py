@@ -8,7 +8,6 @@ from pathlib import Path
 from pdiff.config import load_params
 from pdiff.data import check_images
 from pdiff.denoiser import Denoiser
-from pdiff.errors import InputError
 from pdiff.files import write_text
 from pdiff.nets import build_net, check_net, check_size
 from pdiff.subset import select_subset
@@ -21,9 +20,8 @@ def main() -> None:
     params = load_params()
     check_net(params.base.net)
     check_images(params.data)
-    if params.base.weights is not None and not Path(params.base.weights).is_file():
-        raise InputError(f"base.weights: {params.base.weights} is missing")
-    net = build_net(params.base.net, classes=10, size=params.data.size)
+    weights = Path(params.base.weights) if params.base.weights else None
+    net = build_net(params.base.net, classes=10, size=params.data.size, weights=weights)
     check_size(net, params.base.net, params.data.size)
     subset = select_subset(net, params.subset.select)
     Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)

@@ -3,12 +3,11 @@
 predictions, latents -> one row per model, tables, figures, headline numbers
 """
 
-import json
 from pathlib import Path
 
 from pdiff import tracking
 from pdiff.config import load_params
-from pdiff.files import load_tensor, write_json
+from pdiff.files import load_json, load_tensor, write_json
 from pdiff.groups import load_predictions
 from pdiff.novelty import spread
 from pdiff.report import (
@@ -45,12 +44,12 @@ def main() -> None:
         models = model_table(predictions, labels, chosen_by, chosen_labels)
         summary = summary_table(models, predictions, labels)
         metrics = headline(summary, models, spreads)
-        metrics["reconstruction"] = {"r2": json.loads(AUTOENCODER_METRICS.read_text())["r2"]}
+        metrics["reconstruction"] = {"r2": load_json(AUTOENCODER_METRICS).get("r2")}
         log.summary(metrics)
         save_table(MODELS, models)
         save_table(REPORT / "summary.csv", summary)
         save_table(REPORT / "similarity.csv", similarity_table(predictions, labels))
-        plot_scatter(REPORT / "scatter.png", models)
+        plot_scatter(REPORT / "scatter.png", models, split)
         plot_similarity(REPORT / "similarity.png", models)
         write_json(METRICS, metrics)
         print(summary.to_string(index=False, float_format=lambda value: f"{value:.4f}"))

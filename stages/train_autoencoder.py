@@ -49,7 +49,7 @@ def main() -> None:
             "mse": (normalised - reconstructed).square().mean().item(),
             "latent_spread": spread(latents),
         }
-        if metrics["r2"] < config.min_r2:
+        if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             warn(
                 f"the autoencoder explains R2 = {metrics['r2']:.3f} of the checkpoints' deviation "
                 f"from their mean, less than autoencoder.min_r2: {config.min_r2}; what it decodes "

@@ -15,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from pdiff.tracking import SETTINGS
 from tests.conftest import ROOT, TINY
 
 GIT = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
@@ -56,7 +57,7 @@ class Project:
         own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         own |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         own |= {"PDIFF_TRACKING": "on", "PDIFF_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-        own |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        own |= {"PYTHONDONTWRITEBYTECODE": "1", **SETTINGS}
         return own | self.environment | more
 
     def lock(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_an_image_that_no_draw_fits_takes_the_largest_centred_box(generator):
 
 
 def test_a_shift_repeats_the_border(params, generator):
-    data = params.data.model_copy(update={"noise": 0.0, "shift": 2, "size": 8})
+    data = params.data.model_copy(update={"noise": 0.0, "shift": 2, "size": 8, "resize": 8})
     ramp = torch.arange(8, dtype=torch.uint8).repeat(8, 1) * 10  # columns 0, 10, ..., 70
     shifted = augment(ramp.expand(200, 3, 8, 8), data, generator)
     rows = {tuple((row * 255).round().int().tolist()) for row in shifted[:, 0, 0]}
@@ -91,7 +91,9 @@ def test_noise_is_fresh_and_clipped(params, generator):
 
 
 def test_half_of_the_images_are_mirrored(params, generator):
-    data = params.data.model_copy(update={"noise": 0.0, "shift": 0, "flip": True, "size": 4})
+    data = params.data.model_copy(
+        update={"noise": 0.0, "shift": 0, "flip": True, "size": 4, "resize": 4}
+    )
     ramp = torch.arange(4, dtype=torch.uint8).repeat(4, 1).expand(2000, 3, 4, 4)
     mirrored = augment(ramp, data, generator)[:, 0, 0, 0] > 0
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.05)

@@ -106,13 +106,25 @@ def test_grey_palette_and_transparent_images_become_rgb(params, generator, image
     assert images.train.images.shape[1] == 3
 
 
-def test_evaluation_resizes_and_crops_as_torchvision(params, generator):
-    images = torch.randint(256, (4, 3, 24, 30), dtype=torch.uint8, generator=generator)
-    data = params.data.model_copy(update={"size": 32, "resize": 36, "mean": (0.0,) * 3})
-    data = data.model_copy(update={"std": (1.0,) * 3})
+@pytest.mark.parametrize(
+    ("shape", "resize", "size"),
+    [
+        ((24, 30), 36, 32),
+        ((49, 49), 64, 64),  # 49 * (64 / 49) is a little less than 64
+        ((47, 94), 96, 96),
+        ((64, 64), 64, 64),
+        ((32, 32), 36, 32),
+        ((60, 40), 32, 24),
+    ],
+)
+def test_evaluation_resizes_and_crops_as_torchvision(params, generator, shape, resize, size):
+    images = torch.randint(256, (4, 3, *shape), dtype=torch.uint8, generator=generator)
+    data = params.data.model_copy(update={"size": size, "resize": resize, "noise": 0.0})
+    data = data.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})
     split = ImageSplit(images, torch.zeros(4).long())
     (ours,) = EvaluationBatches(split, data, 10)
-    theirs = reference.center_crop(reference.resize(images.float() / 255, 36, antialias=True), [32])
+    resized = reference.resize(images.float() / 255, resize, antialias=True)
+    theirs = reference.center_crop(resized, [size])
     torch.testing.assert_close(ours, theirs)
 
 
@@ -122,6 +134,36 @@ def test_a_pass_sees_every_image_once_and_drops_a_last_one(params, generator):
     batches = [labels for _, labels in training_batches(split, params.data, 10, generator)]
     assert [len(labels) for labels in batches] == [10, 10]
     assert len(set(torch.cat(batches).tolist())) == 20
+
+
+def test_sixteen_bit_grey_is_scaled_and_a_photo_is_turned_upright(params, generator, tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            deep = np.full((20, 20), 30_000, np.uint16)
+            Image.fromarray(deep).save(folder / "deep.png")
+            pixels = np.zeros((20, 20, 3), np.uint8)
+            pixels[:10] = 200  # bright above
+            turned = Image.fromarray(pixels)
+            exif = turned.getexif()
+            exif[274] = 3  # stored upside down
+            turned.save(folder / "turned.png", exif=exif)
+    config = folder_config(params, tmp_path, size=20, resize=20)
+    images = prepare_images(config, generator).test.images.float()
+    deep, turned = images[0], images[1]
+    assert deep.unique().tolist() == [30_000 >> 8]
+    assert turned[:, :10].mean() == 0 and turned[:, 10:].mean() == 200
+
+
+def test_training_without_crops_sees_what_evaluation_sees(params, generator):
+    images = torch.randint(256, (3, 3, 36, 48), dtype=torch.uint8, generator=generator)
+    changes = {"size": 32, "resize": 36, "noise": 0.0, "shift": 0, "flip": False}
+    data = params.data.model_copy(update=changes)
+    split = ImageSplit(images, torch.arange(3))
+    ((trained, labels),) = training_batches(split, data, 3, generator)
+    (evaluated,) = EvaluationBatches(split, data, 3)
+    torch.testing.assert_close(trained, evaluated[labels], atol=1e-4, rtol=0)
 
 
 def _remove(path):
@@ -139,7 +181,7 @@ def _empty(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove(""), r"images' is not a folder; it must hold train/CLASS/ and test/CLASS/"),
+        (_remove(""), r"images' is not a folder; it must hold train/CLASS/ and test/CLASS/ "),
         (_remove("test"), r"lacks the folder test/"),
         (_remove("test/dog"), r"train/ has cat, dog, test/ has cat$"),
         (_empty("train/dog"), r"train/dog has no image; allowed are \.bmp"),

@@ -1,9 +1,10 @@
 """A training's state survives, and only for the same parameters, inputs and code."""
 
+import threading
+
 import pytest
 import torch
 
-from pdiff.errors import InputError
 from pdiff.resume import Checkpointer, make_checkpointer
 
 
@@ -49,13 +50,21 @@ def test_a_state_that_was_cut_short_is_left_aside(folder):
         assert kept.load() is None
 
 
-def test_two_processes_cannot_work_on_the_same(folder):
-    with (
-        Checkpointer(folder, every_s=1000.0),
-        pytest.raises(InputError, match="another process"),
-        Checkpointer(folder, every_s=1000.0),
-    ):
-        pass
+def test_a_second_process_waits_for_the_first(folder, capsys):
+    ended = []
+
+    def second():
+        with Checkpointer(folder, every_s=1000.0):
+            ended.append("second")
+
+    with Checkpointer(folder, every_s=1000.0):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        ended.append("first")
+    thread.join(10)
+    assert ended == ["first", "second"]
+    assert "waiting for another process at the same training" in capsys.readouterr().out
 
 
 def test_the_key_depends_on_parameters_and_inputs(params, tmp_path, monkeypatch):

@@ -288,7 +288,7 @@ def _silence() -> None:
 
 def _experiment_id(client: Any, uri: str) -> str:
     """The id of our experiment, made on first use with artifacts beside the database."""
-    location = None if uri.startswith("http") else (root() / "mlruns").as_uri()
+    location = (root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return client.create_experiment(EXPERIMENT, artifact_location=location)

@@ -58,11 +58,16 @@ class Store:
     def ensure_pipeline(
         self, key: str, params: Mapping[str, Any], started: float, tags: Mapping[str, str]
     ) -> Any:
-        """An experiment's run, made if needed; one with other parameters is retired."""
-        sha, found = params_sha(params), self.pipeline(key)
-        if found is not None and found.data.tags.get("pdiff.params_sha") != sha:
-            self.retire(found)
-            found = None
+        """An experiment's run, made if needed; one of ours with other parameters is retired.
+
+        On a server that a team shares, another machine's run of the same name is left alone.
+        """
+        sha = params_sha(params)
+        named = self.runs(f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'pipeline'")
+        found = next((run for run in named if run.data.tags.get("pdiff.params_sha") == sha), None)
+        for run in named if found is None else []:
+            if run.data.tags.get("pdiff.host") == tags.get("pdiff.host"):
+                self.retire(run)
         if found is None:
             names = {"pdiff.key": key, "pdiff.role": "pipeline", "pdiff.params_sha": sha}
             found = self.client.create_run(
