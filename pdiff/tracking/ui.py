@@ -130,6 +130,7 @@ def show(port: int, browser: bool) -> int:
         _announce(uri.rstrip("/") + path, browser)
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     with contextlib.suppress(KeyboardInterrupt), server(uri, port) as (process, url):
         _announce(url + path, browser)
         print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends the server", flush=True)
