@@ -46,10 +46,13 @@ class Store:
             if not token:
                 return found
 
+    def pipelines(self, key: str) -> list[Any]:
+        """The runs of experiments of this name, newest first; a shared server may have several."""
+        return self.runs(f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'pipeline'")
+
     def pipeline(self, key: str) -> Any | None:
-        """The run of an experiment."""
-        where = f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'pipeline'"
-        return next(iter(self.runs(where)), None)
+        """The newest run of an experiment."""
+        return next(iter(self.pipelines(key)), None)
 
     def stages(self, pipeline_id: str) -> list[Any]:
         """The runs nested in that of an experiment."""
@@ -63,7 +66,7 @@ class Store:
         On a server that a team shares, another machine's run of the same name is left alone.
         """
         sha = params_sha(params)
-        named = self.runs(f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'pipeline'")
+        named = self.pipelines(key)
         found = next((run for run in named if run.data.tags.get("pdiff.params_sha") == sha), None)
         for run in named if found is None else []:
             if run.data.tags.get("pdiff.host") == tags.get("pdiff.host"):
