@@ -31,6 +31,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 """Batch norm needs two images to train on."""
 Channels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+BatchNormMode = Literal["train", "eval", "eval_after_1", "eval_after_2"]
 RGB = tuple[float, float, float]
 
 
@@ -49,9 +50,21 @@ class SeedConfig(Section):
 
 class DataConfig(Section):
     name: str
-    """The image set, one of `pdiff.data.DATASETS`."""
+    """What tables and figures call the image set."""
+    reader: str
+    """How it is read: `digits`, `folder`, or a class of `torchvision.datasets` such as `CIFAR100`."""
     root: str
-    """Where its files are. An image that changes there changes the pipeline."""
+    """Where its files are, or are downloaded to; a relative path starts at the project's folder."""
+    watch: str
+    """File or folder whose content DVC watches: an image that changes there changes the pipeline.
+
+    The folder itself for one's own images; `requirements.txt` for sets whose files are known.
+    """
+    train_options: dict[str, str | bool]
+    test_options: dict[str, str | bool]
+    """What tells the torchvision class which split to read, `{train: false}` for example."""
+    expect: tuple[PositiveInt, PositiveInt] | None
+    """Numbers of training and test images that a whole copy has, or null if they may be any."""
     size: PositiveInt
     """Side of the square images that the net sees, in pixels."""
     resize: PositiveInt
@@ -92,7 +105,8 @@ class BaseConfig(Section):
 
     DVC sees the name, not the content: give a changed file a new name.
     """
-    epochs: PositiveInt
+    epochs: NonNegativeInt
+    """0 takes the start as it is: pretrained weights or those of `weights`."""
     batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
@@ -102,6 +116,10 @@ class BaseConfig(Section):
     def _one_start(self) -> "BaseConfig":
         if self.pretrained and self.weights:
             raise ValueError("base.pretrained and base.weights exclude each other: give one")
+        if self.epochs == 0 and not (self.pretrained or self.weights):
+            raise ValueError(
+                "base.epochs: 0 needs trained weights: base.pretrained or base.weights"
+            )
         return self
 
 
@@ -111,7 +129,14 @@ class SubsetConfig(Section):
 
 
 class FinetuneConfig(Section):
+    folder: str | None
+    """Take the checkpoints from the state dicts in this folder instead: nothing is trained."""
+    watch: str
+    """What DVC watches of them: the folder, or `requirements.txt` where there is none."""
     steps: PositiveInt
+    """Length of the rate's cosine; training ends with the last checkpoint that is kept."""
+    save_after: NonNegativeInt
+    """First steps that leave no checkpoint; the authors' default skips one."""
     save_every: PositiveInt
     """Steps between two saved checkpoints."""
     checkpoints: AtLeastTwo
@@ -122,16 +147,17 @@ class FinetuneConfig(Section):
     lr_end: PositiveFloat
     """The rate after the last step, reached along a cosine; the authors keep it at `lr`."""
     weight_decay: NonNegativeFloat
-    batch_norm: Literal["train", "eval", "eval_after_2"]
-    """Batch statistics always, never, or in the first two steps only (as the authors' default)."""
+    batch_norm: BatchNormMode
+    """Batch statistics always, never, or in the first steps only (two in the authors' default)."""
 
     @model_validator(mode="after")
     def _enough_steps(self) -> "FinetuneConfig":
-        available = self.steps // self.save_every
-        if self.checkpoints > available:
+        available = max(self.steps - self.save_after, 0) // self.save_every
+        if self.checkpoints > available and self.folder is None:
             raise ValueError(
                 f"finetune.checkpoints: {self.checkpoints} is more than the {available} that "
-                f"finetune.steps: {self.steps} with finetune.save_every: {self.save_every} leave"
+                f"finetune.steps: {self.steps} with finetune.save_every: {self.save_every} and "
+                f"finetune.save_after: {self.save_after} leave"
             )
         return self
 
@@ -192,6 +218,10 @@ class GenerateConfig(Section):
     """
     steps: PositiveInt
     """Steps of `ddim`; `ddpm` always takes all T."""
+    trajectories: NonNegativeInt
+    """Further samples that are followed along the reverse process (Figure 5b)."""
+    trajectory_every: PositiveInt
+    """Steps of the sampler between two points of them that are kept, decoded and evaluated."""
 
 
 class EvaluateConfig(Section):
@@ -200,6 +230,8 @@ class EvaluateConfig(Section):
     """Noise-added copies of originals: std in units of each tensor's own std."""
     noised_models: PositiveInt
     """Number of noise-added models at each level; the originals take turns."""
+    reconstructed_models: PositiveInt
+    """Number of originals whose reconstruction is evaluated, spread evenly; all if fewer."""
     max_accuracy_drop: NonNegativeFloat
     """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
 
@@ -207,6 +239,8 @@ class EvaluateConfig(Section):
 class NoveltyConfig(Section):
     split: Literal["validation", "test"]
     """The split that is reported; the other one chooses."""
+    bootstrap: PositiveInt
+    """Bootstrap replicates behind the 95 % intervals, over images and models."""
 
 
 class Params(Section):
@@ -228,6 +262,8 @@ class Params(Section):
     def _sections_agree(self) -> "Params":
         if self.ddpm.beta_start > self.ddpm.beta_end:
             raise ValueError("ddpm.beta_start is larger than ddpm.beta_end")
+        if self.generate.trajectories and self.generate.sampler == "prior":
+            raise ValueError("generate.trajectories: the sampler `prior` has no steps to follow")
         if self.generate.sampler == "ddim" and self.generate.steps > self.ddpm.timesteps:
             raise ValueError(
                 f"generate.steps: {self.generate.steps} is more than ddpm.timesteps: "

@@ -10,10 +10,10 @@ from pdiff.optimise import Log
 
 
 class Curve:
-    """Called as `log(metrics, step)`; `write` leaves one row a step, every point with all keys."""
+    """Called as `log(metrics, step)`, each time with all of `names`; `write` leaves a row a step."""
 
-    def __init__(self, log: Log, prefix: str) -> None:
-        self._log, self._prefix = log, prefix
+    def __init__(self, log: Log, prefix: str, *names: str) -> None:
+        self._log, self._prefix, self._names = log, prefix, names
         self._rows: list[dict[str, float]] = []
 
     def __call__(self, metrics: Mapping[str, float], step: int) -> None:
@@ -22,8 +22,10 @@ class Curve:
         self._log(named, step)
 
     def write(self, path: Path) -> None:
+        """A header alone where nothing was trained."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self._rows[0]), lineterminator="\n")
+        columns = ["step", *(f"{self._prefix}_{name}" for name in self._names)]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_text(path, text.getvalue())

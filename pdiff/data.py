@@ -68,7 +68,7 @@ def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
         InputError: unknown name, missing or broken files, too few images.
     """
     check_images(config)
-    train, test, classes = DATASETS[config.name](config, generator)
+    train, test, classes = DATASETS[config.reader](config, generator)
     order = torch.randperm(len(train), generator=generator)
     if config.split == "validation":
         held_back = _count(config.validation_size, len(train))
@@ -89,14 +89,14 @@ def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
 
 def check_images(config: DataConfig) -> None:
     """What can be known about the images without decoding one; raises `InputError`."""
-    if config.name not in DATASETS:
-        raise InputError(f"data.name: unknown image set {config.name!r}; known: {sorted(DATASETS)}")
+    if config.reader not in DATASETS:
+        raise InputError(f"data.reader: unknown {config.reader!r}; known: {sorted(DATASETS)}")
     if config.resize < config.size:
         raise InputError(
             f"data.resize: {config.resize} is smaller than data.size: {config.size}, the side of "
             "the centre crop"
         )
-    if config.name == "folder":
+    if config.reader == "folder":
         _list_folder(Path(config.root))
 
 

@@ -16,6 +16,8 @@ from pdiff.evaluation import Model, predict
 from pdiff.files import load_tensors, save_tensors
 
 EVALUATED = ("validation", "test")
+TRAJECTORY = "trajectory"
+"""The group of unfinished samples: no rival of the others, so it has a curve and no table."""
 
 
 class _Joined(Sequence):
@@ -83,3 +85,9 @@ def load_predictions(
 def noised_name(level: float) -> str:
     """The group of originals with noise of this level."""
     return f"noised_{level:g}"
+
+
+def spread_evenly(available: int, count: int) -> list[int]:
+    """`count` different indices, spread from first to last of those available; all if fewer."""
+    count = min(count, available)
+    return [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]

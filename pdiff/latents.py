@@ -1,13 +1,14 @@
 """Denoiser, noise schedule and latent statistics as one thing: it draws new latents.
 
-Axes: K checkpoints, G models, L latent length.
+Axes: K checkpoints, G models, L latent length, S samples that are followed, P points of each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pdiff.config import DdpmConfig, GenerateConfig
@@ -55,20 +56,58 @@ class LatentModel:
 
         `prior` draws them from N(0, I), without the denoiser: how a VAE is sampled (Table 8).
         """
-        device = self.statistics.mean.device
         if config.sampler == "prior":
             shape = (config.models, len(self.statistics.mean))
-            return torch.randn(shape, generator=generator, device=device)
+            return torch.randn(shape, generator=generator, device=generator.device)
+        latents = self._sample(config, config.models, generator, "sample latents")
+        return self.statistics.invert(latents)
+
+    def follow(
+        self, config: GenerateConfig, generator: torch.Generator
+    ) -> tuple[Int64[Tensor, " P"], Float[Tensor, "S P L"]]:
+        """`config.trajectories` further samples on their way from noise to latent.
+
+        Kept are the start, which is step 0, every `config.trajectory_every`-th step and the last
+        one; the steps come back with the latents.
+        """
+        steps, points = [], []
+
+        def keep(step: int, x: Float[Tensor, "S L"]) -> None:
+            if step % config.trajectory_every == 0:
+                steps.append(step)
+                points.append(x)
+
+        if not config.trajectories:
+            nothing = torch.empty(0, 0, len(self.statistics.mean))
+            return torch.empty(0, dtype=torch.int64), nothing
+        taken = self.timesteps if config.sampler == "ddpm" else config.steps
+        last = self._sample(config, config.trajectories, generator, "follow samples", keep)
+        if steps[-1] != taken:
+            steps.append(taken)
+            points.append(last)
+        latents = torch.stack([self.statistics.invert(x) for x in points], dim=1)
+        return torch.tensor(steps), latents
+
+    def _sample(
+        self,
+        config: GenerateConfig,
+        count: int,
+        generator: torch.Generator,
+        progress: str,
+        trajectory: Callable[[int, Tensor], None] | None = None,
+    ) -> Float[Tensor, "G L"]:
+        """Samples in the space that the denoiser was trained in."""
+        device = self.statistics.mean.device
         diffusion = Diffusion(self.timesteps, self.beta_start, self.beta_end, device)
-        latents = diffusion.sample(
+        return diffusion.sample(
             self.denoiser,
-            (config.models, len(self.statistics.mean)),
+            (count, len(self.statistics.mean)),
             generator,
             sampler=config.sampler,
             steps=config.steps,
-            progress="sample latents",
+            progress=progress,
+            trajectory=trajectory,
         )
-        return self.statistics.invert(latents)
 
     def save(self, path: Path) -> None:
         tensors = {f"denoiser.{name}": t for name, t in self.denoiser.state_dict().items()}

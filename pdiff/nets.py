@@ -1,4 +1,4 @@
-"""Base nets by name: every classifier that timm knows."""
+"""Base nets by name: the paper's small nets and every classifier that timm knows."""
 
 import difflib
 import inspect
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from pdiff.errors import InputError
 from pdiff.files import load_state_dict, load_tensors, save_tensors, whole
+from pdiff.minis import MINIS
 
 
 @cache
 def known_nets() -> tuple[str, ...]:
     """The names that `base.net` may have."""
-    return tuple(timm.list_models())
+    return (*MINIS, *timm.list_models())
 
 
 def check_net(name: str) -> None:
@@ -26,7 +27,8 @@ def check_net(name: str) -> None:
         near = difflib.get_close_matches(base, known_nets(), n=5, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(
-            f"base.net: unknown net {name!r}; known are timm's {len(known_nets())} names{hint}"
+            f"base.net: unknown net {name!r}; known are {', '.join(MINIS)} and "
+            f"timm's {len(known_nets()) - len(MINIS)} names{hint}"
         )
 
 
@@ -49,11 +51,30 @@ def build_net(
             not belong to the net.
     """
     check_net(name)
+    if name in MINIS:
+        net = _build_mini(name, classes, size, pretrained)
+    else:
+        net = _build_timm(name, classes, size, pretrained)
+    if weights is not None:
+        _load_weights(net, name, weights)
+    return net
+
+
+def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
+    make, side = MINIS[name]
+    if size != side:
+        raise InputError(f"data.size: {name} is made for images of {side} px, not {size}")
+    if pretrained:
+        raise InputError(f"base.pretrained: there are no pretrained weights of {name}; use false")
+    return make(classes)
+
+
+def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
     options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
     try:
         if _has_fixed_size(name):
             options["img_size"] = size
-        net = timm.create_model(name, **options)
+        return timm.create_model(name, **options)
     except Exception as error:  # timm and its downloads raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         source = "its pretrained weights" if pretrained else "it"
@@ -61,9 +82,6 @@ def build_net(
             f"base.net: cannot build {name!r} at {size} px with {source}: {reason}"
             + ("; offline, give a file as base.weights" if pretrained else "")
         ) from None
-    if weights is not None:
-        _load_weights(net, name, weights)
-    return net
 
 
 @torch.no_grad()
@@ -107,7 +125,8 @@ def _differs(own: Tensor, other: Tensor | None) -> bool:
 
 def _head_of(net: nn.Module) -> str:
     """Prefix of the classifier's parameters."""
-    name = getattr(net, "default_cfg", {}).get("classifier")
+    config = getattr(net, "default_cfg", {})  # timm's
+    name = getattr(net, "classifier_name", config.get("classifier"))
     return f"{name}." if isinstance(name, str) else "\0"
 
 

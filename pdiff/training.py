@@ -6,7 +6,7 @@ Axes: K checkpoints, D parameters of the subset, N images, B batch.
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
-from pdiff.config import BaseConfig, DataConfig, FinetuneConfig
+from pdiff.config import BaseConfig, BatchNormMode, DataConfig, FinetuneConfig
 from pdiff.data import EvaluationBatches, ImageSet, ImageSplit, training_batches
 from pdiff.errors import InputError
 from pdiff.optimise import Log, Resume
@@ -45,9 +45,11 @@ def train_base(
 ) -> float:
     """Train all of `net` and leave it at its best validation epoch; return that accuracy.
 
-    fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
+    No epoch at all leaves the net as it is. fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
     Of epochs that are equally good the first is kept.
     """
+    if config.epochs == 0:
+        return measure_accuracy(net, images.validation, data, config.batch_size)
     optimizer = make_optimizer(
         config.optimizer, list(net.parameters()), config.lr, config.weight_decay
     )
@@ -129,6 +131,8 @@ def finetune(
 ) -> Float[Tensor, "K D"]:
     """Go on training the subset alone, and keep it after every `save_every` steps.
 
+    The first `save_after` steps leave nothing.
+
     As in the authors' code: bf16 autocast (on cuda), fp32 weights, a batch-norm mode that is
     `config.batch_norm`'s to choose, and running statistics that are not kept: whoever evaluates a
     checkpoint uses the base net's. `net` is changed and of no further use.
@@ -143,15 +147,17 @@ def finetune(
     _seed_global(generator)
     saved = 0
     batches = _endless(images, data, config.batch_size, generator)
-    with tqdm(total=config.checkpoints * config.save_every, desc="finetune", disable=None) as bar:
-        for step in range(1, config.checkpoints * config.save_every + 1):
+    steps = config.save_after + config.checkpoints * config.save_every
+    with tqdm(total=steps, desc="finetune", disable=None) as bar:
+        for step in range(1, steps + 1):
             net.train(_uses_batch_statistics(config.batch_norm, step))
             loss = _finetune_loss(net, *next(batches))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-            if step % config.save_every == 0:
+            since = step - config.save_after
+            if since > 0 and since % config.save_every == 0:
                 matrix[saved] = torch.cat([tensor.detach().flatten() for tensor in chosen])
                 saved += 1
             if step % 10 == 0 or step == 1:
@@ -170,8 +176,9 @@ def _finetune_loss(
         return functional.cross_entropy(net(images), labels)
 
 
-def _uses_batch_statistics(mode: Literal["train", "eval", "eval_after_2"], step: int) -> bool:
-    return mode == "train" or (mode == "eval_after_2" and step <= 2)
+def _uses_batch_statistics(mode: BatchNormMode, step: int) -> bool:
+    first_steps = {"train": step, "eval": 0, "eval_after_1": 1, "eval_after_2": 2}
+    return step <= first_steps[mode]
 
 
 def _endless(

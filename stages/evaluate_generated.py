@@ -1,7 +1,7 @@
 """Predict with the generated models, and with the checkpoints as the autoencoder returns them.
 
 images, base net, autoencoder, checkpoints, generated, the originals' predictions
--> predictions of generated, reconstructed
+-> predictions of generated, reconstructed; accuracy along the trajectories
 """
 
 from pathlib import Path
@@ -9,10 +9,18 @@ from pathlib import Path
 from pdiff import tracking
 from pdiff.codec import Codec
 from pdiff.config import load_params
+from pdiff.curve import Curve
 from pdiff.data import load_images
 from pdiff.evaluation import accuracy
-from pdiff.files import write_json
-from pdiff.groups import load_predictions, predict_groups, save_predictions
+from pdiff.files import load_tensors, write_json
+from pdiff.groups import (
+    EVALUATED,
+    TRAJECTORY,
+    load_predictions,
+    predict_groups,
+    save_predictions,
+    spread_evenly,
+)
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
 from pdiff.subset import Models, load_stack
@@ -23,9 +31,11 @@ BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")
 AUTOENCODER = Path("models/autoencoder.safetensors")
 GENERATED = Path("data/generated.safetensors")
+LATENTS = Path("data/generated_latents.safetensors")
 ORIGINALS = Path("data/predictions_originals.safetensors")
 PREDICTIONS = Path("data/predictions_generated.safetensors")
 METRICS = Path("metrics/evaluate_generated.json")
+PLOT = Path("plots/evaluate_generated.csv")
 
 
 def main() -> None:
@@ -38,17 +48,31 @@ def main() -> None:
     codec = Codec.load(AUTOENCODER, device)
     config = params.evaluate
 
+    latents, _ = load_tensors(LATENTS, device)
+    steps, trajectories = latents["trajectory_steps"].tolist(), latents["trajectories"]
+
     with tracking.run("evaluate_generated", params, "evaluate") as log:
-        reconstructed = codec.decode(codec.encode(originals.to(device)))
+        chosen = spread_evenly(len(originals), config.reconstructed_models)
+        reconstructed = codec.decode(codec.encode(originals.to(device)))[chosen]
         groups = {
             "generated": Models(subset, generated),
             "reconstructed": Models(subset, reconstructed),
         }
+        if steps:
+            groups[TRAJECTORY] = Models(subset, codec.decode(trajectories.flatten(0, 1)))
         predictions = predict_groups(
             net, subset.names, groups, images, params.data, config.batch_size
         )
         labels = images.test.labels.cpu()
-        before = accuracy(load_predictions(ORIGINALS, "test")[0]["original"], labels).mean().item()
+        followed = [predictions.pop(f"{TRAJECTORY}.{split}", None) for split in EVALUATED]
+        curve = Curve(log, TRAJECTORY, "mean", *map(str, range(len(trajectories))))
+        if steps:
+            along = accuracy(followed[-1], labels).view(len(trajectories), -1)  # (S, P)
+            for step, values in zip(steps, along.T.tolist(), strict=True):
+                points = {str(i): value for i, value in enumerate(values)}
+                curve({"mean": sum(values) / len(values), **points}, step)
+        before = accuracy(load_predictions(ORIGINALS, "test")[0]["original"][chosen], labels)
+        before = before.mean().item()
         after = accuracy(predictions["reconstructed.test"], labels).mean().item()
         if before - after > config.max_accuracy_drop:
             warn(
@@ -60,6 +84,7 @@ def main() -> None:
         log.summary(metrics)
         save_predictions(PREDICTIONS, predictions, images)
         write_json(METRICS, metrics)
+        curve.write(PLOT)
 
 
 if __name__ == "__main__":

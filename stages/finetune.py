@@ -1,4 +1,4 @@
-"""Go on training the subset alone and keep it after every few steps.
+"""Go on training the subset alone and keep it after every few steps, or take given checkpoints.
 
 images, base net -> checkpoints (K, D)
 """
@@ -6,10 +6,12 @@ images, base net -> checkpoints (K, D)
 from pathlib import Path
 
 from pdiff import tracking
+from pdiff.checkpoints import list_checkpoints, load_checkpoints
 from pdiff.config import load_params
 from pdiff.curve import Curve
 from pdiff.data import load_images
 from pdiff.nets import load_net
+from pdiff.optimise import check_finite
 from pdiff.runtime import get_device, make_generator
 from pdiff.subset import save_stack, select_subset
 from pdiff.training import finetune
@@ -24,14 +26,20 @@ PLOT = Path("plots/finetune.csv")
 def main() -> None:
     params = load_params()
     device = get_device()
-    images = load_images(IMAGES, device)
+    config = params.finetune
     net = load_net(BASE, device)
     subset = select_subset(net, params.subset.select)
-    generator = make_generator(params.seed.base, "finetune", device=device)
 
     with tracking.run("finetune", params, "seed", "data", "subset", "finetune") as log:
-        curve = Curve(log, "finetune")
-        matrix = finetune(net, subset, images.train, params.data, params.finetune, generator, curve)
+        curve = Curve(log, "finetune", "loss", "lr")
+        if config.folder is not None:
+            paths = list_checkpoints(Path(config.folder), config.checkpoints)
+            matrix = load_checkpoints(paths, subset)
+        else:
+            images = load_images(IMAGES, device)
+            generator = make_generator(params.seed.base, "finetune", device=device)
+            matrix = finetune(net, subset, images.train, params.data, config, generator, curve)
+        check_finite(matrix, "checkpoints")
         log.summary({"checkpoints": len(matrix), "parameters": subset.length})
         save_stack(CHECKPOINTS, subset, matrix)
         curve.write(PLOT)

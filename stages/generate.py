@@ -1,6 +1,6 @@
-"""Draw new latents and decode them.
+"""Draw new latents and decode them; follow some further ones on their way from noise.
 
-denoiser, autoencoder -> generated models (G, D) and their latents (G, L)
+denoiser, autoencoder -> generated models (G, D), their latents (G, L), trajectories (S, P, L)
 """
 
 from pathlib import Path
@@ -34,7 +34,10 @@ def main() -> None:
         matrix = codec.decode(latents)
         log.summary({"models": len(matrix), "parameters": matrix.shape[1]})
         save_stack(GENERATED, codec.subset, matrix)
-        save_tensors(LATENTS, {"latents": latents})
+        own = make_generator(params.seed.model, "trajectories", device=device)
+        steps, trajectories = model.follow(params.generate, own)
+        tensors = {"latents": latents, "trajectories": trajectories, "trajectory_steps": steps}
+        save_tensors(LATENTS, tensors)
 
 
 if __name__ == "__main__":

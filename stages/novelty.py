@@ -1,12 +1,14 @@
 """Turn predictions into what the paper reports: accuracies, similarities, tables, figures.
 
-predictions, latents -> one row per model, tables, figures, headline numbers
+predictions, latents -> one row per model, bootstrap replicates, tables, figures, headline numbers
 """
 
 from pathlib import Path
 
 from pdiff import tracking
+from pdiff.bootstrap import bootstrap
 from pdiff.config import load_params
+from pdiff.evaluation import wrong
 from pdiff.files import load_json, load_tensor, write_json
 from pdiff.groups import load_predictions
 from pdiff.novelty import spread
@@ -26,6 +28,7 @@ LATENTS = Path("data/latents.safetensors")
 GENERATED_LATENTS = Path("data/generated_latents.safetensors")
 AUTOENCODER_METRICS = Path("metrics/train_autoencoder.json")
 MODELS = Path("data/models.csv")
+BOOTSTRAP = Path("data/bootstrap.csv")
 REPORT = Path("report")
 METRICS = Path("metrics/novelty.json")
 
@@ -46,6 +49,9 @@ def main() -> None:
         metrics = headline(summary, models, spreads)
         metrics["reconstruction"] = {"r2": load_json(AUTOENCODER_METRICS).get("r2")}
         log.summary(metrics)
+        errors = {group: wrong(found, labels) for group, found in predictions.items()}
+        seeds = {"original": params.seed.base, "generated": params.seed.model}
+        save_table(BOOTSTRAP, bootstrap(errors, params.novelty.bootstrap, seeds))
         save_table(MODELS, models)
         save_table(REPORT / "summary.csv", summary)
         save_table(REPORT / "similarity.csv", similarity_table(predictions, labels))

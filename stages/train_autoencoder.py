@@ -37,7 +37,7 @@ def main() -> None:
         tracking.run("train_autoencoder", params, "seed", "noise", "autoencoder") as log,
         make_checkpointer("train_autoencoder", sections, [CHECKPOINTS], device) as resume,
     ):
-        curve = Curve(log, "autoencoder")
+        curve = Curve(log, "autoencoder", "loss", "lr")
         normalisation = Normalisation.fit(subset, matrix)
         normalised = normalisation.apply(matrix)
         model = train_autoencoder(normalised, config, params.noise, generator, curve, resume=resume)

@@ -42,7 +42,7 @@ def main() -> None:
             "train_base", [params.seed, params.data, config], inputs, device
         ) as resume,
     ):
-        curve = Curve(log, "base")
+        curve = Curve(log, "base", "loss", "validation_accuracy")
         best = train_base(net, images, params.data, config, generator, curve, resume)
         test = measure_accuracy(net, images.test, params.data, config.batch_size)
         metrics = {"base_validation_accuracy": best, "base_test_accuracy": test}

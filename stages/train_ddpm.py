@@ -32,7 +32,7 @@ def main() -> None:
         tracking.run("train_ddpm", params, "seed", "ddpm") as log,
         make_checkpointer("train_ddpm", sections, [LATENTS], device) as resume,
     ):
-        curve = Curve(log, "ddpm")
+        curve = Curve(log, "ddpm", "loss", "lr")
         statistics = LatentStatistics.fit(latents, config.standardise)
         denoiser = train_denoiser(
             statistics.apply(latents), config, generator, curve, resume=resume

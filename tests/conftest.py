@@ -39,6 +39,8 @@ TINY = {  # the default with a few values shrunk: seconds in all
     "generate.models": 6,
     "generate.steps": 5,
     "evaluate.noised_models": 4,
+    "evaluate.reconstructed_models": 4,
+    "novelty.bootstrap": 20,
     "evaluate.max_accuracy_drop": 1.0,
 }
 

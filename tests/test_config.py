@@ -121,7 +121,8 @@ def test_the_paper_recipe_is_the_authors_default():
     params = parse_params(composed("recipe=paper"))
     assert (params.base.epochs, params.base.lr, params.base.weight_decay) == (10, 5e-4, 5e-4)
     finetune = params.finetune
-    assert (finetune.steps, finetune.lr, finetune.lr_end) == (300, 0.03, 0.03)
+    assert (finetune.lr, finetune.lr_end) == (0.03, 0.03)
+    assert (finetune.save_after, finetune.checkpoints, finetune.steps) == (1, 300, 301)
     assert finetune.batch_norm == "eval_after_2"
     assert params.autoencoder.channels == (64, 128, 256, 256, 32)
     assert (params.autoencoder.steps, params.autoencoder.lr) == (500, 2e-5)

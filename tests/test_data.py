@@ -21,7 +21,7 @@ from pdiff.errors import InputError
 
 
 def folder_config(params, root, **changes):
-    own = {"name": "folder", "root": str(root), "train_size": None, "test_size": None}
+    own = {"reader": "folder", "root": str(root), "train_size": None, "test_size": None}
     own |= {"validation_size": 0.25, "noise": 0.0, "size": 16, "resize": 16}
     return params.data.model_copy(update=own | changes)
 
@@ -205,7 +205,7 @@ def test_a_broken_image_is_named(params, generator, image_folder, keep):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "cifar"}, r"unknown image set 'cifar'; known: \['digits', 'folder'\]"),
+        ({"reader": "cifar"}, r"data\.reader: unknown 'cifar'; known: .*digits.*folder"),
         ({"resize": 16}, r"data\.resize: 16 is smaller than data\.size: 32"),
         ({"train_size": 501}, r"data\.train_size: 501 images are wanted, at most 500"),
         ({"validation_size": 900}, r"data\.validation_size: 900 images are wanted, at most 895"),

@@ -99,7 +99,7 @@ def test_every_group_has_predictions_on_both_splits(finished):
     }
 
 
-GROUPS = {"original": 12, "ensemble": 1, "generated": 6, "reconstructed": 12}
+GROUPS = {"original": 12, "ensemble": 1, "generated": 6, "reconstructed": 4}
 GROUPS |= {"noised_0.001": 4, "noised_0.05": 4, "noised_0.15": 4}
 SPLITS = {"validation": 60, "test": 80}
 
@@ -136,14 +136,17 @@ def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base.net": "resnet81"}, "error: base.net: unknown net 'resnet81'; known are timm's"),
+        (
+            {"base.net": "resnet81"},
+            "error: base.net: unknown net 'resnet81'; known are convnet_mini, ",
+        ),
         ({"subset.select": "layer9"}, "error: subset.select: 'layer9' selects nothing"),
         ({"subset.select": "last_norms:0"}, "error: subset.select: 'last_norms:0' selects"),
         ({"noise.latent": -1}, "error: params.yaml: noise.latent: -1 is refused"),
         ({"noise.latnet": 1}, "error: params.yaml: unknown key noise.latnet; known: latent, param"),
         ({"finetune.checkpoints": 13}, "error: params.yaml: finetune.checkpoints: 13 is more than"),
-        ({"data.name": "folder", "data.root": "/nowhere"}, "error: data.root: '/nowhere' is not"),
-        ({"data.name": "imagenot"}, "error: data.name: unknown image set 'imagenot'; known: "),
+        ({"data.reader": "folder", "data.root": "/nowhere"}, "error: data.root: '/nowhere' is not"),
+        ({"data.reader": "imagenot"}, "error: data.reader: unknown 'imagenot'; known: "),
         ({"base.weights": "gone.pth"}, "error: base.weights: gone.pth is missing"),
         ({"ddpm.channels": [4, 8]}, "error: denoiser: channels must be symmetric"),
         ({"data.size": 33}, "error: data.resize: 32 is smaller than data.size: 33"),

@@ -1,0 +1,62 @@
+"""Checkpoints that somebody else has trained, in place of our own fine-tuning.
+
+Axes: K checkpoints, D parameters of the subset.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pdiff.errors import InputError
+from pdiff.files import load_state_dict
+from pdiff.subset import Subset
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def list_checkpoints(folder: Path, count: int) -> list[Path]:
+    """The first `count` state dicts of `folder`, in the order of their names (2 before 10).
+
+    Raises:
+        InputError: no such folder, or fewer files than that.
+    """
+    if not folder.is_dir():
+        raise InputError(f"finetune.folder: {str(folder)!r} is not a folder")
+    paths = sorted((p for p in folder.iterdir() if p.suffix in SUFFIXES), key=_natural)
+    if len(paths) < count:
+        raise InputError(
+            f"finetune.checkpoints: {count} are wanted, and {folder} holds {len(paths)} files that "
+            f"end in {', '.join(SUFFIXES)}"
+        )
+    return paths[:count]
+
+
+def load_checkpoints(paths: list[Path], subset: Subset) -> Float[Tensor, "K D"]:
+    """The subset's values in each state dict, complete or of the subset alone.
+
+    Raises:
+        InputError: naming the first file that lacks a parameter of the subset, has it in another
+            shape, or does not load safely.
+    """
+    return torch.stack([_row(path, subset) for path in paths])
+
+
+def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
+    state = load_state_dict(path)
+    for name, shape in subset.shapes.items():
+        if name not in state:
+            raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
+        if tuple(state[name].shape) != shape:
+            raise InputError(
+                f"finetune.folder: {name!r} has shape {tuple(state[name].shape)} in {path}, and "
+                f"{shape} in the net"
+            )
+    return torch.cat([state[name].float().flatten() for name in subset.names])
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Digits compare as numbers; text and numbers take turns, so they never meet."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
