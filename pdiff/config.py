@@ -52,9 +52,9 @@ class DataConfig(Section):
     name: str
     """What tables and figures call the image set."""
     reader: str
-    """How it is read: `digits`, `folder`, or a class of `torchvision.datasets` such as `CIFAR100`."""
+    """How it is read: `digits`, `folder`, or a class of `torchvision.datasets` (`CIFAR100`)."""
     root: str
-    """Where its files are, or are downloaded to; a relative path starts at the project's folder."""
+    """Where its files are or are downloaded to; a relative path starts at the project's folder."""
     watch: str
     """File or folder whose content DVC watches: an image that changes there changes the pipeline.
 

@@ -10,7 +10,7 @@ from pdiff.optimise import Log
 
 
 class Curve:
-    """Called as `log(metrics, step)`, each time with all of `names`; `write` leaves a row a step."""
+    """Called as `log(metrics, step)`, each time with all of `names`; a row a step."""
 
     def __init__(self, log: Log, prefix: str, *names: str) -> None:
         self._log, self._prefix, self._names = log, prefix, names

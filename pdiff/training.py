@@ -45,8 +45,8 @@ def train_base(
 ) -> float:
     """Train all of `net` and leave it at its best validation epoch; return that accuracy.
 
-    No epoch at all leaves the net as it is. fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
-    Of epochs that are equally good the first is kept.
+    fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
+    Of epochs that are equally good the first is kept; no epoch leaves the net as it is.
     """
     if config.epochs == 0:
         return measure_accuracy(net, images.validation, data, config.batch_size)
