@@ -192,8 +192,8 @@ def plot_scatter(path: Path, models: pd.DataFrame, split: str) -> None:
     )
     axes.set_ylim(*_trimmed(100 * models["accuracy"]))
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8, markerscale=1.4)
-    _tidy(axes)
-    _save(figure, path)
+    tidy(axes)
+    save_figure(figure, path)
 
 
 def plot_similarity(path: Path, models: pd.DataFrame) -> None:
@@ -208,8 +208,8 @@ def plot_similarity(path: Path, models: pd.DataFrame) -> None:
         violins[part].set(color="#444444", linewidth=1)
     axes.set_xticks(range(1, len(groups) + 1), [_label(group) for group in groups], fontsize=8)
     axes.set_ylabel("maximum similarity")
-    _tidy(axes)
-    _save(figure, path)
+    tidy(axes)
+    save_figure(figure, path)
 
 
 def _drawn(models: pd.DataFrame) -> list[str]:
@@ -237,12 +237,12 @@ def _trimmed(percent: pd.Series) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def save_figure(figure: plt.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
