@@ -110,10 +110,13 @@ def make_project(path: Path, **changes: Any) -> Project:
     for name, value in (TINY | changes).items():
         section, _, key = name.partition(".")
         recipe.setdefault(section, {})[key] = value
+    net = yaml.safe_dump({"base": {"net": recipe["base"].pop("net")}})
+    (path / "pdiff/conf/net/tiny.yaml").write_text(f"# @package _global_\n{net}")
     text = "# @package _global_\n" + yaml.safe_dump(recipe)
     (path / "pdiff/conf/recipe/tiny.yaml").write_text(text)
     config = path / "pdiff/conf/config.yaml"
-    config.write_text(config.read_text().replace("recipe: quick", "recipe: tiny"))
+    for old, new in (("recipe: quick", "recipe: tiny"), ("net: resnet18", "net: tiny")):
+        config.write_text(config.read_text().replace(old, new))
     with initialize_config_dir(str(path / "pdiff/conf"), version_base=None):
         composed = OmegaConf.to_container(compose("config"), resolve=True)
     (path / "params.yaml").write_text(yaml.safe_dump(composed, sort_keys=False))

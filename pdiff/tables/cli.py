@@ -83,10 +83,11 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     print(paths[1].read_text())
     for path in paths:
         print(f"wrote {path}")
-    title = (
-        f"{wanted.file} ({options.recipe}, {options.data or PAPER[1]}, {options.net or PAPER[2]})"
+    setting = (options.recipe, options.data or "paper data", options.net or "paper net")
+    rows_of_table = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    tracking.log_table(
+        f"{wanted.file} ({', '.join(setting)})", list(frame.columns), rows_of_table, paths
     )
-    tracking.log_table(title, frame, paths)
     for sha, reason in failures.items():
         name = next(e.name for e in everything if e.sha == sha)
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -174,9 +175,8 @@ def _print_estimate(todo: Sequence[Experiment]) -> None:
     for stage, parts in by_stage.items():
         seconds = sum(part.seconds for part in parts)
         memory = max(part.memory_mb for part in parts)
-        print(
-            f"{stage:20} {len(parts):4} {_time(seconds):>10} {_gib(memory):>9}  {parts[-1].source}"
-        )
+        cells = f"{stage:20} {len(parts):4} {_time(seconds):>10} {_gib(memory):>9}"
+        print(f"{cells}  {parts[-1].source}")
     total = sum(entry.seconds for entry in entries)
     memory = max(entry.memory_mb for entry in entries)
     print(f"{'all':20} {len(entries):4} {_time(total):>10} {_gib(memory):>9}")

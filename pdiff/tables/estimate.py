@@ -82,17 +82,21 @@ def estimate(experiments: Sequence[Experiment], device: str) -> list[Estimate]:
 
 
 def _estimate(stage: str, params: Params, measured: Iterable[Measured]) -> Estimate:
+    if stage == "check_params":  # it does nothing but start
+        return Estimate(stage, START_S, IMPORTS_MB, "a stage's start")
     work = work_of(stage, params)
     candidates = []
     for run in measured:
         if run.stage == stage:
             known = work_of(stage, parse_params(dict(run.params)))
             ratio = work.operations / known.operations
-            candidates.append((abs(math.log(ratio)), ratio, known, run))
+            candidates.append((abs(math.log(ratio)), run.duration_s * ratio, ratio, known, run))
     if not candidates:
         return Estimate(stage, math.nan, math.nan, "no measured run on this kind of device")
-    _, ratio, known, run = min(candidates, key=lambda candidate: candidate[0])
-    seconds = START_S + run.duration_s * ratio
+    nearest = min(candidates, key=lambda candidate: candidate[0])[0]
+    alike = sorted((c[1:] for c in candidates if c[0] <= nearest + 0.1), key=lambda c: c[0])
+    scaled, ratio, known, run = alike[len(alike) // 2]  # the median of runs of about as much work
+    seconds = START_S + scaled
     extra = max(run.peak_memory_mb - IMPORTS_MB, 0.0) * work.bytes / known.bytes
     source = f"{run.duration_s:.1f} s on {run.machine}, x {ratio:.3g} the work"
     return Estimate(stage, seconds, IMPORTS_MB + extra, source)
@@ -309,7 +313,6 @@ def _novelty(params: Params) -> Work:
 
 
 _WORK: dict[str, Callable[[Params], Work]] = {
-    "check_params": lambda params: Work(1.0, 1.0),
     "prepare_data": _prepare_data,
     "train_base": _train_base,
     "finetune": _finetune,

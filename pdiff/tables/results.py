@@ -116,6 +116,7 @@ class Verdict:
     """A claim, the difference that it says is positive, and what the interval says of it."""
 
     text: str
+    measure: str
     difference: float
     low: float
     high: float
@@ -138,4 +139,4 @@ def judge(claim: Claim, rows: Mapping[str, Measured]) -> Verdict:
     low = high = math.nan
     if all(frame is not None for frame in frames) and len(frames[0]) == len(frames[1]):
         low, high = interval(frames[0][HEADLINE[measure_a][1]] - frames[1][HEADLINE[measure_b][1]])
-    return Verdict(claim.text, difference, low, high)
+    return Verdict(claim.text, measure_a, difference, low, high)

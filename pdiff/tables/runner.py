@@ -142,8 +142,7 @@ def _run_stage(stage: str, key: str, folder: Path, name: str) -> str:
         cwd=folder,
         env=os.environ | environment,
         text=True,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         check=False,
     )
     if done.returncode != 0:

@@ -25,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,13 @@ def finish(params: Any) -> None:
             _save_results(key, values)
             with open_store() as store:
                 store.publish(key, Folder(runs_folder(key) / "results"), process_tags())
+
+
+def log_table(name: str, columns: list[str], rows: list[list[Any]], files: Iterable[Path]) -> None:
+    """Log a comparison of experiments as a run of its own; the last one of that name stays."""
+    if tracking_is_on():
+        with _warns(f"{name} was not logged"), open_store() as store:
+            store.add_table(name, {"columns": columns, "data": rows}, files, process_tags())
 
 
 def tracking_is_on() -> bool:

@@ -4,9 +4,10 @@
 """
 
 import json
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,31 @@ class Store:
             self.client.delete_tag(pipeline_id, "pdiff.error")
         self._add_restored_stages(pipeline_id, key, tree, when)
         self.client.set_terminated(pipeline_id, "FINISHED", int(when * 1000))
+
+    def add_table(
+        self,
+        name: str,
+        table: Mapping[str, Any],
+        files: Iterable[Path],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Log a table of experiments with its files, in place of the last one of that name."""
+        key = clean_name(name)
+        old = self.runs(f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'table'")
+        logged = json.dumps([{"path": "table.json", "type": "table"}])
+        notes = {"pdiff.key": key, "pdiff.role": "table", "mlflow.loggedArtifacts": logged}
+        now = int(time.time() * 1000)
+        run_id = self.client.create_run(
+            self.experiment_id, now, {**tags, **notes}, name
+        ).info.run_id
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "table.json").write_text(json.dumps(table))
+            for path in files:
+                shutil.copyfile(path, Path(folder) / path.name)
+            self.client.log_artifacts(run_id, folder)
+        self.client.set_terminated(run_id, "FINISHED", now)
+        for found in old:
+            self.retire(found)
 
     def _add_restored_stages(self, pipeline_id: str, key: str, tree: Tree, when: float) -> None:
         present = {
