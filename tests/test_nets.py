@@ -5,7 +5,39 @@ import timm
 import torch
 
 from pdiff.errors import InputError
+from pdiff.minis import MINIS
 from pdiff.nets import build_net, check_net, check_size, load_net, save_net
+from pdiff.subset import select_subset
+
+GENERATED = {  # Table 6, and the net of Table 7
+    "resnet18": 2_048,
+    "resnet50": 5_120,
+    "vit_tiny_patch16_224": 768,
+    "vit_base_patch16_224": 3_072,
+    "convnext_tiny": 3_072,
+    "convnext_base": 4_096,
+    "convnet_mini": 24_262,
+    "mlp_mini": 66_970,
+    "resnet_mini": 25_138,
+    "vit_mini": 80_714,
+    "convnext_mini": 74_970,
+    "cnn_medium": 10_853,
+}
+LAST_NORMS = {  # the layers that the authors' code saves
+    "resnet18": ("layer4.1.bn1", "layer4.1.bn2"),
+    "resnet50": ("layer4.2.bn2", "layer4.2.bn3"),
+    "vit_tiny_patch16_224": ("blocks.11.norm2", "norm"),
+    "vit_base_patch16_224": ("blocks.11.norm2", "norm"),
+    "convnext_tiny": ("stages.3.blocks.2.norm", "head.norm"),
+    "convnext_base": ("stages.3.blocks.2.norm", "head.norm"),
+}
+
+
+def paper_subset(name):
+    size = MINIS[name][1] if name in MINIS else 224
+    with torch.device("meta"):  # shapes without numbers
+        net = build_net(name, 10, size)
+    return select_subset(net, "all" if name in MINIS else "last_norms:2")
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -70,3 +102,14 @@ def test_weights_of_another_net_are_refused(tmp_path):
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
     with pytest.raises(InputError, match=r"vit\.pth does not belong to test_resnet: \d+ tensors"):
         build_net("test_resnet", 10, 32, weights=tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize(("name", "count"), GENERATED.items())
+def test_as_many_parameters_are_generated_as_in_table_6(name, count):
+    assert paper_subset(name).length == count
+
+
+@pytest.mark.parametrize(("name", "layers"), LAST_NORMS.items())
+def test_the_last_two_norms_are_those_that_the_authors_save(name, layers):
+    expected = tuple(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))
+    assert paper_subset(name).names == expected
