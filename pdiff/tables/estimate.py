@@ -40,9 +40,12 @@ IMAGES = {"digits": (897, 900)}
 class Work:
     """What a stage has to do."""
 
-    operations: float
-    bytes: float
+    operations: int | float
+    bytes: int | float
     """Of what it must hold in memory at once, beyond the imports."""
+
+    def __post_init__(self) -> None:
+        assert self.operations > 0 and self.bytes > 0
 
 
 @dataclass(frozen=True)
