@@ -17,9 +17,15 @@ test-slow: install
 ui: install
 	python -m pdiff.tracking ui
 
+# make table T=3c             a table or figure of the paper; ARGS="--data digits --recipe quick --dry-run"
+# make table                  all experiments that were run, as Markdown
 table: install
+ifdef T
+	python -m pdiff.tables $(T) $(ARGS)
+else
 	@python -m pdiff.tracking sync
 	@python -m pdiff.tracking table
+endif
 
 lint: install
 	ruff check .
