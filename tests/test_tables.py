@@ -369,6 +369,13 @@ def test_a_wrong_argument_is_one_line(capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+def test_table_2_on_a_folder_of_the_same_images_keeps_the_papers_numbers():
+    options = cli._parser().parse_args(["2", "--data", "cifar10_images"])
+    rows = cli._chosen(table("2"), options)
+    assert [row.overrides[0] for row in rows] == ["data=cifar10_images"] * 5
+    assert rows[0].paper["generated_best"] == pytest.approx(0.558)
+
+
 def test_table_1_on_another_data_set_has_each_net_once():
     options = cli._parser().parse_args(["1", "--data", "digits"])
     rows = cli._chosen(table("1"), options)

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from pdiff import tracking
 from pdiff.errors import InputError
 from pdiff.paths import root
-from pdiff.tables.definitions import Row, Table, names, table
+from pdiff.tables.definitions import SAME_IMAGES, Row, Table, names, table
 from pdiff.tables.estimate import Estimate, estimate
 from pdiff.tables.experiments import Experiment, Library, has_dvc, make_experiment, missing
 from pdiff.tables.render import write
@@ -114,14 +115,14 @@ def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
     if options.data:
-        same = [row for row in rows if f"data={options.data}" in row.overrides]
-        if not same:  # a data set that the paper does not have
-            by_net = {row.overrides[1]: row for row in rows}
-            same = [
-                Row(f"{options.data}, {row.label.split(', ')[1]}", (f"data={options.data}", net))
-                for net, row in by_net.items()
-            ]
-        rows = same
+        papers = f"data={SAME_IMAGES.get(options.data, options.data)}"
+        own = f"data={options.data}"
+        same = [row for row in rows if papers in row.overrides]
+        if same:
+            rows = [replace(row, overrides=(own, row.overrides[1])) for row in same]
+        else:  # a data set that the paper does not have
+            by_net = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+            rows = [Row(f"{options.data}, {name}", (own, net)) for net, name in by_net.items()]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows

@@ -28,6 +28,8 @@ NETS = {
     **{"ConvNet-mini": "convnet_mini", "MLP-mini": "mlp_mini", "ResNet-mini": "resnet_mini"},
     **{"ViT-mini": "vit_mini", "ConvNeXt-mini": "convnext_mini"},
 }
+SAME_IMAGES = {"cifar10_images": "cifar10"}
+"""Presets that read the images of another one from files of another kind."""
 TAG_OF_DATA = {"flowers102": "flowers", "imagenet": "in1k"}  # the authors' names of folders
 MEASURES = {
     "original": "original_best",
