@@ -1,12 +1,13 @@
 """Images, labels and class names out of a set of torchvision, by what it shows to everyone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torchvision.datasets import VisionDataset
 from tqdm import tqdm
 
 from pdiff.decode import rgb
@@ -21,13 +22,15 @@ def fits_in_memory(count: int, height: int, width: int) -> bool:
     return max(height, width) <= SMALL and count * height * width * 3 <= IN_MEMORY
 
 
-def read_items(dataset: Sequence, reader: str) -> tuple[np.ndarray | list[Path], list[int]]:
+def read_items(dataset: VisionDataset, reader: str) -> tuple[np.ndarray | list[Path], list[int]]:
     """Images and labels of a torchvision set: pixels of one small size, or else files.
 
     A class with a loader gives file names, see `pdiff.downloads`. One without gets Pillow's `open`
     replaced, so that it hands over the file name unread; where that is not how it reads, pixels
     are taken as they come.
     """
+    if not len(dataset):
+        raise InputError(f"data.reader: {reader} holds no image in data.root")
     with _unread():
         try:
             unread = isinstance(dataset[0][0], str | Path | _Unread)
@@ -40,8 +43,8 @@ def read_items(dataset: Sequence, reader: str) -> tuple[np.ndarray | list[Path],
     first = dataset[0][0]
     if not isinstance(first, Image.Image):
         raise InputError(f"data.reader: {reader} gives {type(first).__name__} and not images")
-    pixels = np.empty((len(dataset), first.height, first.width, 3), np.uint8)
     small = fits_in_memory(len(dataset), first.height, first.width)
+    pixels = np.empty((len(dataset) if small else 0, first.height, first.width, 3), np.uint8)
     labels = []
     for i in tqdm(range(len(dataset)), "read images", disable=None, unit="image"):
         image, label = dataset[i]
@@ -83,7 +86,7 @@ def _labels(labels: list[Any], reader: str) -> list[int]:
 
 
 def name_classes(
-    labels: list[list[int]], dataset: object
+    labels: list[list[int]], dataset: VisionDataset
 ) -> tuple[list[list[int]], tuple[str, ...]]:
     """Labels from 0 and the names of the classes, as the set has them or else its own numbers."""
     values = sorted({label for split in labels for label in split})
