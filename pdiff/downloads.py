@@ -22,6 +22,7 @@ from torchvision import datasets
 
 from pdiff.config import DataConfig
 from pdiff.errors import InputError
+from pdiff.paths import root as project
 
 OURS = {"self", "root", "transform", "target_transform", "transforms", "download", "loader"}
 ARCHIVES = {".gz", ".tgz", ".tar", ".zip", ".bz2", ".tbz", ".tbz2", ".xz", ".mat"}
@@ -73,22 +74,21 @@ def open_set(config: DataConfig, root: Path, check: Callable[[Pair], None]) -> t
 
     `check` is called with both before they are used, and before a download gets its name.
     """
-    kind = known_sets()[config.reader]
-    found, reason = _open_both(kind, config, root)
-    folder = root
-    if found is None and "download" not in _parameters(kind):
-        advice = BY_HAND.get(config.reader, "get its files as torchvision's documentation says")
-        raise InputError(
-            f"data.root: {config.reader} is not in {root} and cannot be downloaded; {advice}, "
-            f"place them in {root}, and start again ({reason})"
-        )
-    if found is None:
-        folder = root / config.reader
-        with _locked(root, config.reader):
+    kind, folder = known_sets()[config.reader], root
+    with _locked(config.reader):
+        found, reason = _open_both(kind, config, root)
+        if found is None and "download" not in _parameters(kind):
+            advice = BY_HAND.get(config.reader, "get its files as torchvision's documentation says")
+            raise InputError(
+                f"data.root: {config.reader} is not in {root} and cannot be downloaded; {advice}, "
+                f"place them in {root}, and start again ({reason})"
+            )
+        if found is None:
+            folder = root / config.reader
             found, _ = _open_both(kind, config, folder)
-            if found is None:
-                _download(kind, config, folder, check)
-                found, reason = _open_both(kind, config, folder)
+        if found is None:
+            _download(kind, config, folder, check)
+            found, reason = _open_both(kind, config, folder)
     if found is None:
         raise InputError(f"data.root: {folder} was downloaded and yet does not read: {reason}")
     check(found)
@@ -102,11 +102,15 @@ def _download(
     check: Callable[[Pair], None],
 ) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
-    if folder.exists():  # it lacks something: what is whole in it need not be downloaded again
-        shutil.rmtree(partial, ignore_errors=True)
-        folder.rename(partial)
-    _keep_archives(partial)
-    partial.mkdir(exist_ok=True)
+    try:
+        if folder.exists():  # it lacks something: its archives need not be downloaded again
+            shutil.rmtree(partial, ignore_errors=True)
+            folder.rename(partial)
+        _keep_archives(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.filename} cannot be written to: {error.strerror}"
+        raise InputError(f"data.root: {reason}") from None
     print(f"downloading {config.reader} to {folder}", flush=True)
     try:
         options = (config.train_options, config.test_options)
@@ -199,17 +203,14 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
-    """Only one process at a time downloads a set; others wait and find it."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / f".{name}.lock").open("w")
-    except OSError as error:
-        raise InputError(f"data.root: {root} cannot be written to: {error.strerror}") from None
-    with lock:
+def _locked(name: str) -> Iterator[None]:
+    """Only one process of the project at a time looks for a set; others wait and find it."""
+    path = project() / ".work" / "downloads" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that downloads {name}", flush=True)
+            print(f"waiting for another process that reads or downloads {name}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -4,8 +4,10 @@ Sets of one small size become one tensor (`ImageSplit`), all others a list of fi
 (`ImageFiles`); what comes back decides, not the name.
 """
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from pdiff.paths import root as project
 from pdiff.splits import ImageSplit
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+BLOCK = 4096
 
 Split = ImageSplit | ImageFiles
 Source = tuple[Split, Split, tuple[str, ...]]
@@ -94,24 +97,30 @@ def _torchvision(config: DataConfig) -> Source:
 
 def _of_files(files: Files, config: DataConfig, folder: Path) -> Split:
     """One tensor if the images share one small size, at most `resize`; else the list itself."""
-    with ThreadPoolExecutor(thread_count()) as pool:
-        jobs = pool.map(image_size, (path for path, _ in files))
-        sizes = list(tqdm(jobs, "look at images", len(files), disable=None, unit="image"))
-        labels = torch.tensor([label for _, label in files])
-        height, width = sizes[0]
-        small = min(height, width) <= config.resize and fits_in_memory(len(files), height, width)
-        if len(set(sizes)) > 1 or not small:
-            paths = tuple(path.relative_to(folder).as_posix() for path, _ in files)
-            return ImageFiles(_as_given(config, folder), paths, torch.tensor(sizes), labels)
-        images = np.empty((len(files), height, width, 3), np.uint8)
-
-        def read(index: int) -> None:
-            images[index] = np.asarray(decode(files[index][0]))
-
-        jobs = pool.map(read, range(len(files)))
-        for _ in tqdm(jobs, "decode images", len(files), disable=None, unit="image"):
-            pass
+    sizes = list(_in_threads(lambda file: image_size(file[0]), files, "look at images"))
+    labels = torch.tensor([label for _, label in files])
+    height, width = sizes[0]
+    small = min(height, width) <= config.resize and fits_in_memory(len(files), height, width)
+    if len(set(sizes)) > 1 or not small:
+        paths = tuple(path.relative_to(folder).as_posix() for path, _ in files)
+        return ImageFiles(_as_given(config, folder), paths, torch.tensor(sizes), labels)
+    images = np.empty((len(files), height, width, 3), np.uint8)
+    decoded = _in_threads(lambda file: np.asarray(decode(file[0])), files, "decode images")
+    for i, pixels in enumerate(decoded):
+        images[i] = pixels
     return ImageSplit(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _in_threads(function: Callable[[Any], Any], files: Files, doing: str) -> Iterator[Any]:
+    """`function` of each file in order; some thousands at a time, as there may be millions."""
+    with (
+        ThreadPoolExecutor(thread_count()) as pool,
+        tqdm(total=len(files), desc=doing, disable=None, unit="image") as bar,
+    ):
+        for start in range(0, len(files), BLOCK):
+            for result in pool.map(function, files[start : start + BLOCK]):
+                yield result
+                bar.update()
 
 
 def _as_given(config: DataConfig, folder: Path) -> str:

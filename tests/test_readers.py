@@ -15,6 +15,7 @@ from torchvision.transforms import functional as reference
 
 from pdiff.config import DataConfig, parse_params
 from pdiff.data import ImageFiles, ImageSplit, check_images, prepare_images
+from pdiff.downloads import open_set
 from pdiff.errors import InputError
 from pdiff.readers import read_images
 from tests.test_config import composed
@@ -32,6 +33,12 @@ WHOLE = {
     "mnist": (60000, 10000),
     "svhn": (73257, 26032),
 }
+
+
+@pytest.fixture(autouse=True)
+def _own_project(tmp_path, monkeypatch):
+    """Locks and relative roots are not those of this checkout."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +114,7 @@ def test_classes_have_the_names_that_the_set_gives(
     assert read_images(changed(presets[name], tmp_path), generator)[2][0] == first
 
 
-def test_a_relative_root_starts_at_the_projects_folder(cifar, tmp_path, monkeypatch, generator):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def test_a_relative_root_starts_at_the_projects_folder(cifar, generator):
     assert len(read_images(cifar.model_copy(update={"root": "set"}), generator)[0]) == 10
 
 
@@ -279,6 +285,34 @@ def test_an_interrupted_extraction_starts_anew_from_the_archive(served, generato
     assert server.requests == 1
 
 
+def test_a_damaged_download_is_made_whole_from_its_archive(served, generator):
+    config, server, folder = served
+    read_images(config, generator)
+    (folder / "CIFAR10" / "cifar-10-batches-py" / "data_batch_2").unlink()
+    assert len(read_images(config, generator)[0]) == 10
+    assert names(folder) == {"CIFAR10"}
+    assert server.requests == 1
+
+
+def test_an_archive_that_does_not_unpack_is_not_kept(served, generator, monkeypatch):
+    """One without a checksum, whose download was interrupted."""
+    config, server, folder = served
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.CIFAR10, "tgz_md5", None)
+        (folder / "CIFAR10.partial").mkdir(parents=True)
+        (folder / "CIFAR10.partial" / datasets.CIFAR10.filename).write_bytes(b"\x1f\x8b half")
+        with pytest.raises(InputError, match="CIFAR10 could not be downloaded"):
+            read_images(config, generator)
+        assert len(read_images(config, generator)[0]) == 10
+    assert server.requests == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(cifar, tmp_path, generator):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/new.* cannot be written to: Not a directory"):
+        read_images(cifar.model_copy(update={"root": str(tmp_path / "file" / "new")}), generator)
+
+
 def test_half_a_set_without_checksums_does_not_pass_for_whole(
     presets, tmp_path, monkeypatch, generator
 ):
@@ -315,11 +349,12 @@ def test_a_download_with_too_few_images_gets_no_name(served, generator):
 
 
 def test_two_experiments_download_a_set_once(served):
-    config, server, _ = served
+    config, server, folder = served
     found = []
 
     def read():
-        found.append(len(read_images(config, torch.Generator())[0]))
+        (train, _), _ = open_set(config, folder, lambda pair: None)
+        found.append(len(train))
 
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
