@@ -1,4 +1,4 @@
-"""Training augmentation of a whole batch on its device.
+"""Training augmentation: what each image of a batch shows, drawn at once, and how it is sampled.
 
 Each image gets one box of source pixels, perhaps mirrored, and is sampled bilinearly from it: a
 random resized crop, a shift, or both are boxes.
@@ -9,7 +9,7 @@ Axes: B batch, C channels, H and W stored pixels, S the side that the net sees.
 import math
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,12 +23,21 @@ def augment(
     images: UInt8[Tensor, "B C H W"], config: DataConfig, generator: torch.Generator
 ) -> Float[Tensor, "B C S S"]:
     """Crop, shift, mirror and add noise as `config` says; pixels in [0, 1]."""
-    batch, _, height, width = images.shape
-    device = images.device
+    sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
+    boxes, mirrored = draw_boxes(sizes, config, generator)
+    pixels = sample_boxes(images.float() / 255, boxes, mirrored, config.size)
+    return add_noise(pixels, config, generator)
+
+
+def draw_boxes(
+    sizes: Int64[Tensor, "B 2"], config: DataConfig, generator: torch.Generator
+) -> tuple[Float[Tensor, "B 4"], Bool[Tensor, " B"]]:
+    """For images of these heights and widths: what each shows, and whether it is mirrored."""
+    batch, device = len(sizes), sizes.device
     if config.crop_scale is None:
-        boxes = centre_box(height, width, config).to(device).repeat(batch, 1)
+        boxes = centre_boxes(sizes, config)
     else:
-        boxes = random_boxes(batch, height, width, config.crop_scale, generator)
+        boxes = random_boxes(sizes, config.crop_scale, generator)
     if config.shift:
         span = 2 * config.shift + 1
         moves = torch.randint(span, (batch, 2), generator=generator, device=device) - config.shift
@@ -37,28 +46,36 @@ def augment(
     mirrored = torch.zeros(batch, dtype=torch.bool, device=device)
     if config.flip:
         mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
-    pixels = sample_boxes(images.float() / 255, boxes, mirrored, config.size)
+    return boxes, mirrored
+
+
+def add_noise(
+    pixels: Float[Tensor, "B C S S"], config: DataConfig, generator: torch.Generator
+) -> Float[Tensor, "B C S S"]:
+    """Fresh Gaussian noise of std `config.noise`, the result kept in [0, 1]."""
     if config.noise:
-        noise = torch.randn(pixels.shape, generator=generator, device=device)
+        noise = torch.randn(pixels.shape, generator=generator, device=pixels.device)
         pixels = (pixels + config.noise * noise).clamp(0, 1)
     return pixels
 
 
-def centre_box(height: int, width: int, config: DataConfig) -> Float[Tensor, " 4"]:
-    """What evaluation sees of a stored image: its centre crop, in stored pixels."""
-    side = min(height, width) * config.size / config.resize
-    return torch.tensor([(width - side) / 2, (height - side) / 2, side, side])
+def centre_boxes(sizes: Int64[Tensor, "B 2"], config: DataConfig) -> Float[Tensor, "B 4"]:
+    """What evaluation sees of stored images: their centre crops, in stored pixels."""
+    height, width = sizes.double().unbind(1)
+    side = torch.minimum(height, width) * config.size / config.resize
+    return torch.stack([(width - side) / 2, (height - side) / 2, side, side], dim=1).float()
 
 
 def random_boxes(
-    batch: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator
+    sizes: Int64[Tensor, "B 2"], scale: tuple[float, float], generator: torch.Generator
 ) -> Float[Tensor, "B 4"]:
     """Boxes (left, top, width, height) in pixels, distributed as torchvision's RandomResizedCrop.
 
-    Each image takes the first of ten draws that fits, else the largest centred box whose aspect
-    ratio is allowed.
+    `sizes` are the images' heights and widths. Each image takes the first of ten draws that fits,
+    else the largest centred box whose aspect ratio is allowed.
     """
-    device = generator.device
+    batch, device = len(sizes), generator.device
+    height, width = sizes.unbind(1)
     uniform = torch.rand(4, TRIES, batch, generator=generator, device=device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
     low, high = (math.log(bound) for bound in RATIO)
@@ -70,19 +87,15 @@ def random_boxes(
     boxes = torch.stack([left, top, widths, heights], dim=-1)  # (TRIES, B, 4)
     first = fits.int().argmax(0)  # index of the first draw that fits
     chosen = boxes[first, torch.arange(batch, device=device)]
-    return torch.where(fits.any(0)[:, None], chosen, boxes.new_tensor(_largest(height, width)))
+    return torch.where(fits.any(0)[:, None], chosen, _largest_boxes(sizes))
 
 
-def _largest(height: int, width: int) -> list[float]:
-    ratio = width / height
-    if ratio < RATIO[0]:
-        box_width, box_height = width, round(width / RATIO[0])
-    elif ratio > RATIO[1]:
-        box_width, box_height = round(height * RATIO[1]), height
-    else:
-        box_width, box_height = width, height
-    box = (width - box_width) // 2, (height - box_height) // 2, box_width, box_height
-    return [float(side) for side in box]
+def _largest_boxes(sizes: Int64[Tensor, "B 2"]) -> Float[Tensor, "B 4"]:
+    height, width = sizes.double().unbind(1)
+    box_width = torch.minimum(width, (height * RATIO[1]).round())
+    box_height = torch.minimum(height, (width / RATIO[0]).round())
+    left, top = ((width - box_width) / 2).floor(), ((height - box_height) / 2).floor()
+    return torch.stack([left, top, box_width, box_height], dim=1).float()
 
 
 def sample_boxes(

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from pdiff.config import BaseConfig, BatchNormMode, DataConfig, FinetuneConfig
-from pdiff.data import EvaluationBatches, ImageSet, ImageSplit, training_batches
+from pdiff.data import EvaluationBatches, ImageSet, Split, training_batches
 from pdiff.errors import InputError
 from pdiff.optimise import Log, Resume
 from pdiff.subset import Subset
@@ -91,7 +91,7 @@ def train_base(
 
 def _train_epoch(
     net: nn.Module,
-    split: ImageSplit,
+    split: Split,
     data: DataConfig,
     batch_size: int,
     optimizer: Optimizer,
@@ -100,7 +100,7 @@ def _train_epoch(
     """One pass over the training images; the mean loss."""
     _seed_global(generator)
     net.train()
-    total, count = torch.zeros((), device=split.images.device), 0
+    total, count = torch.zeros((), device=split.labels.device), 0
     for images, labels in training_batches(split, data, batch_size, generator):
         loss = functional.cross_entropy(net(images), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -112,7 +112,7 @@ def _train_epoch(
 
 
 @torch.inference_mode()
-def measure_accuracy(net: nn.Module, split: ImageSplit, data: DataConfig, batch_size: int) -> float:
+def measure_accuracy(net: nn.Module, split: Split, data: DataConfig, batch_size: int) -> float:
     """Share of the split's images that `net` classifies rightly, in eval mode."""
     net.eval()
     batches = EvaluationBatches(split, data, batch_size)
@@ -123,7 +123,7 @@ def measure_accuracy(net: nn.Module, split: ImageSplit, data: DataConfig, batch_
 def finetune(
     net: nn.Module,
     subset: Subset,
-    images: ImageSplit,
+    images: Split,
     data: DataConfig,
     config: FinetuneConfig,
     generator: torch.Generator,
@@ -182,7 +182,7 @@ def _uses_batch_statistics(mode: BatchNormMode, step: int) -> bool:
 
 
 def _endless(
-    split: ImageSplit, data: DataConfig, batch_size: int, generator: torch.Generator
+    split: Split, data: DataConfig, batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from training_batches(split, data, batch_size, generator)

@@ -43,16 +43,39 @@ def test_mirroring_is_per_image(images):
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 25)])
 def test_boxes_are_distributed_as_torchvisions(generator, scale, height, width):
     count = 4000
-    ours = random_boxes(count, height, width, scale, generator)
-    torch.manual_seed(0)
-    image = torch.zeros(1, height, width)
-    drawn = [RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(count)]
-    top, left, box_height, box_width = torch.tensor(drawn, dtype=torch.float32).T
-    theirs = torch.stack([left, top, box_width, box_height], dim=1)
+    ours = random_boxes(sizes(count, height, width), scale, generator)
+    theirs = torchvisions_boxes(count, height, width, scale)
     for column in range(4):
         a, b = ours[:, column].sort().values, theirs[:, column].sort().values
         largest_gap = _kolmogorov_smirnov(a, b)
         assert largest_gap < 1.63 * (2 / count) ** 0.5 + 0.01  # 1 % level
+
+
+def test_each_image_of_a_batch_has_boxes_for_its_own_size(generator):
+    """Sizes mixed in one batch: area and aspect ratio are torchvision's for each of them."""
+    shapes, count = [(500, 375), (40, 400), (90, 90)], 3000
+    mixed = torch.tensor(shapes).repeat(count, 1)  # they take turns
+    ours = random_boxes(mixed, (0.08, 1.0), generator)
+    for i, (height, width) in enumerate(shapes):
+        pair = ours[i :: len(shapes)], torchvisions_boxes(count, height, width, (0.08, 1.0))
+        area = [box[:, 2] * box[:, 3] / (height * width) for box in pair]
+        aspect = [(box[:, 2] / box[:, 3]).log() for box in pair]
+        for a, b in (area, aspect):
+            error = (a.var() / count + b.var() / count).sqrt()
+            assert abs(a.mean() - b.mean()) < 3.5 * error + 1e-4
+            assert a.std().item() == pytest.approx(b.std().item(), rel=0.06)
+
+
+def sizes(count: int, height: int, width: int) -> torch.Tensor:
+    return torch.tensor([height, width]).expand(count, 2)
+
+
+def torchvisions_boxes(count: int, height: int, width: int, scale: tuple) -> torch.Tensor:
+    torch.manual_seed(0)
+    image = torch.zeros(1, height, width)
+    drawn = [RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(count)]
+    top, left, box_height, box_width = torch.tensor(drawn, dtype=torch.float32).T
+    return torch.stack([left, top, box_width, box_height], dim=1)
 
 
 def _kolmogorov_smirnov(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -62,13 +85,14 @@ def _kolmogorov_smirnov(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_boxes_lie_inside_the_image(generator):
-    left, top, width, height = random_boxes(2000, 30, 20, (0.08, 1.0), generator).T
+    left, top, width, height = random_boxes(sizes(2000, 30, 20), (0.08, 1.0), generator).T
     assert (left >= 0).all() and (top >= 0).all() and (width > 0).all() and (height > 0).all()
     assert (left + width <= 20).all() and (top + height <= 30).all()
 
 
 def test_an_image_that_no_draw_fits_takes_the_largest_centred_box(generator):
-    assert random_boxes(3, 10, 100, (1.0, 1.0), generator).tolist() == [[43, 0, 13, 10]] * 3
+    boxes = random_boxes(sizes(3, 10, 100), (1.0, 1.0), generator)
+    assert boxes.tolist() == [[43, 0, 13, 10]] * 3
 
 
 def test_a_shift_repeats_the_border(params, generator):

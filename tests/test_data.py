@@ -10,6 +10,7 @@ from torchvision.transforms import functional as reference
 
 from pdiff.data import (
     EvaluationBatches,
+    ImageFiles,
     ImageSplit,
     check_images,
     load_images,
@@ -78,12 +79,18 @@ def test_images_on_disk_come_back(params, generator, tmp_path):
     assert torch.equal(again.validation.labels, images.validation.labels)
 
 
-def test_a_folder_of_mixed_sizes_is_brought_to_one(params, generator, image_folder):
-    images = prepare_images(folder_config(params, image_folder), generator)
+def seen(split, data):
+    """A split's images as evaluation sees them, in [0, 255]."""
+    return torch.cat(list(split.evaluated(100, data))) * 255
+
+
+def test_a_folder_of_mixed_sizes_is_a_list_of_files(params, generator, image_folder):
+    data = folder_config(params, image_folder)
+    images = prepare_images(data, generator)
     assert images.classes == ("cat", "dog")
     assert [len(s) for s in (images.train, images.validation, images.test)] == [12, 4, 8]
-    assert images.train.images.shape[2:] == (16, 16)
-    bright = images.test.images.float().mean((1, 2, 3)) > 125
+    assert isinstance(images.train, ImageFiles)
+    bright = seen(images.test, data).mean((1, 2, 3)) > 125
     assert torch.equal(bright, images.test.labels == 1)
 
 
@@ -99,11 +106,20 @@ def test_a_folder_of_one_small_size_keeps_its_pixels(params, generator, tmp_path
     assert stored == {pixels[6].tobytes(), pixels[7].tobytes()}
 
 
+def test_a_folder_of_one_large_size_is_a_list_of_files(params, generator, tmp_path):
+    for i, part in enumerate(["train"] * 6 + ["test"] * 2):
+        path = tmp_path / part / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (97, 97)).save(path)
+    data = folder_config(params, tmp_path, resize=128)
+    assert isinstance(prepare_images(data, generator).train, ImageFiles)
+
+
 def test_grey_palette_and_transparent_images_become_rgb(params, generator, image_folder):
     for i, mode in enumerate(("L", "P", "RGBA", "1")):
         Image.new(mode, (30, 30)).save(image_folder / "train" / "cat" / f"odd{i}.png")
-    images = prepare_images(folder_config(params, image_folder), generator)
-    assert images.train.images.shape[1] == 3
+    data = folder_config(params, image_folder)
+    assert seen(prepare_images(data, generator).train, data).shape[1] == 3
 
 
 @pytest.mark.parametrize(
@@ -198,14 +214,25 @@ def test_a_wrong_folder_is_named_before_any_image_is_read(params, image_folder, 
 def test_a_broken_image_is_named(params, generator, image_folder, keep):
     path = image_folder / "train" / "cat" / "0.png"
     path.write_bytes(path.read_bytes()[:keep])
+    data = folder_config(params, image_folder)
     with pytest.raises(InputError, match=r"train/cat/0\.png is not an image that can be read"):
-        prepare_images(folder_config(params, image_folder), generator)
+        seen(prepare_images(data, generator).train.take(torch.arange(12)), data)
+
+
+def test_a_broken_image_of_a_set_of_one_size_is_named(params, generator, tmp_path):
+    for i, part in enumerate(["train"] * 6 + ["test"] * 2):
+        path = tmp_path / part / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 12)).save(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"test/1/7\.png is not an image that can be read"):
+        prepare_images(folder_config(params, tmp_path), generator)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reader": "cifar"}, r"data\.reader: unknown 'cifar'; known: .*digits.*folder"),
+        ({"reader": "cifar"}, r"data\.reader: unknown 'cifar'; known: digits, folder"),
         ({"resize": 16}, r"data\.resize: 16 is smaller than data\.size: 32"),
         ({"train_size": 501}, r"data\.train_size: 501 images are wanted, at most 500"),
         ({"validation_size": 900}, r"data\.validation_size: 900 images are wanted, at most 895"),
