@@ -207,6 +207,14 @@ def test_an_estimate_says_when_nothing_was_measured_on_a_device():
     assert "no measured run" in found["train_base"].source
 
 
+def test_a_gpu_that_was_not_measured_has_an_estimate_that_says_so(monkeypatch):
+    monkeypatch.setattr("pdiff.tables.estimate._own", lambda: [])
+    monkeypatch.setattr("pdiff.tables.estimate._reference", lambda: ())
+    found = {e.stage: e for e in estimate([quick()], "cuda")}
+    assert 8 < found["train_base"].seconds < 60
+    assert "assumed" in found["train_base"].source
+
+
 # results
 
 

@@ -181,10 +181,10 @@ def _print_estimate(todo: Sequence[Experiment]) -> None:
     total = sum(entry.seconds for entry in entries)
     memory = max(entry.memory_mb for entry in entries)
     print(f"{'all':20} {len(entries):4} {_time(total):>10} {_gib(memory):>9}")
-    if math.isnan(total):
+    if any("assumed" in entry.source for entry in entries):
         print(
-            f"no run on {device} has been measured here yet: one small experiment there, or "
-            "PDIFF_DEVICE=cpu for the time on this processor, gives a number"
+            f"nothing has been measured on {device} here yet: one small experiment on it makes "
+            "this a measured estimate; PDIFF_DEVICE=cpu gives the time on the processor"
         )
 
 

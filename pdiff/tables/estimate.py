@@ -2,8 +2,10 @@
 
 The work of a stage (floating-point operations, or the bytes that it moves) is counted from its
 parameters; time is that of the measured stage of the same kind, on the same kind of device, whose
-work is nearest, times the ratio of the two. Measured are the stages that ran on this machine
-(`.work/runs`), and the machines of `pdiff/reference/stage_times.json`.
+work is nearest, times the ratio of the two. Memory is that stage's peak plus what the tensors need
+more. Measured are the stages that ran on this machine (`.work/runs`), and the machines of
+`pdiff/reference/stage_times.json`. On a GPU on which nothing has been measured the time follows
+from an assumed speed, and the estimate says so.
 """
 
 import json
@@ -32,8 +34,16 @@ START_S = 8.0
 """Seconds that Python, its imports and DVC take for one stage; measured on two CPU cores."""
 IMPORTS_MB = 600.0
 """Peak memory of a process that has only imported the package."""
+ASSUMED = {"cuda": 1e13}
+"""Operations a second that a device is taken to sustain until a stage has been measured on it."""
+ON_THE_PROCESSOR = ("prepare_data", "novelty")
+"""Stages that run on the processor whatever the device."""
 CLASSES = {"cifar100": 100, "flowers102": 102, "pets": 37, "food101": 101, "imagenet": 1000}
 IMAGES = {"digits": (897, 900)}
+STORED = {"cifar10": 32, "cifar100": 32, "cifar10_images": 32, "stl10": 96, "mnist": 28, "svhn": 32}
+"""Side in pixels of images that are kept as they are, in one tensor."""
+LISTED = ("flowers102", "pets", "food101", "imagenet")
+"""Sets of which only the paths are kept."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +82,51 @@ class Estimate:
 def estimate(experiments: Sequence[Experiment], device: str) -> list[Estimate]:
     """One entry for each stage that has to run, each only once however many experiments share it.
 
-    Stages that have no measured run on `device` (`cpu` or `cuda`) have an unknown time, NaN.
+    Stages that have no measured run on `device` (`cpu` or `cuda`), and no assumed speed either,
+    have an unknown time, NaN.
     """
-    measured = [m for m in [*_own(), *_reference()] if m.device == device]
+    measured = [*_own(), *_reference()]
     found, seen = [], set()
     for experiment in experiments:
         for stage, key in stage_keys(experiment.params).items():
             if key not in seen:
                 seen.add(key)
-                found.append(_estimate(stage, parse_params(experiment.params), measured))
+                params = parse_params(experiment.params)
+                found.append(_estimate(stage, params, measured, device))
     return found
 
 
-def _estimate(stage: str, params: Params, measured: Iterable[Measured]) -> Estimate:
+def _estimate(stage: str, params: Params, measured: Iterable[Measured], device: str) -> Estimate:
     if stage == "check_params":  # it does nothing but start
         return Estimate(stage, START_S, IMPORTS_MB, "a stage's start")
     work = work_of(stage, params)
     candidates = []
     for run in measured:
-        if run.stage == stage:
+        if run.stage == stage and (run.device == device or stage in ON_THE_PROCESSOR):
             known = work_of(stage, parse_params(dict(run.params)))
             ratio = work.operations / known.operations
             candidates.append((abs(math.log(ratio)), run.duration_s * ratio, ratio, known, run))
     if not candidates:
-        return Estimate(stage, math.nan, math.nan, "no measured run on this kind of device")
+        return _unmeasured(stage, work, device)
     nearest = min(candidates, key=lambda candidate: candidate[0])[0]
     alike = sorted((c[1:] for c in candidates if c[0] <= nearest + 0.1), key=lambda c: c[0])
     scaled, ratio, known, run = alike[len(alike) // 2]  # the median of runs of about as much work
     seconds = START_S + scaled
-    extra = max(run.peak_memory_mb - IMPORTS_MB, 0.0) * work.bytes / known.bytes
+    memory = max(run.peak_memory_mb + (work.bytes - known.bytes) / 2**20, IMPORTS_MB)
     source = f"{run.duration_s:.1f} s on {run.machine}, x {ratio:.3g} the work"
-    return Estimate(stage, seconds, IMPORTS_MB + extra, source)
+    return Estimate(stage, seconds, memory, source)
+
+
+def _unmeasured(stage: str, work: Work, device: str) -> Estimate:
+    speed = ASSUMED.get(device, math.nan)
+    source = "no measured run on this kind of device"
+    if device in ASSUMED:
+        source = (
+            f"not measured: {work.operations:.2g} operations at an assumed {speed:.0g} a second"
+        )
+    return Estimate(
+        stage, START_S + work.operations / speed, IMPORTS_MB + work.bytes / 2**20, source
+    )
 
 
 def _own() -> list[Measured]:
@@ -165,6 +189,8 @@ class _Net:
     """Those from the first module on that holds a parameter of the subset."""
     parameters: int
     subset: int
+    activations: float
+    """Bytes of all layers' outputs for one image."""
 
 
 def _net(params: Params) -> _Net:
@@ -183,6 +209,7 @@ def _count_net(name: str, classes: int, size: int, select: str | tuple[str, ...]
     layers = {parameter.rpartition(".")[0] for parameter in subset.names}
     counter = FlopCounterMode(display=False)
     before: list[int] = []
+    held = _watch_outputs(net)
     for layer, module in net.named_modules():
         if layer in layers:
             module.register_forward_pre_hook(
@@ -194,7 +221,8 @@ def _count_net(name: str, classes: int, size: int, select: str | tuple[str, ...]
     prefix = before[0] if before else 0
     parameters = sum(parameter.numel() for parameter in net.parameters())
     # what is no matrix product (norms, activations) still takes time
-    return _Net(whole, max(whole - prefix, 0.02 * whole), parameters, subset.length)
+    suffix = max(whole - prefix, 0.02 * whole)
+    return _Net(whole, suffix, parameters, subset.length, float(sum(held)))
 
 
 @cache
@@ -214,14 +242,20 @@ def _count_denoiser(latent: int, channels: tuple[int, ...], kernel: int) -> Work
 
 def _count(model: nn.Module, forward: Callable[[], Any]) -> Work:
     """Operations of one sample's forward pass; bytes of the activations that training keeps."""
-    held: list[int] = []
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(lambda _m, _i, out: held.append(out.numel() * 4))
+    held = _watch_outputs(model)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         forward()
     return Work(counter.get_total_flops() / 2, sum(held) / 2)
+
+
+def _watch_outputs(model: nn.Module) -> list[int]:
+    """A list that fills with the bytes of each layer's output when the model runs."""
+    held: list[int] = []
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _m, _i, out: held.append(out.numel() * 4))
+    return held
 
 
 def _autoencoder(params: Params) -> tuple[Work, int]:
@@ -232,17 +266,16 @@ def _autoencoder(params: Params) -> tuple[Work, int]:
 
 
 def _prepare_data(params: Params) -> Work:
-    total = sum(_image_counts(params))
-    size = total * 3 * params.data.resize**2
-    return Work(total, size)
+    total, data = sum(_image_counts(params)), params.data
+    pixels = STORED.get(data.name, data.resize) ** 2
+    return Work(total, total * 2 * (100 if data.name in LISTED else 3 * pixels))
 
 
 def _train_base(params: Params) -> Work:
     train, held, test = _image_counts(params)
     net, config = _net(params), params.base
     images = config.epochs * (3 * train + held) + held + test
-    activations = config.batch_size * net.whole / 50
-    return Work(images * net.whole, 16 * net.parameters + activations)
+    return Work(images * net.whole, 16 * net.parameters + config.batch_size * net.activations)
 
 
 def _finetune(params: Params) -> Work:
@@ -250,14 +283,14 @@ def _finetune(params: Params) -> Work:
     steps = config.save_after + config.checkpoints * config.save_every
     operations = steps * config.batch_size * (net.whole + 2 * net.suffix)
     stack = 4 * config.checkpoints * net.subset
-    return Work(operations, 8 * net.parameters + stack + config.batch_size * net.whole / 50)
+    return Work(operations, 8 * net.parameters + stack + config.batch_size * net.activations)
 
 
 def _train_autoencoder(params: Params) -> Work:
     forward, weights = _autoencoder(params)
     config = params.autoencoder
     stack = 4 * params.finetune.checkpoints * _net(params).subset
-    encoded = params.finetune.checkpoints * forward.bytes  # all checkpoints at once, at the end
+    encoded = params.finetune.checkpoints * forward.bytes / 8  # all at once, two layers at a time
     operations = 3 * config.steps * config.batch_size * forward.operations
     held = max(2 * config.batch_size * forward.bytes, encoded)
     return Work(operations, 16 * weights + stack + held)
@@ -289,7 +322,7 @@ def _evaluate(params: Params, models: int) -> Work:
     net = _net(params)
     operations = (held + test) * (net.whole + models * net.suffix)
     stack = 4 * models * net.subset
-    return Work(operations, stack + params.evaluate.batch_size * net.whole / 100)
+    return Work(operations, stack + params.evaluate.batch_size * net.activations / 8)
 
 
 def _evaluate_originals(params: Params) -> Work:
