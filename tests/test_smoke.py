@@ -12,8 +12,13 @@ import pytest
 import torch
 import yaml
 
+from pdiff.codec import Codec
+from pdiff.config import parse_params
+from pdiff.data import load_images
 from pdiff.files import load_tensors
-from pdiff.subset import load_stack
+from pdiff.nets import load_net
+from pdiff.subset import Models, load_stack
+from pdiff.training import measure_accuracy
 from stages import stage
 from tests.conftest import change
 
@@ -126,6 +131,75 @@ def test_the_papers_split_evaluates_the_test_images_once(tiny_raw, tmp_path):
     assert torch.equal(predictions["generated.test"], predictions["generated.validation"])
 
 
+def test_trajectories_are_a_curve_and_change_no_model(finished, tiny_raw, tmp_path):
+    folder = tmp_path / "followed"
+    shutil.copytree(finished, folder)
+    raw = change(tiny_raw, generate__trajectories=3, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated", "novelty"))
+    curve = pd.read_csv(folder / "plots/evaluate_generated.csv")
+    assert list(curve) == ["step", "trajectory_mean", *(f"trajectory_{i}" for i in range(3))]
+    assert curve["step"].tolist() == [0, 2, 4, 5]
+    own = curve[[f"trajectory_{i}" for i in range(3)]]
+    assert own.mean(axis=1).to_numpy() == pytest.approx(curve["trajectory_mean"].to_numpy())
+    before, after = hashes(finished), hashes(folder)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {
+        "params.yaml",
+        "data/generated_latents.safetensors",
+        "plots/evaluate_generated.csv",
+    }
+
+
+def test_a_trajectory_is_evaluated_at_its_own_step(finished, tiny_raw, tmp_path):
+    """The accuracies of the curve are those of its latents, decoded and loaded one by one."""
+    folder = tmp_path / "followed"
+    shutil.copytree(finished, folder)
+    raw = change(tiny_raw, generate__trajectories=2, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated"))
+    curve = pd.read_csv(folder / "plots/evaluate_generated.csv").set_index("step")
+    saved = load_tensors(folder / "data/generated_latents.safetensors")[0]
+    codec = Codec.load(folder / "models/autoencoder.safetensors")
+    images = load_images(folder / "data/images.safetensors").test
+    data = parse_params(raw).data
+    for i, trajectory in enumerate(saved["trajectories"]):
+        for step, latent in zip(saved["trajectory_steps"].tolist(), trajectory, strict=True):
+            net = load_net(folder / "models/base.safetensors")
+            values = Models(codec.subset, codec.decode(latent[None]))[0]
+            net.load_state_dict(values, strict=False)
+            accuracy = measure_accuracy(net, images, data, 500)
+            assert curve.loc[step, f"trajectory_{i}"] == pytest.approx(accuracy)
+
+
+def test_reconstructions_are_those_of_originals_spread_evenly(finished):
+    """Of 12 originals 4: 0, 4, 7 and 11."""
+    saved = load_tensors(finished / "data/predictions_generated.safetensors")[0]
+    originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
+    codec = Codec.load(finished / "models/autoencoder.safetensors")
+    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
+    decoded = codec.decode(codec.encode(matrix))
+    images = load_images(finished / "data/images.safetensors").test
+    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
+    for row, original in enumerate([0, 4, 7, 11]):
+        net = load_net(finished / "models/base.safetensors")
+        net.load_state_dict(Models(subset, decoded)[original], strict=False)
+        accuracy = measure_accuracy(net, images, data, 500)
+        right = saved["reconstructed.test"][row] == images.labels
+        assert right.float().mean().item() == pytest.approx(accuracy)
+    metrics = json.loads((finished / "metrics/evaluate_generated.json").read_text())
+    before = (originals["original.test"][[0, 4, 7, 11]] == images.labels).float().mean().item()
+    after = (saved["reconstructed.test"] == images.labels).float().mean().item()
+    assert metrics["accuracy_drop"] == pytest.approx(before - after, abs=1e-6)
+
+
+def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
+    replicates = pd.read_csv(finished / "data/bootstrap.csv")
+    headline = json.loads((finished / "metrics/novelty.json").read_text())["accuracy"]
+    assert len(replicates) == 20
+    for name in ("ensemble", "original_mean", "generated_mean"):
+        low, high = replicates[name].min(), replicates[name].max()
+        assert low <= headline[name] <= high
+
+
 def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_path):
     raw = change(tiny_raw, ddpm__standardise=False, generate__sampler="ddpm", ddpm__timesteps=30)
     run_stages(tmp_path / "ddpm", raw)
@@ -172,6 +246,7 @@ def test_a_wrong_parameter_is_one_line_before_any_work(
         ("train_ddpm", "data/latents.safetensors"),
         ("generate", "models/denoiser.safetensors"),
         ("evaluate_generated", "models/autoencoder.safetensors"),
+        ("evaluate_generated", "data/generated_latents.safetensors"),
         ("novelty", "data/predictions_generated.safetensors"),
     ],
 )
