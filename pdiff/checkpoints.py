@@ -54,11 +54,16 @@ def load_checkpoints(paths: list[Path], subset: Subset) -> Float[Tensor, "K D"]:
     return matrix
 
 
-def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """One checkpoint's whole state dict; `InputError` if the file holds none."""
     try:
-        state = load_state_dict(path)
+        return load_state_dict(path)
     except InputError as error:
         raise InputError(f"finetune.folder: {error}") from None
+
+
+def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
+    state = read_checkpoint(path)
     for name, shape in subset.shapes.items():
         if name not in state:
             raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")

@@ -1,5 +1,7 @@
 """Groups of models: their names, and which of many are taken."""
 
+from itertools import pairwise
+
 import pytest
 
 from pdiff.groups import noised_name, spread_evenly
@@ -17,7 +19,7 @@ def test_some_of_many_are_spread_from_first_to_last(available, count, expected):
 def test_those_spread_are_different_and_evenly_apart(available):
     for count in range(2, available + 1):
         chosen = spread_evenly(available, count)
-        gaps = {b - a for a, b in zip(chosen, chosen[1:], strict=False)}
+        gaps = {b - a for a, b in pairwise(chosen)}
         assert (chosen[0], chosen[-1], len(chosen)) == (0, available - 1, count)
         assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 2
 

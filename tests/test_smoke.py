@@ -16,7 +16,7 @@ from pdiff.codec import Codec
 from pdiff.config import parse_params
 from pdiff.data import load_images
 from pdiff.files import load_tensors
-from pdiff.nets import load_net
+from pdiff.nets import build_net, load_net
 from pdiff.subset import Models, load_stack
 from pdiff.training import measure_accuracy
 from stages import stage
@@ -205,6 +205,75 @@ def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_
     run_stages(tmp_path / "ddpm", raw)
     latents = load_tensors(tmp_path / "ddpm/data/generated_latents.safetensors")[0]["latents"]
     assert latents.isfinite().all()
+
+
+class Own:
+    """Somebody's own training: a net's weights, and 5 checkpoints of all its parameters."""
+
+    def __init__(self, folder: Path, classes: int = 10) -> None:
+        self.weights, self.folder = folder / "base.pth", folder / "checkpoints"
+        self.folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        self.base = build_net("test_resnet", classes, 32).state_dict()
+        torch.save(self.base, self.weights)
+        self.states = [
+            {n: v + 0.01 * torch.randn(v.shape) for n, v in self.base.items() if v.ndim}
+            for _ in range(5)
+        ]
+        for i, state in enumerate(self.states):
+            torch.save(state, self.folder / f"epoch_{i + 8}.pth")  # 8, 9, 10, 11, 12
+
+    def params(self, raw: dict, **changes) -> dict:
+        own = {"base.weights": str(self.weights), "base.epochs": 0, "finetune.checkpoints": 5}
+        own |= {"finetune.folder": str(self.folder), "finetune.watch": str(self.folder)}
+        return change(raw, **own, **changes)
+
+
+def test_own_checkpoints_take_the_place_of_training(tiny_raw, tmp_path):
+    own = Own(tmp_path / "own")
+    folder = tmp_path / "run"
+    run_stages(folder, own.params(tiny_raw, subset__select="fc"))
+    base = load_tensors(folder / "models/base.safetensors")[0]
+    assert base.keys() == own.base.keys()
+    assert all(torch.equal(value, own.base[name]) for name, value in base.items())
+    checkpoints = load_tensors(folder / "data/checkpoints.safetensors")[0]
+    assert set(checkpoints) == {"fc.weight", "fc.bias"}
+    for name, stack in checkpoints.items():
+        assert torch.equal(stack, torch.stack([state[name] for state in own.states]))
+    assert (folder / "plots/finetune.csv").read_text() == "step,finetune_loss,finetune_lr\n"
+    summary = pd.read_csv(folder / "report/summary.csv").set_index("group")
+    assert summary.loc["original", "models"] == 5
+
+
+def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsys):
+    own = Own(tmp_path / "own", classes=7)
+    run_stages(tmp_path / "run", own.params(tiny_raw, subset__select="fc"), ("check_params",))
+    assert "test_resnet: " in capsys.readouterr().out
+
+    def refused(raw):
+        with pytest.raises(SystemExit):
+            run_stages(tmp_path / "run", raw, ("check_params",))
+        error = capsys.readouterr().err
+        assert error.count("error: ") == error.count("\n") == 1
+        return error
+
+    raw = own.params(tiny_raw)
+    assert "'/gone' is not a folder" in refused(change(raw, finetune__folder="/gone"))
+    assert "6 are wanted" in refused(change(raw, finetune__checkpoints=6))
+    assert "epoch_8.pth has no" in refused(
+        change(raw, base__net="test_vit", base__weights=None, base__epochs=1)
+    )
+    other = Own(tmp_path / "other", classes=9)
+    assert "one of 9 classes instead of 7" in refused(change(raw, base__weights=str(other.weights)))
+
+
+def test_weights_that_are_taken_as_they_are_must_know_the_images_classes(
+    tiny_raw, tmp_path, capsys
+):
+    own = Own(tmp_path / "own", classes=7)
+    with pytest.raises(SystemExit):
+        run_stages(tmp_path / "run", own.params(tiny_raw), STAGES[:3])
+    assert "base.pth has one of 7 classes instead of 10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
