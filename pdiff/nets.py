@@ -95,7 +95,7 @@ def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Modu
 def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
     options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
     try:
-        if _has_fixed_size(name):
+        if has_fixed_size(name):
             options["img_size"] = size
         return timm.create_model(name, **options)
     except Exception as error:  # timm and its downloads raise many kinds
@@ -117,7 +117,7 @@ def check_size(net: nn.Module, name: str, size: int) -> None:
         raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
 
 
-def _has_fixed_size(name: str) -> bool:
+def has_fixed_size(name: str) -> bool:
     """Whether timm builds this net for one image size, as it does vision transformers."""
     config = timm.get_pretrained_cfg(name)
     entry = inspect.signature(timm.model_entrypoint(name.partition(".")[0])).parameters

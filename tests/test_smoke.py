@@ -1,9 +1,7 @@
 """All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
 
 import hashlib
-import importlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -19,38 +17,8 @@ from pdiff.files import load_tensors
 from pdiff.nets import build_net, load_net
 from pdiff.subset import Models, load_stack
 from pdiff.training import measure_accuracy
-from stages import stage
 from tests.conftest import change
-
-STAGES = (
-    "check_params",
-    "prepare_data",
-    "train_base",
-    "finetune",
-    "train_autoencoder",
-    "train_ddpm",
-    "generate",
-    "evaluate_originals",
-    "evaluate_generated",
-    "novelty",
-)
-
-
-def run_stages(folder: Path, raw: dict, names: tuple[str, ...] = STAGES) -> None:
-    """Run stages with `folder` as working directory and project."""
-    folder.mkdir(exist_ok=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
-    before, threads = Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        try:
-            for name in names:
-                stage(importlib.import_module(f"stages.{name}").main)
-        finally:
-            os.chdir(before)
-            torch.set_num_threads(threads)
+from tests.toy_pipeline import STAGES, run_stages
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -59,13 +27,6 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".work" not in path.parts
     }
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_raw, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    run_stages(folder, tiny_raw)
-    return folder
 
 
 def test_the_same_seeds_give_the_same_bytes(finished, tiny_raw, tmp_path):
