@@ -76,17 +76,17 @@ def _what(model: "Exported", params: Params) -> str:
     names = model.subset.names
     listed = ", ".join(f"`{name}`" for name in names[:8]) + (", ..." if len(names) > 8 else "")
     origin = {
-        "generated": "were drawn by a diffusion model on the latents of checkpoints; no training "
-        "step was taken on them",
+        "generated": "were drawn by a diffusion model that was trained on the latents of checkpoints; "
+        "no training step was taken on them",
         "original": "are one of the checkpoints that the others are compared with",
         "ensemble": "are the mean of all checkpoints",
         "reconstructed": "are a checkpoint's, encoded and decoded by the autoencoder",
     }[model.group]
     return (
         f"A classifier for {model.classes} classes. {model.subset.length:,} of its parameters, in "
-        f"{len(names)} tensors, {origin}: {listed}. All other parameters and the running "
-        f"statistics are the base net's. Method: Neural Network Diffusion (p-diff, "
-        f"arXiv 2402.13144)."
+        f"{len(names)} tensors ({listed}), {origin}. All other parameters and the running "
+        "statistics are the base net's. Method: Neural Network Diffusion (p-diff, "
+        "arXiv 2402.13144)."
     )
 
 

@@ -160,11 +160,15 @@ def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) ->
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pdiff.export", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = __doc__.partition("\n\nAxes")[0]
+    parser = argparse.ArgumentParser(
+        prog="python -m pdiff.export",
+        description=__doc__.partition("\n\nAxes")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model", metavar="MODEL", help="index in its group, or best")
-    parser.add_argument("--to", type=Path, required=True, help=f"FILE{' | '.join(SUFFIXES)}")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="FILE", help="ends in .safetensors, .pth or .pt"
+    )
     parser.add_argument("--group", default="generated", help=f"{' | '.join(GROUPS)}")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     options = parser.parse_args(arguments)
