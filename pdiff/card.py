@@ -76,8 +76,8 @@ def _what(model: "Exported", params: Params) -> str:
     names = model.subset.names
     listed = ", ".join(f"`{name}`" for name in names[:8]) + (", ..." if len(names) > 8 else "")
     origin = {
-        "generated": "were drawn by a diffusion model that was trained on the latents of checkpoints; "
-        "no training step was taken on them",
+        "generated": "were drawn by a diffusion model that was trained on the latents of "
+        "checkpoints; no training step was taken on them",
         "original": "are one of the checkpoints that the others are compared with",
         "ensemble": "are the mean of all checkpoints",
         "reconstructed": "are a checkpoint's, encoded and decoded by the autoencoder",
