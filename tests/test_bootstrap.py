@@ -142,7 +142,7 @@ def test_replicates_equal_a_direct_computation():
 
 def test_the_interval_holds_the_middle_95_percent():
     assert interval(pd.Series(range(1001))) == pytest.approx((25.0, 975.0))
-    assert interval(np.array([1.0, 2.0, 3.0]), level=0) == (2.0, 2.0)
+    assert interval(np.array([1.0, 2.0, 3.0]), level=0.0) == (2.0, 2.0)
 
 
 def test_the_interval_of_an_undefined_number_is_undefined():
