@@ -41,11 +41,12 @@ def bootstrap(
     }
     rows = []
     for weights in _image_weights(inverse, patterns.shape[1], replicates):
-        row = {"ensemble": 1 - (models["ensemble"] @ weights).item()}
+        images = weights.sum()
+        row = {"ensemble": (1 - models["ensemble"] @ weights / images).item()}
         for name, generator in draws.items():
             count = len(models[name])
             drawn = torch.randint(count, (count,), generator=generator)
-            accuracy = (1 - models[name] @ weights)[drawn]
+            accuracy = (1 - models[name] @ weights / images)[drawn]
             similar = _max_similarity(models, name, weights)[drawn]
             row |= {
                 f"{name}_best": accuracy.max().item(),
@@ -70,12 +71,16 @@ def interval(replicates: "np.ndarray | pd.Series", level: float = 0.95) -> tuple
 def _image_weights(
     inverse: Int64[Tensor, " N"], patterns: int, replicates: int
 ) -> Iterator[Float[Tensor, " P"]]:
-    """How much of a resampled test set falls on images of each pattern of errors; sums to 1."""
+    """How many images of a resampled test set show each pattern of errors.
+
+    Whole numbers, which fp32 adds exactly up to 2^24: equal models get equal results whatever
+    models stand beside them.
+    """
     count = len(inverse)
     generator = make_generator(count, "bootstrap", "images")
     for _ in range(replicates):
         drawn = inverse[torch.randint(count, (count,), generator=generator)]
-        yield torch.bincount(drawn, minlength=patterns).float() / count
+        yield torch.bincount(drawn, minlength=patterns).float()
 
 
 def _max_similarity(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from pdiff.errors import InputError
 from pdiff.files import load_state_dict
@@ -20,12 +21,18 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 def list_checkpoints(folder: Path, count: int) -> list[Path]:
     """The first `count` state dicts of `folder`, in the order of their names (2 before 10).
 
+    Hidden files are none: macOS puts `._1.pth` beside `1.pth`.
+
     Raises:
         InputError: no such folder, or fewer files than that.
     """
     if not folder.is_dir():
-        raise InputError(f"finetune.folder: {str(folder)!r} is not a folder")
-    paths = sorted((p for p in folder.iterdir() if p.suffix in SUFFIXES), key=_natural)
+        raise InputError(
+            f"finetune.folder: {str(folder)!r} is not a folder (queued experiments run elsewhere: "
+            "give an absolute path)"
+        )
+    files = (p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    paths = sorted(files, key=_natural)
     if len(paths) < count:
         raise InputError(
             f"finetune.checkpoints: {count} are wanted, and {folder} holds {len(paths)} files that "
@@ -39,13 +46,24 @@ def load_checkpoints(paths: list[Path], subset: Subset) -> Float[Tensor, "K D"]:
 
     Raises:
         InputError: naming the first file that lacks a parameter of the subset, has it in another
-            shape, or does not load safely.
+            shape or with a value that is not finite, or does not load safely.
     """
-    return torch.stack([_row(path, subset) for path in paths])
+    matrix = torch.empty(len(paths), subset.length)
+    for row, path in zip(matrix, tqdm(paths, "load checkpoints", disable=None), strict=True):
+        row.copy_(_row(path, subset))
+    return matrix
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """One checkpoint's whole state dict; `InputError` if the file holds none."""
+    try:
+        return load_state_dict(path)
+    except InputError as error:
+        raise InputError(f"finetune.folder: {error}") from None
 
 
 def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
-    state = load_state_dict(path)
+    state = read_checkpoint(path)
     for name, shape in subset.shapes.items():
         if name not in state:
             raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
@@ -54,9 +72,15 @@ def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
                 f"finetune.folder: {name!r} has shape {tuple(state[name].shape)} in {path}, and "
                 f"{shape} in the net"
             )
+        if not state[name].isfinite().all():
+            raise InputError(f"finetune.folder: {name!r} holds NaN or infinity in {path}")
     return torch.cat([state[name].float().flatten() for name in subset.names])
 
 
-def _natural(path: Path) -> list[str | int]:
-    """Digits compare as numbers; text and numbers take turns, so they never meet."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """Digits compare as numbers; text and numbers take turns, so they never meet.
+
+    The name itself decides between 1 and 01.
+    """
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name

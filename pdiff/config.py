@@ -298,14 +298,17 @@ def parse_params(raw: object, source: str = "params") -> Params:
 
 
 def _missing(raw: object) -> list[str]:
-    """Keys that a preset leaves to the user, which Hydra writes as ???."""
+    """Keys that a preset leaves to the user, which Hydra writes as ???.
+
+    `watch` is none of them: it says what another key says, and is ??? where that is.
+    """
     sections = raw.items() if isinstance(raw, dict) else []
     return [
         f"{section}.{key}"
         for section, values in sections
         if isinstance(values, dict)
         for key, value in values.items()
-        if value == "???"
+        if value == "???" and key != "watch"
     ]
 
 

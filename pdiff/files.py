@@ -52,6 +52,20 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     return tensors, json.loads(metadata[_KEY])
 
 
+def load_header(path: Path) -> dict[str, Any]:
+    """Only the header that `save_tensors` wrote, without reading a tensor; errors as above."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}") from None
+    if _KEY not in metadata:
+        raise InputError(f"{path} was not written by p-diff: it lacks the header {_KEY!r}")
+    return json.loads(metadata[_KEY])
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
     """Turn what goes wrong while a model is rebuilt from `path` into one clear `InputError`."""

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -39,12 +40,15 @@ def build_net(
     *,
     pretrained: bool = False,
     weights: Path | None = None,
+    new_head: bool = True,
 ) -> nn.Module:
     """A classifier for square RGB images of `size` pixels, (B, 3, size, size) -> (B, classes).
 
     Args:
-        pretrained: download timm's pretrained weights; the head is new.
-        weights: start from this state dict instead. A head of another number of classes stays new.
+        pretrained: download timm's pretrained weights.
+        weights: start from this state dict instead.
+        new_head: where either has a head of another number of classes, the head stays new; if
+            False, it is refused.
 
     Raises:
         InputError: unknown name, a size the net cannot take, weights that cannot be had or do
@@ -55,9 +59,28 @@ def build_net(
         net = _build_mini(name, classes, size, pretrained)
     else:
         net = _build_timm(name, classes, size, pretrained)
+    if pretrained and not new_head:
+        _same_head(name, net.pretrained_cfg.get("num_classes"), classes)
     if weights is not None:
-        _load_weights(net, name, weights)
+        state = read_weights(weights)
+        if not new_head:
+            _same_head(str(weights), head_classes(net, state), classes)
+        _load_weights(net, name, weights, state)
     return net
+
+
+def head_classes(net: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the head in a state dict of `net` tells apart; None if it holds no head."""
+    weight = state.get(f"{_head_of(net)}weight")
+    return None if weight is None or weight.ndim == 0 else len(weight)
+
+
+def _same_head(source: str, found: int | None, classes: int) -> None:
+    if found != classes:
+        raise InputError(
+            f"base.epochs: 0 trains no new head, and {source} has "
+            + (f"one of {found} classes instead of {classes}" if found else "none")
+        )
 
 
 def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
@@ -72,7 +95,7 @@ def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Modu
 def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
     options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
     try:
-        if _has_fixed_size(name):
+        if has_fixed_size(name):
             options["img_size"] = size
         return timm.create_model(name, **options)
     except Exception as error:  # timm and its downloads raise many kinds
@@ -94,18 +117,22 @@ def check_size(net: nn.Module, name: str, size: int) -> None:
         raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
 
 
-def _has_fixed_size(name: str) -> bool:
+def has_fixed_size(name: str) -> bool:
     """Whether timm builds this net for one image size, as it does vision transformers."""
     config = timm.get_pretrained_cfg(name)
     entry = inspect.signature(timm.model_entrypoint(name.partition(".")[0])).parameters
     return "img_size" in entry or bool(config and config.fixed_input_size)
 
 
-def _load_weights(net: nn.Module, name: str, path: Path) -> None:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict that `base.weights` names; `InputError` if there is none."""
     try:
-        state = load_state_dict(path)
+        return load_state_dict(path)
     except InputError as error:
         raise InputError(f"base.weights: {error}") from None
+
+
+def _load_weights(net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor]) -> None:
     own = net.state_dict()
     head = _head_of(net)
     new_head = {key for key in own if key.startswith(head) and _differs(own[key], state.get(key))}

@@ -232,7 +232,7 @@ def _label(group: str) -> str:
 
 def _trimmed(percent: pd.Series) -> tuple[float, float]:
     """Limits that show 99 % of the models: one that failed must not flatten all others."""
-    low, high = percent.quantile(0.01), percent.max()
+    low, high = float(percent.quantile(0.01)), float(percent.max())
     margin = 0.08 * max(high - low, 0.5)
     return low - margin, high + margin
 

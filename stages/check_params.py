@@ -5,28 +5,49 @@ params.yaml -> a constant file that every other stage depends on
 
 from pathlib import Path
 
-from pdiff.config import load_params
+from torch import nn
+
+from pdiff.checkpoints import list_checkpoints, load_checkpoints, read_checkpoint
+from pdiff.config import Params, load_params
 from pdiff.data import check_images
 from pdiff.denoiser import Denoiser
 from pdiff.files import write_text
-from pdiff.nets import build_net, check_net, check_size
+from pdiff.nets import build_net, check_net, check_size, head_classes, read_weights
 from pdiff.subset import select_subset
 from stages import stage
 
 CHECKED = Path("data/params_checked.txt")
+SOME_CLASSES = 10
 
 
 def main() -> None:
     params = load_params()
     check_net(params.base.net)
     check_images(params.data)
-    weights = Path(params.base.weights) if params.base.weights else None
-    net = build_net(params.base.net, classes=10, size=params.data.size, weights=weights)
+    folder, count = params.finetune.folder, params.finetune.checkpoints
+    paths = [] if folder is None else list_checkpoints(Path(folder), count)
+    net = _build(params, paths)
     check_size(net, params.base.net, params.data.size)
     subset = select_subset(net, params.subset.select)
+    load_checkpoints(paths[:1], subset)
     Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
     print(f"{params.base.net}: {subset.length:,} parameters are generated: {_short(subset.names)}")
     write_text(CHECKED, "params.yaml was found to be valid\n")
+
+
+def _build(params: Params, checkpoints: list[Path]) -> nn.Module:
+    """The base net as it starts, with as many classes as the files say that it shall have.
+
+    The images say it too, but only once they are read; where no file does, any number will do.
+    """
+    config, size = params.base, params.data.size
+    weights = Path(config.weights) if config.weights else None
+    net = build_net(config.net, SOME_CLASSES, size)
+    states = [read_checkpoint(path) for path in checkpoints[:1]]
+    states += [read_weights(weights)] if weights else []
+    known = (head_classes(net, state) for state in states)
+    classes = next((count for count in known if count), SOME_CLASSES)
+    return build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
 
 
 def _short(names: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from pdiff.config import load_params
 from pdiff.curve import Curve
 from pdiff.data import load_images
 from pdiff.evaluation import accuracy
-from pdiff.files import load_tensors, write_json
+from pdiff.files import load_tensor, write_json
 from pdiff.groups import (
     EVALUATED,
     TRAJECTORY,
@@ -48,8 +48,8 @@ def main() -> None:
     codec = Codec.load(AUTOENCODER, device)
     config = params.evaluate
 
-    latents, _ = load_tensors(LATENTS, device)
-    steps, trajectories = latents["trajectory_steps"].tolist(), latents["trajectories"]
+    steps = load_tensor(LATENTS, "trajectory_steps").tolist()
+    trajectories = load_tensor(LATENTS, "trajectories", device)  # (S, P, L)
 
     with tracking.run("evaluate_generated", params, "evaluate") as log:
         chosen = spread_evenly(len(originals), config.reconstructed_models)

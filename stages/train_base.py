@@ -30,10 +30,8 @@ def main() -> None:
     generator = make_generator(params.seed.base, "train_base", device=device)
     config, classes, size = params.base, len(images.classes), params.data.size
     weights = Path(config.weights) if config.weights else None
-    net = seeded(
-        lambda: build_net(config.net, classes, size, pretrained=config.pretrained, weights=weights),
-        generator,
-    ).to(device)
+    options = {"pretrained": config.pretrained, "weights": weights, "new_head": config.epochs > 0}
+    net = seeded(lambda: build_net(config.net, classes, size, **options), generator).to(device)
 
     inputs = [IMAGES] + ([weights] if weights else [])
     with (

@@ -75,6 +75,16 @@ def tiny(tiny_raw: dict[str, Any]) -> Params:
     return parse_params(tiny_raw)
 
 
+@pytest.fixture(scope="session")
+def finished(tiny_raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole pipeline ran at toy sizes; tests copy it before they write."""
+    from tests.toy_pipeline import run_stages
+
+    folder = tmp_path_factory.mktemp("pipeline") / "run"
+    run_stages(folder, tiny_raw)
+    return folder
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -15,7 +15,8 @@ from tests.conftest import ROOT, change
 def composed(*overrides: str) -> dict:
     with initialize_config_dir(str(ROOT / "pdiff/conf"), version_base=None):
         config = compose("config", overrides=list(overrides))
-    return OmegaConf.to_container(config, resolve=True)
+    OmegaConf.resolve(config)  # as DVC does it
+    return OmegaConf.to_container(config)
 
 
 def test_the_committed_params_are_the_composed_default(raw):
@@ -58,6 +59,13 @@ def test_parameters_cannot_be_changed(params):
         ({"data.root": "???"}, r"these presets want more: -S data\.root=ROOT$"),
         ({"finetune.checkpoints": 301}, r"checkpoints: 301 is more than the 300"),
         ({"finetune.save_every": 2}, r"checkpoints: 300 is more than the 150"),
+        ({"finetune.save_after": 1}, r"checkpoints: 300 is more than the 299"),
+        ({"finetune.save_after": 400}, r"checkpoints: 300 is more than the 0"),
+        ({"base.epochs": 0}, r"base\.epochs: 0 needs trained weights"),
+        (
+            {"generate.trajectories": 2, "generate.sampler": "prior"},
+            r"generate\.trajectories: the sampler `prior` has no steps",
+        ),
         ({"generate.steps": 1001}, r"generate\.steps: 1001 is more than ddpm\.timesteps: 1000"),
         ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
@@ -109,11 +117,42 @@ def test_a_missing_file_is_named(tmp_path):
     "overrides",
     [
         ["data=digits", "net=resnet18"],
+        ["checkpoints=folder", "finetune.folder=/checkpoints", "base.weights=/base.pth"],
         ["data=folder", "data.root=/images", "net=timm", "base.net=vit_tiny_patch16_224"],
     ],
 )
 def test_every_combination_of_presets_is_valid(recipe, overrides):
     parse_params(composed(f"recipe={recipe}", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("preset", "wanted"),
+    [
+        ("data=folder", "-S data.root=ROOT"),
+        ("checkpoints=folder", "-S base.weights=WEIGHTS -S finetune.folder=FOLDER"),
+    ],
+)
+def test_what_a_preset_leaves_open_is_asked_for(preset, wanted):
+    with pytest.raises(InputError) as caught:
+        parse_params(composed(preset))
+    assert str(caught.value) == f"params: these presets want more: {wanted}"
+
+
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+@pytest.mark.parametrize("pair", [[], ["data=cifar10_images", "data.root=/images"]])
+def test_own_checkpoints_win_over_recipe_and_pair(recipe, pair):
+    own = ["checkpoints=folder", "finetune.folder=/checkpoints", "base.weights=/base.pth"]
+    params = parse_params(composed(f"recipe={recipe}", *pair, *own))
+    assert (params.finetune.folder, params.finetune.watch) == ("/checkpoints", "/checkpoints")
+    assert (params.base.weights, params.base.epochs, params.base.pretrained) == (
+        "/base.pth",
+        0,
+        False,
+    )
+
+
+def test_own_checkpoints_may_be_more_than_there_are_steps(raw):
+    parse_params(change(raw, finetune__folder="/checkpoints", finetune__checkpoints=1000))
 
 
 def test_the_paper_recipe_is_the_authors_default():
@@ -132,9 +171,10 @@ def test_the_paper_recipe_is_the_authors_default():
 
 
 def test_only_config_reads_params_yaml():
+    """What else is YAML is dvc.lock, in `card.py`, and what tracking looks up."""
     readers = [
         path.name
         for path in [*(ROOT / "pdiff").glob("*.py"), *(ROOT / "stages").glob("*.py")]
-        if "yaml.safe_load" in path.read_text() and "tracking" not in path.name
+        if "yaml.safe_load" in path.read_text() and path.name != "card.py"
     ]
     assert readers == ["config.py"]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from pdiff.errors import InputError
-from pdiff.files import load_state_dict, load_tensors, save_tensors, write_json
+from pdiff.files import load_header, load_state_dict, load_tensors, save_tensors, write_json
 from pdiff.subset import load_stack
 
 
@@ -23,6 +23,19 @@ def test_tensors_and_header_come_back(saved):
     tensors, header = load_tensors(saved)
     assert tensors["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert header == {"note": "hello"}
+
+
+def test_a_header_is_read_alone_and_checked(saved, tmp_path):
+    assert load_header(saved) == {"note": "hello"}
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(saved.read_bytes()[:20])
+    for name, message in (
+        ("foreign", "was not written by p-diff"),
+        ("broken", "is not a whole safetensors file"),
+        ("gone", "is missing"),
+    ):
+        with pytest.raises(InputError, match=rf"{name}\.safetensors {message}"):
+            load_header(tmp_path / f"{name}.safetensors")
 
 
 def test_tensors_that_share_memory_are_both_saved(tmp_path):

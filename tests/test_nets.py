@@ -6,7 +6,7 @@ import torch
 
 from pdiff.errors import InputError
 from pdiff.minis import MINIS
-from pdiff.nets import build_net, check_net, check_size, load_net, save_net
+from pdiff.nets import build_net, check_net, check_size, head_classes, load_net, save_net
 from pdiff.subset import select_subset
 
 GENERATED = {  # Table 6, and the net of Table 7
@@ -113,3 +113,29 @@ def test_as_many_parameters_are_generated_as_in_table_6(name, count):
 def test_the_last_two_norms_are_those_that_the_authors_save(name, layers):
     expected = tuple(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))
     assert paper_subset(name).names == expected
+
+
+@pytest.mark.parametrize(("name", "head"), [("test_resnet", "fc"), ("convnet_mini", "classifier")])
+def test_a_head_says_how_many_classes_it_knows(name, head):
+    net = build_net(name, 7, 64)
+    assert head_classes(net, net.state_dict()) == 7
+    assert head_classes(net, {k: v for k, v in net.state_dict().items() if head not in k}) is None
+
+
+def test_where_no_head_is_trained_one_of_other_classes_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(build_net("test_resnet", 7, 32).state_dict(), path)
+    build_net("test_resnet", 7, 32, weights=path, new_head=False)
+    with pytest.raises(
+        InputError, match=r"base\.epochs: 0 trains .* one of 7 classes instead of 10"
+    ):
+        build_net("test_resnet", 10, 32, weights=path, new_head=False)
+
+
+def test_where_no_head_is_trained_weights_without_one_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    state = build_net("test_resnet", 10, 32).state_dict()
+    torch.save({name: value for name, value in state.items() if "fc" not in name}, path)
+    build_net("test_resnet", 10, 32, weights=path)
+    with pytest.raises(InputError, match=r"no new head, and .*weights\.pth has none"):
+        build_net("test_resnet", 10, 32, weights=path, new_head=False)

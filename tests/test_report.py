@@ -1,5 +1,6 @@
 """Tables from hand-made predictions."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -106,6 +107,12 @@ def test_figures_are_pictures_and_the_same_each_time(models, tmp_path):
         first = (tmp_path / "a.png").read_bytes()
         assert first.startswith(b"\x89PNG")
         assert first == (tmp_path / "b.png").read_bytes()
+
+
+def test_models_that_are_all_equally_good_have_a_figure(models, tmp_path):
+    equal = models.assign(accuracy=np.float32(0.125))
+    plot_scatter(tmp_path / "a.png", equal, "test")
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_tables_are_plain_csv(tmp_path, models):

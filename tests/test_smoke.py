@@ -1,9 +1,7 @@
 """All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
 
 import hashlib
-import importlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,40 +10,15 @@ import pytest
 import torch
 import yaml
 
+from pdiff.codec import Codec
+from pdiff.config import parse_params
+from pdiff.data import load_images
 from pdiff.files import load_tensors
-from pdiff.subset import load_stack
-from stages import stage
+from pdiff.nets import build_net, load_net
+from pdiff.subset import Models, load_stack
+from pdiff.training import measure_accuracy
 from tests.conftest import change
-
-STAGES = (
-    "check_params",
-    "prepare_data",
-    "train_base",
-    "finetune",
-    "train_autoencoder",
-    "train_ddpm",
-    "generate",
-    "evaluate_originals",
-    "evaluate_generated",
-    "novelty",
-)
-
-
-def run_stages(folder: Path, raw: dict, names: tuple[str, ...] = STAGES) -> None:
-    """Run stages with `folder` as working directory and project."""
-    folder.mkdir(exist_ok=True)
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
-    before, threads = Path.cwd(), torch.get_num_threads()
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        try:
-            for name in names:
-                stage(importlib.import_module(f"stages.{name}").main)
-        finally:
-            os.chdir(before)
-            torch.set_num_threads(threads)
+from tests.toy_pipeline import STAGES, run_stages
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -54,13 +27,6 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".work" not in path.parts
     }
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_raw, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    run_stages(folder, tiny_raw)
-    return folder
 
 
 def test_the_same_seeds_give_the_same_bytes(finished, tiny_raw, tmp_path):
@@ -126,11 +92,149 @@ def test_the_papers_split_evaluates_the_test_images_once(tiny_raw, tmp_path):
     assert torch.equal(predictions["generated.test"], predictions["generated.validation"])
 
 
+def test_trajectories_are_a_curve_and_change_no_model(finished, tiny_raw, tmp_path):
+    folder = tmp_path / "followed"
+    shutil.copytree(finished, folder)
+    raw = change(tiny_raw, generate__trajectories=3, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated", "novelty"))
+    curve = pd.read_csv(folder / "plots/evaluate_generated.csv")
+    assert list(curve) == ["step", "trajectory_mean", *(f"trajectory_{i}" for i in range(3))]
+    assert curve["step"].tolist() == [0, 2, 4, 5]
+    own = curve[[f"trajectory_{i}" for i in range(3)]]
+    assert own.mean(axis=1).to_numpy() == pytest.approx(curve["trajectory_mean"].to_numpy())
+    before, after = hashes(finished), hashes(folder)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {
+        "params.yaml",
+        "data/generated_latents.safetensors",
+        "plots/evaluate_generated.csv",
+    }
+
+
+def test_a_trajectory_is_evaluated_at_its_own_step(finished, tiny_raw, tmp_path):
+    """The accuracies of the curve are those of its latents, decoded and loaded one by one."""
+    folder = tmp_path / "followed"
+    shutil.copytree(finished, folder)
+    raw = change(tiny_raw, generate__trajectories=2, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated"))
+    curve = pd.read_csv(folder / "plots/evaluate_generated.csv").set_index("step")
+    saved = load_tensors(folder / "data/generated_latents.safetensors")[0]
+    codec = Codec.load(folder / "models/autoencoder.safetensors")
+    images = load_images(folder / "data/images.safetensors").test
+    data = parse_params(raw).data
+    for i, trajectory in enumerate(saved["trajectories"]):
+        for step, latent in zip(saved["trajectory_steps"].tolist(), trajectory, strict=True):
+            net = load_net(folder / "models/base.safetensors")
+            values = Models(codec.subset, codec.decode(latent[None]))[0]
+            net.load_state_dict(values, strict=False)
+            accuracy = measure_accuracy(net, images, data, 500)
+            assert curve.loc[step, f"trajectory_{i}"] == pytest.approx(accuracy)
+
+
+def test_reconstructions_are_those_of_originals_spread_evenly(finished):
+    """Of 12 originals 4: 0, 4, 7 and 11."""
+    saved = load_tensors(finished / "data/predictions_generated.safetensors")[0]
+    originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
+    codec = Codec.load(finished / "models/autoencoder.safetensors")
+    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
+    decoded = codec.decode(codec.encode(matrix))
+    images = load_images(finished / "data/images.safetensors").test
+    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
+    for row, original in enumerate([0, 4, 7, 11]):
+        net = load_net(finished / "models/base.safetensors")
+        net.load_state_dict(Models(subset, decoded)[original], strict=False)
+        accuracy = measure_accuracy(net, images, data, 500)
+        right = saved["reconstructed.test"][row] == images.labels
+        assert right.float().mean().item() == pytest.approx(accuracy)
+    metrics = json.loads((finished / "metrics/evaluate_generated.json").read_text())
+    before = (originals["original.test"][[0, 4, 7, 11]] == images.labels).float().mean().item()
+    after = (saved["reconstructed.test"] == images.labels).float().mean().item()
+    assert metrics["accuracy_drop"] == pytest.approx(before - after, abs=1e-6)
+
+
+def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
+    replicates = pd.read_csv(finished / "data/bootstrap.csv")
+    headline = json.loads((finished / "metrics/novelty.json").read_text())["accuracy"]
+    assert len(replicates) == 20
+    for name in ("ensemble", "original_mean", "generated_mean"):
+        low, high = replicates[name].min(), replicates[name].max()
+        assert low <= headline[name] <= high
+
+
 def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_path):
     raw = change(tiny_raw, ddpm__standardise=False, generate__sampler="ddpm", ddpm__timesteps=30)
     run_stages(tmp_path / "ddpm", raw)
     latents = load_tensors(tmp_path / "ddpm/data/generated_latents.safetensors")[0]["latents"]
     assert latents.isfinite().all()
+
+
+class Own:
+    """Somebody's own training: a net's weights, and 5 checkpoints of all its parameters."""
+
+    def __init__(self, folder: Path, classes: int = 10) -> None:
+        self.weights, self.folder = folder / "base.pth", folder / "checkpoints"
+        self.folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        self.base = build_net("test_resnet", classes, 32).state_dict()
+        torch.save(self.base, self.weights)
+        self.states = [
+            {n: v + 0.01 * torch.randn(v.shape) for n, v in self.base.items() if v.ndim}
+            for _ in range(5)
+        ]
+        for i, state in enumerate(self.states):
+            torch.save(state, self.folder / f"epoch_{i + 8}.pth")  # 8, 9, 10, 11, 12
+
+    def params(self, raw: dict, **changes) -> dict:
+        own = {"base.weights": str(self.weights), "base.epochs": 0, "finetune.checkpoints": 5}
+        own |= {"finetune.folder": str(self.folder), "finetune.watch": str(self.folder)}
+        return change(raw, **own, **changes)
+
+
+def test_own_checkpoints_take_the_place_of_training(tiny_raw, tmp_path):
+    own = Own(tmp_path / "own")
+    folder = tmp_path / "run"
+    run_stages(folder, own.params(tiny_raw, subset__select="fc"))
+    base = load_tensors(folder / "models/base.safetensors")[0]
+    assert base.keys() == own.base.keys()
+    assert all(torch.equal(value, own.base[name]) for name, value in base.items())
+    checkpoints = load_tensors(folder / "data/checkpoints.safetensors")[0]
+    assert set(checkpoints) == {"fc.weight", "fc.bias"}
+    for name, stack in checkpoints.items():
+        assert torch.equal(stack, torch.stack([state[name] for state in own.states]))
+    assert (folder / "plots/finetune.csv").read_text() == "step,finetune_loss,finetune_lr\n"
+    summary = pd.read_csv(folder / "report/summary.csv").set_index("group")
+    assert summary.loc["original", "models"] == 5
+
+
+def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsys):
+    own = Own(tmp_path / "own", classes=7)
+    run_stages(tmp_path / "run", own.params(tiny_raw, subset__select="fc"), ("check_params",))
+    assert "test_resnet: " in capsys.readouterr().out
+
+    def refused(raw):
+        with pytest.raises(SystemExit):
+            run_stages(tmp_path / "run", raw, ("check_params",))
+        error = capsys.readouterr().err
+        assert error.count("error: ") == error.count("\n") == 1
+        return error
+
+    raw = own.params(tiny_raw)
+    assert "'/gone' is not a folder" in refused(change(raw, finetune__folder="/gone"))
+    assert "6 are wanted" in refused(change(raw, finetune__checkpoints=6))
+    assert "epoch_8.pth has no" in refused(
+        change(raw, base__net="test_vit", base__weights=None, base__epochs=1)
+    )
+    other = Own(tmp_path / "other", classes=9)
+    assert "one of 9 classes instead of 7" in refused(change(raw, base__weights=str(other.weights)))
+
+
+def test_weights_that_are_taken_as_they_are_must_know_the_images_classes(
+    tiny_raw, tmp_path, capsys
+):
+    own = Own(tmp_path / "own", classes=7)
+    with pytest.raises(SystemExit):
+        run_stages(tmp_path / "run", own.params(tiny_raw), STAGES[:3])
+    assert "base.pth has one of 7 classes instead of 10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -172,6 +276,7 @@ def test_a_wrong_parameter_is_one_line_before_any_work(
         ("train_ddpm", "data/latents.safetensors"),
         ("generate", "models/denoiser.safetensors"),
         ("evaluate_generated", "models/autoencoder.safetensors"),
+        ("evaluate_generated", "data/generated_latents.safetensors"),
         ("novelty", "data/predictions_generated.safetensors"),
     ],
 )

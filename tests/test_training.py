@@ -58,6 +58,19 @@ def test_the_best_validation_epoch_is_kept(base, images, tiny):
     assert measure_accuracy(net, images.validation, tiny.data, 50) == pytest.approx(best)
 
 
+def test_no_epoch_leaves_the_weights_as_they_are(images, tiny):
+    net, points = new_net(), []
+    config = tiny.base.model_copy(update={"epochs": 0})
+    generator = torch.Generator().manual_seed(2)
+    accuracy = train_base(
+        net, images, tiny.data, config, generator, lambda metrics, step: points.append(metrics)
+    )
+    before = new_net().state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert accuracy == measure_accuracy(net, images.validation, tiny.data, 50)
+    assert points == []
+
+
 class Killed(Exception):
     pass
 
@@ -142,7 +155,16 @@ def test_fewer_checkpoints_are_the_first_ones(tune):
     assert torch.equal(tune(checkpoints=5)[0], tune()[0][:5])
 
 
-@pytest.mark.parametrize(("mode", "updates"), [("train", 12), ("eval", 0), ("eval_after_2", 2)])
+def test_save_after_keeps_later_steps(tune):
+    every = tune()[0]
+    assert torch.equal(tune(save_after=4, checkpoints=8)[0], every[4:])
+    sparse = tune(save_after=2, save_every=3, checkpoints=3)[0]  # steps 5, 8, 11
+    assert torch.equal(sparse, every[4::3])
+
+
+@pytest.mark.parametrize(
+    ("mode", "updates"), [("train", 12), ("eval", 0), ("eval_after_1", 1), ("eval_after_2", 2)]
+)
 def test_batch_norm_modes_update_running_statistics_as_often_as_they_say(tune, base, mode, updates):
     _, net, _ = tune(batch_norm=mode)
     name = next(n for n in net.state_dict() if n.endswith("num_batches_tracked"))
