@@ -355,8 +355,12 @@ def test_measures_of_the_tables_are_all_known():
 
 
 def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
-    shown = cli._shown(["3c", "-S", f"data.root={tmp_path}", "--seeds", "0,1"])
-    assert shown == ["3c", "-S", f"data.root=/path/to/{tmp_path.name}", "--seeds", "0,1"]
+    given = ["3c", "-S", f"data.root={tmp_path}", "--seeds", "0,1", "--no-run", "--out", "/tmp"]
+    own = f"data.root=/path/to/{tmp_path.name}"
+    assert cli._repeatable(given) == ["3c", "-S", own, "--seeds", "0,1"]
+    experiment = Experiment((f"data.root={tmp_path}",), {})
+    assert experiment.shared_command == f"dvc exp run -S {own}"
+    assert experiment.command == f"dvc exp run -S data.root={tmp_path}"
 
 
 @pytest.mark.parametrize(

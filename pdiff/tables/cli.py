@@ -16,7 +16,14 @@ from pdiff.errors import InputError
 from pdiff.paths import root
 from pdiff.tables.definitions import SAME_IMAGES, Row, Table, names, table
 from pdiff.tables.estimate import Estimate, estimate
-from pdiff.tables.experiments import Experiment, Library, has_dvc, make_experiment, missing
+from pdiff.tables.experiments import (
+    Experiment,
+    Library,
+    has_dvc,
+    make_experiment,
+    missing,
+    shareable,
+)
 from pdiff.tables.render import write
 from pdiff.tables.results import Measured
 from pdiff.tables.runner import run_plain, run_with_dvc
@@ -79,7 +86,7 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         for row, experiments in cells
     ]
     folder = options.out or _folder(options)
-    command = shlex.join(["python", "-m", "pdiff.tables", *_shown(arguments)])
+    command = shlex.join(["python", "-m", "pdiff.tables", *_repeatable(arguments)])
     paths, frame = write(wanted, measured, folder, command)
     print(paths[1].read_text())
     for path in paths:
@@ -151,14 +158,13 @@ def _folder(options: argparse.Namespace) -> Path:
     return root() / "results" / "_".join(part for part in parts if part)
 
 
-def _shown(arguments: Sequence[str]) -> list[str]:
-    """The arguments as they may stand in a committed file: without this machine's folders."""
-    shown = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        local = value.startswith("/") and Path(value).exists()
-        shown.append(f"{key}=/path/to/{Path(value).name}" if local else argument)
-    return shown
+def _repeatable(arguments: Sequence[str]) -> list[str]:
+    """The arguments that say what is in the table, for whoever wants to make it anew."""
+    parts = list(arguments)
+    if "--out" in parts:
+        place = parts.index("--out")
+        del parts[place : place + 2]
+    return [shareable(part) for part in parts if part not in ("--no-run", "--any-code")]
 
 
 def _print_estimate(todo: Sequence[Experiment]) -> None:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,13 @@ class Experiment:
 
     @property
     def command(self) -> str:
+        """What runs it, typed in a shell."""
         return " ".join(["dvc exp run", *(f"-S {_quoted(o)}" for o in self.overrides)])
+
+    @property
+    def shared_command(self) -> str:
+        """The command for other machines."""
+        return replace(self, overrides=tuple(map(shareable, self.overrides))).command
 
 
 _NAMING = ("recipe", "data", "net", "ablation")
@@ -77,6 +83,13 @@ def make_experiment(overrides: Iterable[str]) -> Experiment:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text.partition(" Config search path")[0].partition(" Set the env variable")[0]
+
+
+def shareable(text: str) -> str:
+    """An argument as it may stand in a committed file: a folder of this machine by its name."""
+    key, _, value = text.partition("=")
+    local = value.startswith("/") and Path(value).exists()
+    return f"{key}=/path/to/{Path(value).name}" if local else text
 
 
 def _quoted(override: str) -> str:

@@ -52,7 +52,7 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
                     "status": row.status,
                     "commit": row.commits,
                     "lock": row.locks,
-                    "command": "; ".join(e.command for e in row.experiments),
+                    "command": "; ".join(e.shared_command for e in row.experiments),
                 }
             )
     return pd.DataFrame(lines)
@@ -136,7 +136,7 @@ def _notes(rows: Sequence[Measured]) -> list[str]:
     for row in rows:
         if row.status.startswith("failed"):
             lines.append(f"- {row.row.label}: {row.status}")
-    commands = [f"    {e.command}" for row in rows for e in row.not_run]
+    commands = [f"    {e.shared_command}" for row in rows for e in row.not_run]
     if lines:
         lines = ["", "## Failed", "", *lines]
     if commands:
