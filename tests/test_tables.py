@@ -101,6 +101,11 @@ def test_table_9_always_samples_with_ddpm():
         assert str(experiment.params["ddpm"]["timesteps"]) == row.label
 
 
+def test_the_general_claims_are_about_the_default_row():
+    about = {name: table(name).claims[0].larger[0] for name in ("3a", "3c", "3e", "9")}
+    assert about == {"3a": "both", "3c": "0.1", "3e": "300", "9": "1000"}
+
+
 def test_table_6_has_the_papers_eleven_counts():
     counts = counts_table()
     assert len(counts) == 11
