@@ -108,7 +108,11 @@ def test_own_images_and_any_timm_net(project, image_folder):
     chosen = ("data=folder", f"data.root={image_folder}", "net=timm", "base.net=test_vit")
     # the tiny recipe's sizes are meant for digits
     sizes = ("data.train_size=null", "data.validation_size=0.25", "data.test_size=null")
-    overrides = [part for value in (*chosen, *sizes, "data.size=32") for part in ("-S", value)]
+    overrides = [
+        part
+        for value in (*chosen, *sizes, "data.size=32", "data.noise=0")
+        for part in ("-S", value)
+    ]
     output = project.dvc("exp", "run", "-n", "own", *overrides, "-S", "data.resize=32")
     assert stages_run(output) == set(project.lock())
     assert project.metrics()["accuracy"]["original_mean"] > 0
