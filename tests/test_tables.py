@@ -14,7 +14,8 @@ from pdiff.errors import InputError
 from pdiff.files import save_tensors
 from pdiff.tables import cli, figures, results
 from pdiff.tables.definitions import ABLATIONS, DATA, NETS, Claim, Row, names, table
-from pdiff.tables.estimate import _WORK, _count_net, estimate, work_of
+from pdiff.tables.estimate import _WORK, _count_net, compare, estimate, work_of
+from pdiff.tables.estimate import Measured as Measurement
 from pdiff.tables.experiments import Experiment, Result, make_experiment
 from pdiff.tables.pipeline import pipeline, stage_keys
 from pdiff.tables.render import counts_table, long_table, markdown, recipe_table
@@ -196,6 +197,18 @@ def test_work_grows_with_what_is_asked_for(stage, override, factor):
 
     before, after = (work_of(stage, parse_params(quick(*o).params)) for o in ([], [override]))
     assert after.operations / before.operations == pytest.approx(factor, rel=0.1)
+
+
+def test_an_estimate_is_a_measured_time_scaled_by_the_work():
+    short, long = (
+        Measurement(
+            "train_ddpm", "cpu", "here", quick(f"ddpm.steps={steps}").params, seconds, 700.0
+        )
+        for steps, seconds in ((60, 6.0), (6000, 500.0))
+    )
+    ((run, estimated),) = compare([long], [short])
+    assert run is long
+    assert estimated == pytest.approx(600, rel=0.01)
 
 
 def test_shared_stages_are_estimated_once(monkeypatch, tmp_path):

@@ -129,6 +129,16 @@ def _unmeasured(stage: str, work: Work, device: str) -> Estimate:
     )
 
 
+def compare(runs: Iterable[Measured], known: Iterable[Measured]) -> list[tuple[Measured, float]]:
+    """What was measured beside the seconds that are estimated for it from the runs in `known`."""
+    known = list(known)
+    pairs = []
+    for run in runs:
+        found = _estimate(run.stage, parse_params(dict(run.params)), known, run.device)
+        pairs.append((run, found.seconds - START_S))
+    return pairs
+
+
 def _own() -> list[Measured]:
     """Stages that ran on this machine and went well."""
     found = []
@@ -345,7 +355,9 @@ def _novelty(params: Params) -> Work:
     _, _, test = _image_counts(params)
     originals, generated = params.finetune.checkpoints, params.generate.models
     pairs = originals * (originals + generated)
-    return Work(pairs * test * (10 + params.novelty.bootstrap), 8 * pairs + 2 * test * 1000)
+    patterns = 20 * test**0.5  # of errors, on which the bootstrap works in place of the images
+    operations = pairs * (10 * test + params.novelty.bootstrap * patterns)
+    return Work(operations, 8 * pairs + 2000 * test)
 
 
 _WORK: dict[str, Callable[[Params], Work]] = {
