@@ -219,6 +219,12 @@ def test_shared_stages_are_estimated_once(monkeypatch, tmp_path):
     assert stages.count("train_autoencoder") == 2
 
 
+def test_stages_that_have_run_are_not_estimated():
+    found = estimate([quick("ablation=latent_x10")], "cpu", done=[quick()])
+    assert "train_base" not in {entry.stage for entry in found}
+    assert "train_autoencoder" in {entry.stage for entry in found}
+
+
 def test_an_estimate_says_when_nothing_was_measured_on_a_device():
     found = {e.stage: e for e in estimate([quick()], "no such device")}
     assert math.isnan(found["train_base"].seconds)

@@ -74,7 +74,8 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         unique = len({experiment.sha for experiment in everything})
         print(f"{wanted.file}: {unique} experiments, {len(todo)} to run", flush=True)
     if options.dry_run:
-        _print_estimate(todo)
+        run = [experiment for experiment in everything if experiment not in todo]
+        _print_estimate(todo, run)
         return 0
     failures: dict[str, str] = {}
     if todo and not options.no_run:
@@ -167,9 +168,9 @@ def _repeatable(arguments: Sequence[str]) -> list[str]:
     return [shareable(part) for part in parts if part not in ("--no-run", "--any-code")]
 
 
-def _print_estimate(todo: Sequence[Experiment]) -> None:
+def _print_estimate(todo: Sequence[Experiment], done: Sequence[Experiment]) -> None:
     device = (os.environ.get("PDIFF_DEVICE") or _best_device()).partition(":")[0]
-    entries = estimate(todo, device)
+    entries = estimate(todo, device, done)
     for experiment in todo:
         print(f"  {experiment.name}: {experiment.command}")
     if not entries:

@@ -79,14 +79,18 @@ class Estimate:
     """Which measured stage it was scaled from, and by how much."""
 
 
-def estimate(experiments: Sequence[Experiment], device: str) -> list[Estimate]:
+def estimate(
+    experiments: Sequence[Experiment], device: str, done: Sequence[Experiment] = ()
+) -> list[Estimate]:
     """One entry for each stage that has to run, each only once however many experiments share it.
 
+    What the experiments in `done` have run is there already.
     Stages that have no measured run on `device` (`cpu` or `cuda`), and no assumed speed either,
     have an unknown time, NaN.
     """
     measured = [*_own(), *_reference()]
-    found, seen = [], set()
+    found: list[Estimate] = []
+    seen = {key for other in done for key in stage_keys(other.params).values()}
     for experiment in experiments:
         for stage, key in stage_keys(experiment.params).items():
             if key not in seen:
