@@ -92,8 +92,10 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     print(paths[1].read_text())
     for path in paths:
         print(f"wrote {path}")
-    setting = (options.recipe, options.data or "paper data", options.net or "paper net")
-    rows_of_table = frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    own = (None, None) if wanted.own_cells else PAPER[1:]
+    setting = filter(None, (options.recipe, options.data or own[0], options.net or own[1]))
+    rounded = frame.round(6).astype(object)
+    rows_of_table = rounded.where(frame.notna(), None).to_numpy().tolist()
     tracking.log_table(
         f"{wanted.file} ({', '.join(setting)})", list(frame.columns), rows_of_table, paths
     )
