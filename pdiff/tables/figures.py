@@ -42,7 +42,9 @@ def scatter_panels(path: Path, rows: Sequence[Measured]) -> None:
         axes.set_xlabel("maximum similarity")
     panels[0][0].set_ylabel("test accuracy (%)")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False, fontsize=8)
+    columns = 3 * len(rows)
+    place = "outside upper center"
+    figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
@@ -102,7 +104,7 @@ def trajectories(path: Path, rows: Sequence[Measured]) -> None:
     mean = 100 * row.value("original_mean")
     axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
     axes.set(xlabel="sampling step", ylabel="test accuracy (%)")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=6, frameon=False, fontsize=8)
     tidy(axes)
     save_figure(figure, path)
 
