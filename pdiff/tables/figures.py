@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -54,16 +55,14 @@ def _scatter(axes: Axes, row: Measured) -> None:
     colours = dict(zip(noised, NOISE_COLOURS, strict=False)) | COLOURS
     for group in [*noised, "original", "generated"]:
         part = models[models["group"] == group]
-        axes.scatter(
-            part["max_similarity"],
-            100 * part["accuracy"],
-            s=9,
-            alpha=0.6,
-            linewidths=0,
-            color=colours[group],
-            label=group.replace("noised_", "noise "),
-        )
+        _points(axes, part, colours[group], group.replace("noised_", "noise "))
     tidy(axes)
+
+
+def _points(axes: Axes, models: pd.DataFrame, colour: str, label: str) -> None:
+    """One point a model."""
+    x, y = models["max_similarity"], 100 * models["accuracy"]
+    axes.scatter(x, y, s=10, alpha=0.6, linewidths=0, color=colour, label=label)
 
 
 def scatter_together(path: Path, rows: Sequence[Measured]) -> None:
@@ -75,15 +74,7 @@ def scatter_together(path: Path, rows: Sequence[Measured]) -> None:
         part = row.models[row.models["group"] == "generated"]
         groups.append((row.row.label, part, colour))
     for label, part, colour in groups:
-        axes.scatter(
-            part["max_similarity"],
-            100 * part["accuracy"],
-            s=10,
-            alpha=0.6,
-            linewidths=0,
-            color=colour,
-            label=label,
-        )
+        _points(axes, part, colour, label)
     axes.set(xlabel="maximum similarity to an original", ylabel="test accuracy (%)")
     figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8, markerscale=1.6)
     tidy(axes)
