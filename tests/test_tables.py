@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,14 @@ def test_a_value_is_the_mean_over_seeds_and_its_spread_their_deviation(measured)
     assert row.spread("generated_best") == pytest.approx(math.sqrt(2) * 0.01)
 
 
+def test_a_number_that_an_experiment_does_not_have_is_nan(measured):
+    row = measured("a", 0.80, 0.82)
+    for result in row.found:
+        result.metrics["similarity"]["original_max_mean"] = None  # a single original has none
+    assert math.isnan(row.value("original_similarity"))
+    assert math.isnan(row.spread("original_similarity"))
+
+
 def test_the_interval_of_several_seeds_is_that_of_their_mean_on_the_same_images(measured):
     low, high = measured("a", 0.80, 0.82).interval("generated_best")
     one = measured("b", 0.81).interval("generated_best")
@@ -451,8 +460,6 @@ def check_table(project, output: str) -> None:
 
 @pytest.mark.slow
 def test_a_table_runs_through_dvc_and_keeps_what_went_well(project):
-    import sys
-
     dry = project.run(sys.executable, *TABLE, *ROWS, "--dry-run")
     assert "3 experiments, 3 to run" in dry
     output = project.run(sys.executable, *TABLE, *ROWS, check=False)
@@ -465,8 +472,6 @@ def test_a_table_runs_through_dvc_and_keeps_what_went_well(project):
 
 @pytest.mark.slow
 def test_a_table_runs_as_plain_stages_and_shares_what_is_equal(project):
-    import sys
-
     output = project.run(sys.executable, *TABLE, *ROWS, "--plain", check=False)
     check_table(project, output)
     assert output.count("train_base:") == 1

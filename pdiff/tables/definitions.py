@@ -159,7 +159,8 @@ ABLATIONS: dict[str, dict[str, str | None]] = {
     "figure_5b": {"followed": "trajectories"},
 }
 ABLATIONS["figure_5c"] = {f"K = {label}": name for label, name in ABLATIONS["3e"].items()}
-TAGS = {
+DEFAULT_TAG = "main/cifar100_resnet18"
+_TAGS = {
     "noise_none": "noise_0000a00",
     "noise_param": "noise_0001a00",
     "noise_latent": "noise_0000a01",
@@ -173,13 +174,13 @@ TAGS = {
     "layers_bn14_15": "layers_bn1415",
     "vae": "vae_sample",
     **{f"timesteps_{t}": f"diffusionstep_{t:04d}" for t in (10, 100, 2000)},
-    "timesteps_1000": None,  # their default experiment
     "base_epochs_1": "save_epoch1",
     "base_epochs_3": "save_epoch3",
     "finetune_lr_high": "save_lr03000",
     "finetune_lr_low": "save_lr00003",
 }
-"""The authors' folder below `ablation/` of each of our ablations that they ran."""
+TAGS = {name: f"ablation/{tag}" for name, tag in _TAGS.items()} | {"timesteps_1000": DEFAULT_TAG}
+"""The authors' folder of each of our ablations that they ran."""
 
 TITLES = {
     "3a": "noise on while the autoencoder trains",
@@ -272,10 +273,7 @@ def table(name: str) -> Table:
 
 def _ablation_row(name: str, label: str, ablation: str | None) -> Row:
     overrides = (f"ablation={ablation}",) if ablation else ()
-    tag = TAGS.get(ablation) if ablation else None
-    tag = f"ablation/{tag}" if tag else "main/cifar100_resnet18"
-    if ablation and TAGS.get(ablation, ablation) == ablation:
-        tag = ""  # the authors have not run it
+    tag = TAGS.get(ablation) if ablation else DEFAULT_TAG
     return Row(label, overrides, _paper(name).get(label, {}), tag)
 
 
@@ -320,7 +318,7 @@ def _cells(name: str) -> Table:
 
 def _cell(folder: str, data: str, net_label: str, net: str, paper: Mapping[str, float]) -> Row:
     name = DATA[data]
-    tag_net = net.removesuffix("_mini").replace("_", "").replace("cnnmedium", "cnnmedium")
+    tag_net = net.removesuffix("_mini").replace("_", "")
     tag = f"{folder}/{TAG_OF_DATA.get(name, name)}_{tag_net}"
     return Row(f"{data}, {net_label}", (f"data={name}", f"net={net}"), paper, tag)
 

@@ -160,6 +160,7 @@ class Library:
     def __init__(self, *, any_code: bool = False) -> None:
         """`any_code` also takes results of other versions of the code."""
         self._any_code = any_code
+        self._found: dict[str, Result | None] = {}
         here = root()
         self._sources: dict[str, list[Source]] = {}
         head = Commit(here, "HEAD")
@@ -171,10 +172,15 @@ class Library:
 
     def find(self, experiment: Experiment) -> Result | None:
         """The newest whole result of these parameters, of the code that is here unless any."""
-        for source in self._sources.get(experiment.sha, []):
+        if experiment.sha not in self._found:
+            self._found[experiment.sha] = self._look_up(experiment.sha)
+        return self._found[experiment.sha]
+
+    def _look_up(self, sha: str) -> Result | None:
+        for source in self._sources.get(sha, []):
             commit = source.tags.get("mlflow.source.git.commit", "")[:7] or "unknown"
             result = Result(source.tree, commit, source.key)
-            if source.is_complete() and (self._any_code or result.is_current):
+            if (self._any_code or result.is_current) and source.is_complete():
                 return result
         return None
 

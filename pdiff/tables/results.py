@@ -71,16 +71,19 @@ class Measured:
 
     def value(self, measure: str) -> float:
         """The mean over seeds; NaN where nothing has run."""
-        section, key = HEADLINE[measure][0].split(".")
-        values = [result.metrics[section].get(key) for result in self.found]
-        numbers = [math.nan if value is None else value for value in values]
-        return sum(numbers) / len(numbers) if numbers else math.nan
+        values = self._values(measure)
+        return sum(values) / len(values) if values else math.nan
 
     def spread(self, measure: str) -> float:
         """Standard deviation over seeds; NaN for fewer than two."""
+        values = self._values(measure)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+    def _values(self, measure: str) -> list[float]:
+        """One number a seed that has run; NaN where the experiment has none, null in its JSON."""
         section, key = HEADLINE[measure][0].split(".")
         values = [result.metrics[section].get(key) for result in self.found]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return [math.nan if value is None else value for value in values]
 
     def interval(self, measure: str) -> tuple[float, float]:
         """95 %, over images and models and averaged over seeds; NaN without replicates."""

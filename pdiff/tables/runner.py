@@ -47,7 +47,7 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
         _say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
         _dvc("queue", "start", "--jobs", str(jobs))
     for name in _as_they_end(queued):
-        if name not in _succeeded():
+        if _status().get(name) != "Success":
             log = _dvc("queue", "logs", name)
             failures[queued[name].sha] = _last_error(log.stdout + log.stderr)
     return failures
@@ -81,10 +81,6 @@ def _status() -> dict[str, str]:
         if match:
             found.setdefault(match[1], match[2])
     return found
-
-
-def _succeeded() -> set[str]:
-    return {name for name, state in _status().items() if state == "Success"}
 
 
 def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
