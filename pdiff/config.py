@@ -211,13 +211,14 @@ class DdpmConfig(Section):
 class GenerateConfig(Section):
     models: PositiveInt
     """G, the number of generated models."""
-    sampler: Literal["ddpm", "ddim", "prior"]
+    sampler: Literal["ddpm", "ddim", "dpm_solver", "prior"]
     """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
 
+    `dpm_solver`: DPM-Solver++, deterministic, `steps` of them (needs the package diffusers).
     `prior`: no diffusion, latents from N(0, I), for a `vae`.
     """
     steps: PositiveInt
-    """Steps of `ddim`; `ddpm` always takes all T."""
+    """Steps of `ddim` and `dpm_solver`; `ddpm` always takes all T."""
     trajectories: NonNegativeInt
     """Further samples that are followed along the reverse process (Figure 5b)."""
     trajectory_every: PositiveInt
@@ -264,9 +265,12 @@ class Params(Section):
             raise ValueError("ddpm.beta_start is larger than ddpm.beta_end")
         if self.generate.trajectories and self.generate.sampler == "prior":
             raise ValueError("generate.trajectories: the sampler `prior` has no steps to follow")
-        if self.generate.sampler == "ddim" and self.generate.steps > self.ddpm.timesteps:
+        most = {"ddim": self.ddpm.timesteps, "dpm_solver": self.ddpm.timesteps - 1}
+        allowed = most.get(self.generate.sampler, self.generate.steps)
+        if self.generate.steps > allowed:
             raise ValueError(
-                f"generate.steps: {self.generate.steps} is more than ddpm.timesteps: "
+                f"generate.steps: {self.generate.steps} is more than the {allowed} that the "
+                f"sampler {self.generate.sampler} can take of ddpm.timesteps: "
                 f"{self.ddpm.timesteps}"
             )
         for name in ("autoencoder", "ddpm"):

@@ -1,11 +1,13 @@
 """Denoising diffusion on latents: noise schedule, training loss, sampling; it knows no network.
 
 Axes: K checkpoints, L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t
-here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502.
+here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502 and
+DPM-Solver++ arXiv 2211.01095.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,9 @@ from pdiff.optimise import Log, Resume, autocast, check_finite, optimise, seeded
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, L), t (B,)) -> epsilon (B, L)."""
+
+Step = Callable[[Tensor, Tensor, int], Tensor]
+"""(x_t (B, L), epsilon (B, L), t) -> x at the next, earlier step (B, L)."""
 
 
 class Diffusion:
@@ -118,6 +123,36 @@ class Diffusion:
         last = self.timesteps - 1
         return [last - round(i * last / max(steps - 1, 1)) for i in range(steps)]
 
+    def dpm_solver(self, steps: int) -> Any:
+        """DPM-Solver++(2M) of the package diffusers under this schedule, for `steps` steps.
+
+        Raises InputError if the package is missing, or for steps that are not 1 to T - 1.
+        """
+        check_sampler("dpm_solver")
+        if not 1 <= steps < self.timesteps:
+            raise InputError(f"DPM-Solver++ takes 1 to {self.timesteps - 1} steps, not {steps}")
+        from diffusers import DPMSolverMultistepScheduler  # an optional package, slow to import
+
+        solver = DPMSolverMultistepScheduler(self.timesteps, trained_betas=self.betas.tolist())
+        solver.set_timesteps(steps, device=self.device)
+        return solver
+
+    def _sampler(self, name: str, steps: int, generator: torch.Generator) -> tuple[list[int], Step]:
+        """The steps t that a sampler visits, first to last, and how it goes on from each."""
+        if name == "ddpm":
+
+            def ancestral(x: Tensor, epsilon: Tensor, t: int) -> Tensor:
+                noise = torch.randn(x.shape, generator=generator, device=self.device)
+                return self.ddpm_step(x, epsilon, t, noise)
+
+            return list(range(self.timesteps))[::-1], ancestral
+        if name == "ddim":
+            visited = self.ddim_timesteps(steps)
+            following = dict(zip(visited, [*visited[1:], -1], strict=True))
+            return visited, lambda x, epsilon, t: self.ddim_step(x, epsilon, t, following[t])
+        solver = self.dpm_solver(steps)
+        return solver.timesteps.tolist(), lambda x, e, t: solver.step(e, t, x).prev_sample
+
     @torch.no_grad()
     def sample(
         self,
@@ -125,36 +160,37 @@ class Diffusion:
         shape: tuple[int, int],
         generator: torch.Generator,
         *,
-        sampler: Literal["ddpm", "ddim"],
+        sampler: Literal["ddpm", "ddim", "dpm_solver"],
         steps: int,
         progress: str | None = None,
         trajectory: Callable[[int, Tensor], None] | None = None,
     ) -> Float[Tensor, "G L"]:
         """Samples of `shape` (G, L), all in one batch, from pure noise; nothing is clipped.
 
-        `ddpm` takes all T steps and ignores `steps`; `ddim` takes `steps` of them and then draws
-        on the generator for the start alone. `predict_noise` must be in eval mode. `progress`
-        names a bar. `trajectory(i, x)` sees the start as i = 0, then x after each step i.
+        `ddpm` takes all T steps and ignores `steps`; `ddim` and `dpm_solver` take `steps` of them
+        and draw on the generator for the start alone. `predict_noise` must be in eval mode.
+        `progress` names a bar. `trajectory(i, x)` sees the start as i = 0, then x after step i.
         """
-        if sampler == "ddpm":
-            sequence = list(range(self.timesteps))[::-1]
-        else:
-            sequence = self.ddim_timesteps(steps)
+        visited, advance = self._sampler(sampler, steps, generator)
         x = torch.randn(shape, generator=generator, device=self.device)
         if trajectory is not None:
             trajectory(0, x)
-        pairs = zip(sequence, [*sequence[1:], -1], strict=True)
-        bar = tqdm(pairs, progress, len(sequence), unit="step", disable=None if progress else True)
-        for i, (t, t_previous) in enumerate(bar, start=1):
+        bar = tqdm(visited, progress, unit="step", disable=None if progress else True)
+        for i, t in enumerate(bar, start=1):
             epsilon = predict_noise(x, torch.full((shape[0],), t, device=self.device))
-            if sampler == "ddpm":
-                noise = torch.randn(shape, generator=generator, device=self.device)
-                x = self.ddpm_step(x, epsilon, t, noise)
-            else:
-                x = self.ddim_step(x, epsilon, t, t_previous)
+            x = advance(x, epsilon, t)
             if trajectory is not None:
                 trajectory(i, x)
         return x
+
+
+def check_sampler(name: str) -> None:
+    """Raise `InputError` if a sampler needs a package that is not installed."""
+    if name == "dpm_solver" and find_spec("diffusers") is None:
+        raise InputError(
+            "generate.sampler: dpm_solver needs the package diffusers: pip install diffusers, "
+            "or take ddim"
+        )
 
 
 def train_denoiser(

@@ -11,6 +11,7 @@ from pdiff.checkpoints import list_checkpoints, load_checkpoints, read_checkpoin
 from pdiff.config import Params, load_params
 from pdiff.data import check_images
 from pdiff.denoiser import Denoiser
+from pdiff.diffusion import check_sampler
 from pdiff.files import write_text
 from pdiff.nets import build_net, check_net, check_size, head_classes, read_weights
 from pdiff.subset import select_subset
@@ -24,6 +25,7 @@ def main() -> None:
     params = load_params()
     check_net(params.base.net)
     check_images(params.data)
+    check_sampler(params.generate.sampler)
     folder, count = params.finetune.folder, params.finetune.checkpoints
     paths = [] if folder is None else list_checkpoints(Path(folder), count)
     net = _build(params, paths)

@@ -50,7 +50,10 @@ def test_parameters_cannot_be_changed(params):
         ({"noise.latnet": 0.1}, r"unknown key noise\.latnet; known: latent, param"),
         ({"noise.latent": float("nan")}, r"noise\.latent: nan is refused"),
         ({"noise.latent": "much"}, r"noise\.latent: 'much' is refused"),
-        ({"generate.sampler": "euler"}, r"generate\.sampler: 'euler' .*'ddpm', 'ddim' or 'prior'"),
+        (
+            {"generate.sampler": "euler"},
+            r"generate\.sampler: 'euler' .*'ddim', 'dpm_solver' or 'prior'",
+        ),
         (
             {"data.crop_scale": [0.9, 0.1]},
             r"crop_scale: \[0\.9, 0\.1\] must be \[low, high\]",
@@ -66,7 +69,11 @@ def test_parameters_cannot_be_changed(params):
             {"generate.trajectories": 2, "generate.sampler": "prior"},
             r"generate\.trajectories: the sampler `prior` has no steps",
         ),
-        ({"generate.steps": 1001}, r"generate\.steps: 1001 is more than ddpm\.timesteps: 1000"),
+        ({"generate.steps": 1001}, r"steps: 1001 is more than the 1000 .*sampler ddim"),
+        (
+            {"generate.steps": 1000, "generate.sampler": "dpm_solver"},
+            r"steps: 1000 is more than the 999 .*dpm_solver can take of ddpm\.timesteps: 1000",
+        ),
         ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
         ({"base.pretrained": True, "base.weights": "x.pth"}, r"exclude each other"),
