@@ -14,6 +14,7 @@ from pdiff.data import EvaluationBatches, ImageSet
 from pdiff.errors import InputError
 from pdiff.evaluation import Model, predict
 from pdiff.files import load_tensors, save_tensors
+from pdiff.speed import measured
 
 EVALUATED = ("validation", "test")
 TRAJECTORY = "trajectory"
@@ -52,13 +53,14 @@ def predict_groups(
             again = {k.replace(".validation", ".test"): v for k, v in predictions.items()}
             predictions |= again
             break
-        found = predict(
-            net,
-            names,
-            models,
-            lambda split=split: EvaluationBatches(split, data, batch_size),
-            progress=f"evaluate on {name}",
-        )
+        with measured(models=len(models), predictions=len(models) * len(split)):
+            found = predict(
+                net,
+                names,
+                models,
+                lambda split=split: EvaluationBatches(split, data, batch_size),
+                progress=f"evaluate on {name}",
+            )
         parts = zip(groups, found.split(sizes), strict=True)
         predictions |= {f"{group}.{name}": part for group, part in parts}
     return predictions

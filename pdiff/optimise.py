@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pdiff.errors import InputError
+from pdiff.speed import counted
 
 MAX_LOGGED = 500  # points in a logged curve
 
@@ -86,7 +87,7 @@ def optimise(
 
     every = math.ceil(steps / MAX_LOGGED)
     bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
-    for step in bar:
+    for step in counted(bar, steps=1):
         rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate

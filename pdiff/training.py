@@ -20,6 +20,7 @@ from pdiff.config import BaseConfig, BatchNormMode, DataConfig, FinetuneConfig
 from pdiff.data import EvaluationBatches, ImageSet, Split, training_batches
 from pdiff.errors import InputError
 from pdiff.optimise import Log, Resume
+from pdiff.speed import counted, measured
 from pdiff.subset import Subset
 
 SGD_MOMENTUM = 0.9
@@ -71,7 +72,10 @@ def train_base(
     start = progress["epoch"]
     with tqdm(total=config.epochs, initial=start, desc="train base", disable=None) as bar:
         for epoch in range(start, config.epochs):
-            loss = _train_epoch(net, images.train, data, config.batch_size, optimizer, generator)
+            with measured(images=len(images.train)):
+                loss = _train_epoch(
+                    net, images.train, data, config.batch_size, optimizer, generator
+                )
             schedule.step()
             accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
             if accuracy > progress["best"]:
@@ -149,7 +153,7 @@ def finetune(
     batches = _endless(images, data, config.batch_size, generator)
     steps = config.save_after + config.checkpoints * config.save_every
     with tqdm(total=steps, desc="finetune", disable=None) as bar:
-        for step in range(1, steps + 1):
+        for step in counted(range(1, steps + 1), steps=1, images=config.batch_size):
             net.train(_uses_batch_statistics(config.batch_norm, step))
             loss = _finetune_loss(net, *next(batches))
             optimizer.zero_grad(set_to_none=True)

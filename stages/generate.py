@@ -12,6 +12,7 @@ from pdiff.files import save_tensors
 from pdiff.latents import LatentModel
 from pdiff.optimise import check_finite
 from pdiff.runtime import get_device, make_generator
+from pdiff.speed import measured
 from pdiff.subset import save_stack
 from stages import stage
 
@@ -29,9 +30,10 @@ def main() -> None:
     generator = make_generator(params.seed.model, "generate", device=device)
 
     with tracking.run("generate", params, "seed", "generate") as log:
-        latents = model.sample(params.generate, generator)
-        check_finite(latents, "generated latents")
-        matrix = codec.decode(latents)
+        with measured(models=params.generate.models):
+            latents = model.sample(params.generate, generator)
+            check_finite(latents, "generated latents")
+            matrix = codec.decode(latents)
         log.summary({"models": len(matrix), "parameters": matrix.shape[1]})
         save_stack(GENERATED, codec.subset, matrix)
         own = make_generator(params.seed.model, "trajectories", device=device)

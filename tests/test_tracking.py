@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel
 
 from pdiff import tracking
+from pdiff.speed import measured
 from pdiff.tracking import sync as tracking_sync
 from pdiff.tracking import ui as tracking_ui
 from pdiff.tracking.files import flat_params, params_sha
@@ -73,7 +74,7 @@ def project(bare_project, empty_store):
 
 
 def run_stage(stage: str, latent: float = 0.1, points: int = 3) -> None:
-    with tracking.run(stage, toy(latent), "noise") as log:
+    with tracking.run(stage, toy(latent), "noise") as log, measured(steps=points):
         for step in range(points):
             log({"loss": 1 / (step + 1)}, step)
         log.summary({"r2": 0.5})
@@ -192,6 +193,7 @@ def test_a_stage_keeps_every_point_and_its_own_sections(project, monkeypatch):
     assert stage.data.metrics["r2"] == 0.5
     assert stage.data.metrics["duration_s"] > 0
     assert stage.data.metrics["peak_memory_mb"] > 10
+    assert stage.data.metrics["steps_per_s"] > 1801 / stage.data.metrics["duration_s"]
     assert stage.info.status == "FINISHED"
 
 

@@ -31,6 +31,7 @@ from typing import Any
 
 import yaml
 
+from pdiff import speed
 from pdiff.paths import root
 from pdiff.tracking.files import (
     Curve,
@@ -125,7 +126,7 @@ class Log:
             "ended": ended,
             "all_params": self.params,
             "params": {name: self.params[name] for name in self.sections},
-            "timing": {"duration_s": ended - self.started, **peak_memory()},
+            "timing": {"duration_s": ended - self.started, **peak_memory(), **speed.speeds()},
             "summary": self._summary,
             "curves": self._curves,
             "files": self._files,
@@ -142,6 +143,7 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[Log]:
     global _current
     log = Log(stage, params.model_dump(mode="json"), sections)
     _current = log
+    speed.reset()
     try:
         yield log
     except BaseException as error:
