@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow ui table lint install
+.PHONY: repro test test-slow ui table bench lint install
 
 repro: install
 	dvc repro
@@ -26,6 +26,10 @@ else
 	@python -m pdiff.tracking sync
 	@python -m pdiff.tracking table
 endif
+
+# ours against the plain way, within half an hour on two idle cores; rewrites docs/performance.md
+bench: install
+	python -m benchmarks
 
 lint: install
 	ruff check .
