@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import evaluation, novelty, pipeline, sampling, timing, training
+from benchmarks import evaluation, novelty, pipeline, sampling, timing, training, variants
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BENCHMARKS: dict[str, Callable[[], str]] = {
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[], str]] = {
     "novelty": novelty.run,
     "sampling": sampling.run,
     "training": training.run,
+    "variants": variants.run,
     "pipeline": pipeline.run,
 }
 

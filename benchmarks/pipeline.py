@@ -1,4 +1,10 @@
-"""The default experiment from images to tables, and what its parts would take the plain way."""
+"""An experiment from images to tables, and what its parts would take the plain way.
+
+    python -m benchmarks.pipeline [OVERRIDE ...]
+
+runs the stages of one experiment, each once, in a folder of their own and prints the table; an
+override is what follows `-S`: `recipe=paper data=cifar10_images data.root=/path data.size=224`.
+"""
 
 import os
 import shutil
@@ -11,16 +17,20 @@ from pathlib import Path
 import torch
 import yaml
 
-from benchmarks.timing import duration, once, table
-from pdiff.config import PARAMS, load_params
+from benchmarks.timing import duration, matmul_peak, once, table
+from pdiff.config import PARAMS, Params, parse_params
 from pdiff.data import EvaluationBatches, load_images
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import Diffusion
 from pdiff.evaluation import predict_plain
 from pdiff.nets import load_net
+from pdiff.runtime import get_device
 from pdiff.subset import Models, load_stack
+from pdiff.tables.estimate import work_of
+from pdiff.tables.experiments import make_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
+FEW_STEPS = 20
 
 
 def stages() -> list[str]:
@@ -28,56 +38,76 @@ def stages() -> list[str]:
     return list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 
 
-def run() -> str:
+def run(overrides: tuple[str, ...] = ()) -> str:
+    experiment = make_experiment(overrides)
+    params = parse_params(experiment.params)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        shutil.copy(ROOT / PARAMS, here / PARAMS)
+        (here / PARAMS).write_text(yaml.safe_dump(experiment.params))
         shutil.copy(ROOT / "requirements.txt", here)
         seconds = {name: _stage(name, here) for name in stages()}
-        plain = _plain(here)
-    rows = [
-        [name, duration(ours), duration(plain[name]) if name in plain else "as ours"]
-        for name, ours in seconds.items()
-    ]
+        plain = _plain(here, params)
+    rows = [_row(name, ours, params, plain) for name, ours in seconds.items()]
     ours = sum(seconds.values())
-    theirs = sum(plain.get(name, ours) for name, ours in seconds.items())
-    rows.append(["all", duration(ours), f"{duration(theirs)}, {theirs / ours:.1f} times ours"])
-    return table(["stage", "ours", "the plain way, extrapolated"], rows)
+    theirs = sum(plain.get(name, own) for name, own in seconds.items())
+    rows.append(["all", duration(ours), "", f"{duration(theirs)}, {theirs / ours:.1f} x ours"])
+    return table(["stage", "ours", "of the matmul peak", "the plain way, extrapolated"], rows)
 
 
 def _stage(name: str, folder: Path) -> float:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PDIFF_TRACKING": "off"}
-    command = [sys.executable, "-m", f"stages.{name}"]
     start = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", f"stages.{name}"], cwd=folder, env=environment, check=True
+    )
     return time.perf_counter() - start
 
 
-def _plain(folder: Path) -> dict[str, float]:
-    """Seconds of evaluation model by model and of sampling one latent at a time, in 1,000 steps."""
-    params = load_params(folder / PARAMS)
-    images = load_images(folder / "data/images.safetensors")
-    net = load_net(folder / "models/base.safetensors")
-    subset, matrix = load_stack(folder / "data/checkpoints.safetensors")
-    one = Models(subset, matrix[:1])
-    each = sum(
-        once(
-            lambda split=split: predict_plain(
-                net, one, lambda: EvaluationBatches(split, params.data, params.evaluate.batch_size)
-            )
-        )
-        for split in (images.validation, images.test)
-    )
-    config = params.evaluate
-    noised = len(config.noise_levels) * config.noised_models
-    generated = params.generate.models
-    denoiser = Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, 7).eval()
-    diffusion = Diffusion(20, 1e-4, 0.02)
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, params.autoencoder.latent_dim)
-    latent = once(lambda: diffusion.sample(denoiser, shape, generator, sampler="ddpm", steps=20))
+def _row(name: str, seconds: float, params: Params, plain: dict[str, float]) -> list[str]:
+    """Share of the peak by the stage's operations, start of the program and all else included."""
+    share = "-"
+    if name != "check_params":
+        share = f"{100 * work_of(name, params).operations / seconds / matmul_peak():.0f} %"
+    return [name, duration(seconds), share, duration(plain[name]) if name in plain else "as ours"]
+
+
+def _plain(folder: Path, params: Params) -> dict[str, float]:
+    """Seconds of evaluating each model whole, and of T steps for one latent after another."""
+    each, count = _whole_net(folder, params)
+    config, generated = params.evaluate, params.generate.models
+    device = get_device()
+    ddpm, length = params.ddpm, params.autoencoder.latent_dim
+    denoiser = Denoiser(length, ddpm.channels, ddpm.kernel_size).to(device).eval()
+    diffusion = Diffusion(FEW_STEPS, ddpm.beta_start, ddpm.beta_end, device)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def latent() -> None:
+        diffusion.sample(denoiser, (1, length), generator, sampler="ddpm", steps=FEW_STEPS)
+
+    latent()
     return {
-        "generate": latent * generated * params.ddpm.timesteps / 20,
-        "evaluate_originals": each * (len(matrix) + 1 + noised),
+        "generate": once(latent) * generated * ddpm.timesteps / FEW_STEPS,
+        "evaluate_originals": each * (count + 1 + len(config.noise_levels) * config.noised_models),
         "evaluate_generated": each * (generated + config.reconstructed_models),
     }
+
+
+def _whole_net(folder: Path, params: Params) -> tuple[float, int]:
+    """Seconds for one model on both splits the plain way, and how many originals there are."""
+    device = get_device()
+    images = load_images(folder / "data/images.safetensors", device)
+    net = load_net(folder / "models/base.safetensors", device)
+    subset, matrix = load_stack(folder / "data/checkpoints.safetensors")
+    one, size = Models(subset, matrix[:1]), params.evaluate.batch_size
+
+    def evaluate() -> None:
+        for split in (images.validation, images.test):
+            batches = EvaluationBatches(split, params.data, size)
+            predict_plain(net, one, lambda batches=batches: batches)
+
+    evaluate()
+    return once(evaluate), len(matrix)
+
+
+if __name__ == "__main__":
+    print(run(tuple(sys.argv[1:])))

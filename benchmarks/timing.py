@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from pdiff.runtime import get_device
+
 REPEATS = 5
 Work = Callable[[], object]
 
@@ -75,7 +77,7 @@ def scaled(seconds: Sequence[float], factor: float) -> tuple[float, ...]:
 @cache
 def matmul_peak() -> float:
     """Floating-point operations a second in the best of ten fp32 products of 2048 x 2048."""
-    a = torch.randn(2048, 2048)
+    a = torch.randn(2048, 2048, device=get_device())
     out = torch.empty_like(a)
     best = min(once(lambda: torch.mm(a, a, out=out)) for _ in range(10))
     return 2 * 2048**3 / best
@@ -84,7 +86,7 @@ def matmul_peak() -> float:
 @cache
 def bandwidth() -> float:
     """Bytes a second, read and written, in the best of ten copies of 256 MiB."""
-    source = torch.zeros(2**26)
+    source = torch.zeros(2**26, device=get_device())
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(once(lambda: target.copy_(source)) for _ in range(10))
 
