@@ -158,6 +158,8 @@ class EvaluationBatches:
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[Float[Tensor, "B C S S"]]:
+        if not len(self.split):
+            return
         for images in self.split.evaluated(self.batch_size, self.config):
             yield _normalise(images, self.config)
 

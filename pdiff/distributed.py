@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -100,6 +99,8 @@ def average_gradients(net: nn.Module, loss: Float[Tensor, ""], size: int) -> Flo
 def share_batch_norm(net: nn.Module) -> None:
     """Batch norm over whole batches on a GPU; on the CPU, where torch has none, over shares."""
     if ranks.place.processes > 1 and next(net.parameters()).is_cuda:
+        from timm.layers import convert_sync_batchnorm  # slow to import, and rarely needed
+
         convert_sync_batchnorm(net)
 
 

@@ -5,8 +5,6 @@ import os
 import sys
 
 from torch import distributed
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from pdiff.errors import InputError
 
@@ -21,6 +19,9 @@ def wanted_processes() -> int:
 
 def launch(processes: int, module: str) -> None:
     """`torchrun --nproc-per-node processes -m module`; exits if one fails, with its exit status."""
+    # slow to import, and rarely needed
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     threads = len(os.sched_getaffinity(0)) // processes
