@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pdiff.config import DataConfig
+from pdiff.ranks import batch_share
 
 RATIO = (3 / 4, 4 / 3)  # widest and tallest crop, as torchvision's RandomResizedCrop
 TRIES = 10
@@ -21,12 +22,16 @@ TRIES = 10
 
 def augment(
     images: UInt8[Tensor, "B C H W"], config: DataConfig, generator: torch.Generator
-) -> Float[Tensor, "B C S S"]:
-    """Crop, shift, mirror and add noise as `config` says; pixels in [0, 1]."""
+) -> Float[Tensor, "_ C S S"]:
+    """Crop, shift, mirror and add noise as `config` says; pixels in [0, 1].
+
+    All is drawn for the whole batch; the images are this process's share of it.
+    """
+    own = batch_share(len(images))
     sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
     boxes, mirrored = draw_boxes(sizes, config, generator)
-    pixels = sample_boxes(images.float() / 255, boxes, mirrored, config.size)
-    return add_noise(pixels, config, generator)
+    pixels = sample_boxes(images[own].float() / 255, boxes[own], mirrored[own], config.size)
+    return add_noise(pixels, config, generator, len(images))
 
 
 def draw_boxes(
@@ -50,11 +55,15 @@ def draw_boxes(
 
 
 def add_noise(
-    pixels: Float[Tensor, "B C S S"], config: DataConfig, generator: torch.Generator
-) -> Float[Tensor, "B C S S"]:
-    """Fresh Gaussian noise of std `config.noise`, the result kept in [0, 1]."""
+    pixels: Float[Tensor, "_ C S S"], config: DataConfig, generator: torch.Generator, batch: int
+) -> Float[Tensor, "_ C S S"]:
+    """Fresh Gaussian noise of std `config.noise` on this process's share of a batch of that size.
+
+    The result is kept in [0, 1].
+    """
     if config.noise:
-        noise = torch.randn(pixels.shape, generator=generator, device=pixels.device)
+        shape = (batch, *pixels.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=pixels.device)[batch_share(batch)]
         pixels = (pixels + config.noise * noise).clamp(0, 1)
     return pixels
 

@@ -18,6 +18,7 @@ from pdiff.config import DataConfig
 from pdiff.errors import InputError
 from pdiff.files import load_tensors, save_tensors
 from pdiff.image_files import ImageFiles, read_paths
+from pdiff.ranks import batch_share, share
 from pdiff.readers import Split, check_reader, enough, read_images
 from pdiff.splits import ImageSplit
 
@@ -27,8 +28,10 @@ __all__ = [
     "ImageSet",
     "ImageSplit",
     "Split",
+    "batch_sizes",
     "check_images",
     "load_images",
+    "own_batches",
     "prepare_images",
     "save_images",
     "training_batches",
@@ -116,12 +119,30 @@ def load_images(path: Path, device: torch.device | str = "cpu") -> ImageSet:
 def training_batches(
     split: Split, config: DataConfig, batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Float[Tensor, "B C S S"], Int64[Tensor, " B"]]]:
-    """One pass in random order, augmented and normalised; a last batch of one is left out."""
+    """One pass in random order, augmented and normalised; each batch as `batch_sizes` says.
+
+    Of processes that share a stage, each gets its part of every batch.
+    """
     order = torch.randperm(len(split), generator=generator, device=split.labels.device)
-    batches = [index for index in order.split(batch_size) if len(index) > 1]  # batch norm needs two
+    sizes = batch_sizes(len(split), batch_size)
+    batches = order[: sum(sizes)].split(sizes)
     images = split.augmented(batches, config, generator)
     for index, pixels in zip(batches, images, strict=True):
-        yield _normalise(pixels, config), split.labels[index]
+        yield _normalise(pixels, config), split.labels[index[batch_share(len(index))]]
+
+
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """Sizes of the batches of `count` images; batch norm needs two, so a last one is left out."""
+    rest = count % batch_size
+    return [batch_size] * (count // batch_size) + [rest] * (rest > 1)
+
+
+def own_batches(split: Split, batch_size: int) -> Split:
+    """This process's share of a split: whole batches in a row, perhaps none."""
+    own = share(-(-len(split) // batch_size))
+    rows = torch.arange(len(split), device=split.labels.device)
+    rows = rows[own.start * batch_size : own.stop * batch_size]
+    return split if len(rows) == len(split) else split.take(rows)
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,8 @@ class EvaluationBatches:
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[Float[Tensor, "B C S S"]]:
+        if not len(self.split):
+            return
         for images in self.split.evaluated(self.batch_size, self.config):
             yield _normalise(images, self.config)
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pdiff import ranks
 from pdiff.errors import InputError
 
 _KEY = "pdiff"  # one key only: the order of several is not the same from run to run
@@ -19,8 +20,11 @@ _KEY = "pdiff"  # one key only: the order of several is not the same from run to
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> None:
     """Write `tensors` and the JSON-able `header` to `path`, by way of a temporary name.
 
-    The same tensors and header give the same bytes.
+    The same tensors and header give the same bytes. Of processes that share a stage, only the
+    first writes.
     """
+    if not ranks.is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     save_file(_unshared(tensors), partial, metadata={_KEY: json.dumps(header, sort_keys=True)})
@@ -132,7 +136,9 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, by way of a temporary name."""
+    """Write `text` to `path`, by way of a temporary name; only the first process does."""
+    if not ranks.is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)

@@ -6,11 +6,13 @@ Axes: M models of a group, N images of a split.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Int16, Int64
 from torch import Tensor, nn
 
 from pdiff.config import DataConfig
-from pdiff.data import EvaluationBatches, ImageSet
+from pdiff.data import EvaluationBatches, ImageSet, own_batches
+from pdiff.distributed import gather
 from pdiff.errors import InputError
 from pdiff.evaluation import Model, predict
 from pdiff.files import load_tensors, save_tensors
@@ -43,24 +45,31 @@ def predict_groups(
     data: DataConfig,
     batch_size: int,
 ) -> dict[str, Tensor]:
-    """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass."""
+    """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass.
+
+    Of processes that share a stage, each predicts for whole batches of the images, the same ones
+    that a single process makes, so that the predictions are the same to the bit.
+    """
     sizes = [len(group) for group in groups.values()]
     models = _Joined(list(groups.values()))
     predictions: dict[str, Tensor] = {}
     for name in EVALUATED:
-        split = getattr(images, name)
+        split = own_batches(getattr(images, name), batch_size)
         if name == "test" and data.split == "paper":  # both splits are the same images
             again = {k.replace(".validation", ".test"): v for k, v in predictions.items()}
             predictions |= again
             break
+        found = torch.empty(len(models), 0, dtype=torch.int16)
         with measured(models=len(models), predictions=len(models) * len(split)):
-            found = predict(
-                net,
-                names,
-                models,
-                lambda split=split: EvaluationBatches(split, data, batch_size),
-                progress=f"evaluate on {name}",
-            )
+            if len(split):
+                found = predict(
+                    net,
+                    names,
+                    models,
+                    lambda split=split: EvaluationBatches(split, data, batch_size),
+                    progress=f"evaluate on {name}",
+                )
+            found = gather(found)
         parts = zip(groups, found.split(sizes), strict=True)
         predictions |= {f"{group}.{name}": part for group, part in parts}
     return predictions

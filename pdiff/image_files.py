@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
+from pdiff import ranks
 from pdiff.augment import add_noise, draw_boxes
 from pdiff.config import DataConfig
 from pdiff.decode import decode
@@ -59,7 +60,8 @@ class ImageFiles:
     ) -> Iterator[Float[Tensor, "_ C S S"]]:
         """The images of each batch as training sees them; pixels in [0, 1].
 
-        What is random is drawn here, a batch at a time: the number of threads changes nothing.
+        What is random is drawn here, a batch at a time: the number of threads changes nothing. Of
+        processes that share a stage, each decodes its share of every batch.
         """
         device = self.labels.device
 
@@ -68,10 +70,11 @@ class ImageFiles:
                 rows = index.cpu()
                 boxes, mirrored = draw_boxes(self.sizes[rows].to(device), config, generator)
                 drawn = zip(rows.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
+                drawn = list(drawn)[ranks.batch_share(len(rows))]
                 yield [_bind(self._cut_out, *one, config.size) for one in drawn]
 
-        for pixels in _decoded(jobs(), device):
-            yield add_noise(pixels, config, generator)
+        for index, pixels in zip(batches, _decoded(jobs(), device), strict=True):
+            yield add_noise(pixels, config, generator, len(index))
 
     def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
         """All images in order as evaluation sees them; pixels in [0, 1]."""
@@ -120,8 +123,8 @@ def read_paths(names: UInt8[Tensor, " _"]) -> tuple[str, ...]:
 
 
 def thread_count() -> int:
-    """Images decoded at a time: one for each processor that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Images decoded at a time: one for each processor, shared out among processes."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks.place.local_processes)
 
 
 def _bind(function: Callable[..., np.ndarray], *arguments: object) -> Callable[[], np.ndarray]:

@@ -20,6 +20,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from pdiff import ranks
+from pdiff.distributed import from_first
 from pdiff.errors import InputError
 from pdiff.files import load_tensors, save_tensors
 from pdiff.paths import root
@@ -32,7 +34,8 @@ class Checkpointer:
     """Saves a training's state now and then; `with` it, and it is gone once all went well.
 
     If another process is at the same training (a parallel experiment that shares it, or one left
-    over from a killed run), this one waits for it and says so.
+    over from a killed run), this one waits for it and says so. Of processes that share a stage,
+    the first keeps the state, and all load it.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -42,6 +45,11 @@ class Checkpointer:
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> "Checkpointer":
+        if ranks.is_first():
+            self._hold()
+        return self
+
+    def _hold(self) -> None:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._folder.with_suffix(".lock").open("w")
         try:
@@ -50,7 +58,6 @@ class Checkpointer:
             print(f"waiting for another process at the same training ({self._folder})", flush=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._folder.mkdir(exist_ok=True)
-        return self
 
     def __exit__(
         self,
@@ -58,12 +65,17 @@ class Checkpointer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not ranks.is_first():
+            return
         if kind is None:
             shutil.rmtree(self._folder)
         self._lock.close()
 
     def load(self) -> State | None:
         """The last state saved, or None; a state that does not read is left aside."""
+        return from_first(self._read() if ranks.is_first() else None)
+
+    def _read(self) -> State | None:
         if not self._path.exists():
             return None
         try:
@@ -74,7 +86,7 @@ class Checkpointer:
 
     def save(self, state: Callable[[], State]) -> None:
         """Save what `state` returns, unless the last time was a moment ago."""
-        if time.monotonic() - self._saved_at < self._every_s:
+        if not ranks.is_first() or time.monotonic() - self._saved_at < self._every_s:
             return
         tensors: dict[str, Tensor] = {}
         layout = _split(state(), tensors)
@@ -89,7 +101,7 @@ def make_checkpointer(
 
     It saves every 20 seconds at most, or every `PDIFF_SAVE_EVERY_S`.
     """
-    digest = hashlib.sha256(str(device).encode())
+    digest = hashlib.sha256(device.type.encode())
     for section in sections:
         digest.update(section.model_dump_json().encode())
     for path in [*inputs, *sorted(Path(__file__).parent.glob("*.py"))]:

@@ -5,15 +5,20 @@ import os
 
 import torch
 
+from pdiff import ranks
 from pdiff.errors import InputError
 
 
 def get_device() -> torch.device:
     """`PDIFF_DEVICE`, or cuda where there is one, else cpu; never part of an output's hash.
 
+    With several processes a machine, `cuda` is a GPU for each.
+
     Also switches TF32 and cuDNN's benchmark mode off, so that fp32 is fp32 and runs repeat.
     """
     name = os.environ.get("PDIFF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if ranks.place.processes > 1:
+        name = _own_device(name)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -25,6 +30,18 @@ def get_device() -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     return device
+
+
+def _own_device(name: str) -> str:
+    """This process's device among those of the processes that share a stage."""
+    if name.startswith("cuda:"):
+        raise InputError(f"PDIFF_DEVICE: {name} is one GPU for several processes; give cuda")
+    if name != "cuda":
+        return name
+    if (needed := ranks.place.local_processes) > (found := torch.cuda.device_count()):
+        raise InputError(f"{needed} processes need a GPU each, and there are {found}")
+    torch.cuda.set_device(ranks.place.local_rank)  # the one that collectives use
+    return f"cuda:{ranks.place.local_rank}"
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

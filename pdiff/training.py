@@ -16,8 +16,16 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
+from pdiff import distributed, ranks
 from pdiff.config import BaseConfig, BatchNormMode, DataConfig, FinetuneConfig
-from pdiff.data import EvaluationBatches, ImageSet, Split, training_batches
+from pdiff.data import (
+    EvaluationBatches,
+    ImageSet,
+    Split,
+    batch_sizes,
+    own_batches,
+    training_batches,
+)
 from pdiff.errors import InputError
 from pdiff.optimise import Log, Resume
 from pdiff.speed import counted, measured
@@ -48,9 +56,11 @@ def train_base(
 
     fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
     Of epochs that are equally good the first is kept; no epoch leaves the net as it is.
+    Processes that share a stage share each batch; they take the steps of one process.
     """
     if config.epochs == 0:
         return measure_accuracy(net, images.validation, data, config.batch_size)
+    distributed.share_batch_norm(net)
     optimizer = make_optimizer(
         config.optimizer, list(net.parameters()), config.lr, config.weight_decay
     )
@@ -104,23 +114,26 @@ def _train_epoch(
     """One pass over the training images; the mean loss."""
     _seed_global(generator)
     net.train()
-    total, count = torch.zeros((), device=split.labels.device), 0
-    for images, labels in training_batches(split, data, batch_size, generator):
+    total, sizes = torch.zeros((), device=split.labels.device), batch_sizes(len(split), batch_size)
+    batches = training_batches(split, data, batch_size, generator)
+    for (images, labels), size in zip(batches, sizes, strict=True):
         loss = functional.cross_entropy(net(images), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        loss = distributed.average_gradients(net, loss.detach(), size)
         optimizer.step()
-        total += loss.detach() * len(labels)
-        count += len(labels)
-    return _finite(total.item() / count, "base")
+        total += loss * size
+    distributed.average_statistics(net)
+    return _finite(total.item() / sum(sizes), "base")
 
 
 @torch.inference_mode()
 def measure_accuracy(net: nn.Module, split: Split, data: DataConfig, batch_size: int) -> float:
     """Share of the split's images that `net` classifies rightly, in eval mode."""
     net.eval()
-    batches = EvaluationBatches(split, data, batch_size)
-    predicted = torch.cat([net(images).argmax(1) for images in batches])
+    batches = EvaluationBatches(own_batches(split, batch_size), data, batch_size)
+    predicted = torch.cat([split.labels[:0], *(net(images).argmax(1) for images in batches)])
+    predicted = distributed.gather(predicted)
     return (predicted == split.labels).float().mean().item()
 
 
@@ -193,9 +206,12 @@ def _endless(
 
 
 def _seed_global(generator: torch.Generator) -> None:
-    """Seed what draws from torch's global generator: dropout and drop path."""
+    """Seed what draws from torch's global generator: dropout and drop path.
+
+    Each process drops something else.
+    """
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    torch.manual_seed(seed.item())
+    torch.manual_seed(seed.item() + ranks.place.rank)
 
 
 def _finite(loss: float, section: str) -> float:

@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage(main)
+    stage(main, shared=True)

@@ -31,7 +31,7 @@ from typing import Any
 
 import yaml
 
-from pdiff import speed
+from pdiff import ranks, speed
 from pdiff.paths import root
 from pdiff.tracking.files import (
     Curve,
@@ -184,7 +184,9 @@ def tracking_is_on() -> bool:
 
 
 def _close(log: Log) -> None:
-    """Write the record, then send it."""
+    """Write the record, then send it; of processes that share a stage, only the first does."""
+    if not ranks.is_first():
+        return
     done = log.finishes_pipeline and not log.error
     with _warns(f"no record of {log.stage} was kept"):
         record = log.record()
