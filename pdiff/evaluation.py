@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pdiff.cut import Boundary, CutNet, Model, check_model, eval_mode, subset_parameters
+from pdiff.cut import Boundary, CutNet
+from pdiff.model import Model, check_model, eval_mode, subset_parameters
 
 __all__ = ["CutNet", "Model", "accuracy", "predict", "predict_plain", "wrong"]
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -17,6 +16,8 @@ from torch.nn import functional
 
 from pdiff import evaluation
 from pdiff.evaluation import CutNet, accuracy, predict, predict_plain, wrong
+from tests.toy_nets import assert_logits_equal, noised, small_images, small_net
+from tests.toy_training import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")  # unless a test expects it
 
@@ -48,15 +49,6 @@ LAYERS = {
     },
 }
 SUBSETS = [(net, subset) for net in NETS for subset in ("norms", "first", "last", "all")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small are faster so, and by much where other processes use the other cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -109,46 +101,6 @@ def subset_names(net: nn.Module, name: str, subset: str) -> list[str]:
     found = [n for n in names if n.rpartition(".")[0] in layers]
     assert {n.rpartition(".")[0] for n in found} == set(layers)
     return found
-
-
-def noised(net: nn.Module, names: list[str], levels=LEVELS["norms"]) -> list[dict[str, Tensor]]:
-    """The net's own values plus noise in proportion to their root mean square."""
-    generator, parameters = torch.Generator().manual_seed(0), dict(net.named_parameters())
-    models = []
-    for level in levels:
-        model = {}
-        for name in names:
-            value = parameters[name].detach()
-            size = value.square().mean().sqrt().clamp(min=0.1)
-            model[name] = value + level * size * torch.randn(value.shape, generator=generator)
-        models.append(model)
-    return models
-
-
-def small_net(*layers: nn.Module, channels: int = 4) -> nn.Module:
-    """Random weights, running statistics that are not those of any batch, five classes."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, channels, 3, 2), *layers, nn.Flatten(), nn.LazyLinear(5))
-    net(torch.randn(8, 3, 8, 8))  # updates running statistics, makes the lazy layer
-    nn.init.zeros_(net[-1].bias)  # or all images are of one class
-    return net.eval()
-
-
-def small_images(count: int = 7) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def assert_logits_equal(net, names, models, images) -> None:
-    """The cut net's logits are the net's with the model's parameters, which make a difference."""
-    cut = CutNet(net, names, images)
-    boundary = cut.prefix(images)
-    logits = [cut.suffix(model, boundary) for model in models]
-    with torch.no_grad():
-        expected = [functional_call(net, model, images) for model in models]
-    for ours, theirs in zip(logits, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    if len(models) > 1:
-        assert (expected[0] - expected[-1]).abs().max() > 0.01, "the models do not differ"
 
 
 def state(net: nn.Module) -> list:
@@ -322,36 +274,6 @@ def test_inference_mode_around_it_is_no_obstacle():
     names = ["1.weight"]
     with torch.inference_mode():
         assert_logits_equal(net, names, noised(net, names), small_images())
-
-
-# 1x1 maps
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv2d(4, 4, 3, padding=1),
-        nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(4, 4, 3, padding=1, groups=4),
-        nn.Conv2d(4, 4, (3, 5), padding=(1, 2)),
-        nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
-        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
-        nn.Conv2d(4, 4, 2, padding=1, stride=2),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("names", [["1.weight"], ["2.weight"]], ids=["before", "itself"])
-def test_convolutions_of_1x1_maps_equal_the_plain_way(conv, names):
-    net = small_net(nn.Conv2d(4, 4, 3), conv)
-    assert_logits_equal(net, names, noised(net, names), small_images())
-
-
-def test_only_one_tap_of_a_convolution_of_a_1x1_map_is_used():
-    torch.manual_seed(0)
-    net = small_net(nn.GroupNorm(1, 4), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3, padding=1))
-    cut = CutNet(net, ["1.weight"], small_images())
-    weights = [v.shape[2:] for v in cut._cut.fixed.values() if v.ndim == 4]
-    assert sorted(weights) == [(1, 1), (3, 3), (3, 3)]
 
 
 # What runs how often
