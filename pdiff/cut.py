@@ -4,7 +4,9 @@
   neither the images nor the subset  -> `fixed`, computed once, when the net is cut,
   the images but not the subset      -> `prefix`, computed once per batch of images,
   the subset                         -> `suffix`, computed for each model and each batch.
-Values that cross from prefix to suffix are the `boundary`.
+Values that cross from prefix to suffix are the `boundary`. Before it is cut, the graph loses work
+that cannot reach the logits: unused positions (`positions`) and products with padding
+(`small_maps`).
 
 Axes: B batch, C classes; images are (B, C, H, W) with C channels.
 """
@@ -68,6 +70,19 @@ class CutNet:
                 "evaluation runs the whole net for every model, which is slower",
                 stacklevel=2,
             )
+
+    @property
+    def subset_first(self) -> bool:
+        """Whether nothing of the net precedes the subset: the boundary is the images themselves."""
+        if not self.traced:
+            return True
+        crossing = self._cut.prefix.outputs
+        return all(n is self._cut.images for n in crossing if isinstance(n.meta["val"], Tensor))
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of one model."""
+        return sum(parameter.nbytes for parameter in self._base.values())
 
     @torch.inference_mode()
     def prefix(self, images: Float[Tensor, "B C H W"]) -> Boundary:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pdiff.config import DataConfig
 from pdiff.data import EvaluationBatches, ImageSet
 from pdiff.errors import InputError
-from pdiff.evaluation import Model, predict
+from pdiff.evaluation import CutNet, Model, predict
 from pdiff.files import load_tensors, save_tensors
 
 EVALUATED = ("validation", "test")
@@ -41,8 +41,13 @@ def predict_groups(
     images: ImageSet,
     data: DataConfig,
     batch_size: int,
+    boundary_mib: int,
 ) -> dict[str, Tensor]:
-    """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass."""
+    """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass.
+
+    The net is cut once. `boundary_mib` is what `predict` takes.
+    """
+    cut = CutNet(net, names, next(iter(EvaluationBatches(images.validation, data, 2))))
     sizes = [len(group) for group in groups.values()]
     models = _Joined(list(groups.values()))
     predictions: dict[str, Tensor] = {}
@@ -53,10 +58,10 @@ def predict_groups(
             predictions |= again
             break
         found = predict(
-            net,
-            names,
+            cut,
             models,
             lambda split=split: EvaluationBatches(split, data, batch_size),
+            boundary_mib=boundary_mib,
             progress=f"evaluate on {name}",
         )
         parts = zip(groups, found.split(sizes), strict=True)

@@ -1,7 +1,9 @@
 """`predict` equals the plain way, on trained nets whose models differ in what they predict."""
 
 import copy
+import weakref
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -15,8 +17,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pdiff import evaluation
-from pdiff.evaluation import CutNet, accuracy, predict, predict_plain, wrong
-from tests.toy_nets import assert_logits_equal, noised, small_images, small_net
+from pdiff.evaluation import CutNet, accuracy, predict_plain, wrong
+from tests.toy_nets import Branching, assert_logits_equal, noised, small_images, small_net
 from tests.toy_training import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")  # unless a test expects it
@@ -49,6 +51,8 @@ LAYERS = {
     },
 }
 SUBSETS = [(net, subset) for net in NETS for subset in ("norms", "first", "last", "all")]
+ELSEWHERE = [("resnet18", "norms"), ("resnet18", "all")]  # in test_registry_equality.py
+HERE = [case for case in SUBSETS if case not in ELSEWHERE]
 
 
 @pytest.fixture(scope="session")
@@ -113,17 +117,9 @@ def assert_same_state(before: list, after: list) -> None:
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=0)
 
 
-class Branching(nn.Module):
-    """Looks at its images to decide what to do: `torch.export` cannot trace it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.mean() > 0:
-            images = -images
-        return self.net(images)
+def predict(net, names, models, batches, boundary_mib: int = 64) -> Tensor:
+    cut = CutNet(net, names, next(iter(batches())))
+    return evaluation.predict(cut, models, batches, boundary_mib=boundary_mib)
 
 
 # Equal to the plain way
@@ -138,7 +134,7 @@ def test_the_nets_of_these_tests_are_trained(trained, digits, name):
     assert len(predicted.unique()) >= 5
 
 
-@pytest.mark.parametrize(("name", "subset"), SUBSETS)
+@pytest.mark.parametrize(("name", "subset"), HERE)
 def test_predictions_equal_the_plain_way(trained, batches, name, subset):
     net = trained(name)
     names = subset_names(net, name, subset)
@@ -151,7 +147,7 @@ def test_predictions_equal_the_plain_way(trained, batches, name, subset):
 
 
 @pytest.mark.parametrize(
-    ("name", "subset"), [(net, subset) for net, subset in SUBSETS if subset in ("norms", "all")]
+    ("name", "subset"), [(net, subset) for net, subset in HERE if subset in ("norms", "all")]
 )
 def test_logits_equal_the_whole_nets(trained, batches, name, subset):
     net = trained(name)
@@ -159,31 +155,13 @@ def test_logits_equal_the_whole_nets(trained, batches, name, subset):
     assert_logits_equal(net, names, noised(net, names, levels=(0.0, 0.5)), batches()[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "norms", "options"),
-    [
-        ("resnet50", 32, ["layer4.2.bn2", "layer4.2.bn3"], {}),
-        ("vit_tiny_patch16_224", 64, ["blocks.11.norm2", "norm"], {"dynamic_img_size": True}),
-        pytest.param(
-            *("vit_tiny_patch16_224", 64, ["blocks.11.norm2", "norm"], {"img_size": 64}),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("vit_base_patch16_224", 32, ["blocks.11.norm2", "norm"], {"img_size": 32}),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("convnext_base", 32, ["stages.3.blocks.2.norm", "head.norm"], {}),
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_large_nets_can_be_cut(name, size, norms, options):
+def test_a_net_for_images_of_any_size_can_be_cut():
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=10, **options).eval()
-    names = [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")]
+    options = {"num_classes": 10, "dynamic_img_size": True}
+    net = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    names = ["blocks.11.norm2.weight", "norm.weight"]
     models = noised(net, names, levels=(0.0, 1.0))
-    assert_logits_equal(net, names, models, torch.randn(3, 3, size, size))
+    assert_logits_equal(net, names, models, torch.randn(3, 3, 64, 64))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
@@ -288,45 +266,136 @@ def test_the_suffix_holds_only_what_follows_the_subset(trained, batches):
     assert suffix["aten._native_batch_norm_legit_no_training.default"] == 2
 
 
-class Recorded(list):
-    """Models that note which of them were asked for."""
-
-    asked: Counter
-
-    def __getitem__(self, index):
-        self.asked[index] += 1
-        return super().__getitem__(index)
+@pytest.fixture
+def large_images() -> Tensor:
+    return torch.randn(300, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("limit", "blocks"), [(2**30, 1), (0, 3)])
-def test_images_pass_once_and_models_once_per_block(monkeypatch, limit, blocks):
-    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-    names = ["1.weight", "1.bias"]
-    models = Recorded(noised(net, names))
-    expected = predict_plain(net, list(models), lambda: small_images().split(3))
-    monkeypatch.setattr(evaluation, "_held_bytes", lambda device: limit)
-    runs, loads = Counter(), Counter()
-    for counter, method in ((runs, "prefix"), (loads, "load")):
-        original = getattr(CutNet, method)
+class Counted(list):
+    """Batches that count how often each was asked for."""
 
-        def counted(self, value, original=original, counter=counter):
-            counter["calls"] += 1
-            return original(self, value)
+    def __init__(self, values) -> None:
+        super().__init__(values)
+        self.asked = Counter()
 
-        monkeypatch.setattr(CutNet, method, counted)
-    Recorded.asked = Counter()
-    passes = []
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in range(len(self)):
+            self.asked[index] += 1
+            yield self[index]
 
-    def batches():
-        passes.append(None)
-        yield from small_images().split(3)
+    def each_was_asked(self, times: int) -> bool:
+        return self.asked == dict.fromkeys(range(len(self)), times)
 
-    assert torch.equal(predict(net, names, models, batches), expected)
-    check = 1  # when the net is cut, its logits are compared with the base net's
-    assert runs["calls"] == 3 + check
-    assert loads["calls"] == blocks * len(models) + check
-    assert min(Recorded.asked[i] for i in range(len(models))) >= blocks
-    assert len(passes) == 1
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """How often each of some models was loaded, if all were equally often."""
+    counts, original = Counter(), CutNet.load
+
+    def load(cut, model):
+        counts[id(model)] += 1
+        return original(cut, model)
+
+    monkeypatch.setattr(CutNet, "load", load)
+
+    def times(models) -> int:
+        (count,) = {counts[id(model)] for model in models}
+        return count
+
+    return times
+
+
+@pytest.fixture
+def held(monkeypatch) -> list[int]:
+    """Bytes of boundaries that are alive, after each batch."""
+    alive, totals = weakref.WeakSet(), []
+    original = CutNet.prefix
+
+    def prefix(cut, images):
+        boundary = original(cut, images)
+        alive.update(value for value in boundary if isinstance(value, Tensor))
+        totals.append(sum(value.nbytes for value in alive))
+        return boundary
+
+    monkeypatch.setattr(CutNet, "prefix", prefix)
+    return totals
+
+
+def pooled_net() -> nn.Module:
+    """Its batch norm sees 4 x 31 x 31 values of an image of 64 pixels: 68 images are 1 MiB."""
+    return small_net(nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+
+
+@pytest.mark.parametrize(("mib", "together"), [(64, 5), (3, 3), (2, 2), (1, 1)])
+def test_boundaries_stay_below_their_limit(large_images, held, loaded, mib, together):
+    net, names = pooled_net(), ["1.weight", "1.bias"]
+    models, batches = noised(net, names), lambda: large_images.split(68)
+    predictions = predict(net, names, models, batches, mib)
+    assert max(held) <= mib * 2**20
+    assert loaded(models) == -(-5 // together)
+    assert torch.equal(predictions, predict_plain(net, models, batches))
+
+
+def test_one_batch_may_exceed_the_limit(large_images, held, loaded):
+    net, names = pooled_net(), ["1.weight", "1.bias"]
+    models = noised(net, names)
+    predict(net, names, models, lambda: large_images.split(150), 1)
+    assert max(held) == 150 * 4 * 31 * 31 * 4
+    assert loaded(models) == 2
+
+
+def streamed(net, names, images, mib: int) -> tuple[list, Counted]:
+    """Models and batches of 68 images (3.2 MiB) after `predict`, which gave what it should."""
+    models, batches = noised(net, names), Counted(images.split(68))
+    cut = CutNet(net, names, images[:2])
+    predictions = evaluation.predict(cut, models, lambda: batches, boundary_mib=mib)
+    assert torch.equal(predictions, predict_plain(net, models, lambda: images.split(68)))
+    return models, batches
+
+
+def large_net() -> nn.Module:
+    """6 MiB of parameters in its second layer, and none before the first."""
+    return small_net(nn.AdaptiveAvgPool2d(20), nn.Flatten(), nn.Linear(1600, 1000), nn.ReLU())
+
+
+def test_images_pass_once_if_the_subset_is_small(large_images, loaded):
+    models, batches = streamed(pooled_net(), ["0.weight"], large_images, 4)
+    assert batches.each_was_asked(1)
+    assert loaded(models) == 5
+
+
+def test_models_pass_once_if_they_are_larger_than_images_that_do_not_fit(large_images, loaded):
+    net = large_net()
+    models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 4)
+    assert loaded(models) == 1
+    assert batches.each_was_asked(len(models))
+
+
+def test_images_and_models_pass_once_if_the_images_fit(large_images, loaded):
+    net = large_net()
+    models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 16)
+    assert loaded(models) == 1
+    assert batches.each_was_asked(1)
+
+
+def test_images_pass_once_if_something_precedes_the_subset(large_images):
+    _, batches = streamed(large_net(), ["3.weight"], large_images, 4)
+    assert batches.each_was_asked(1)
+
+
+def test_models_of_an_untraced_net_pass_once_if_they_are_larger(large_images, loaded):
+    class Untraced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = large_net()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images if images.mean() > 9 else -images)
+
+    with pytest.warns(UserWarning, match="cannot be cut"):
+        models, batches = streamed(Untraced(), ["net.3.weight"], large_images, 4)
+    assert loaded(models) == 1
+    assert batches.each_was_asked(len(models))
 
 
 # Nets that cannot be cut
@@ -455,7 +524,8 @@ def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no models"):
         predict(net, ["0.bias"], [], lambda: [small_images()])
     with pytest.raises(ValueError, match="no images"):
-        predict(net, ["0.bias"], noised(net, ["0.bias"]), lambda: iter(()))
+        cut = CutNet(net, ["0.bias"], small_images())
+        evaluation.predict(cut, noised(net, ["0.bias"]), lambda: iter(()), boundary_mib=1)
 
 
 def test_wrong_and_accuracy_by_hand():

@@ -57,3 +57,16 @@ def products(net: nn.Module, names: list[str], images: Tensor) -> float:
     with FlopCounterMode(display=False) as counter:
         cut.suffix(model, boundary)
     return counter.get_total_flops() / 2 / len(images)
+
+
+class Branching(nn.Module):
+    """Looks at its images to decide what to do: `torch.export` cannot trace it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.mean() > 0:
+            images = -images
+        return self.net(images)
