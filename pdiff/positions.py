@@ -15,7 +15,8 @@ from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 SLICE = aten.slice.Tensor
-VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+RESHAPE = aten.reshape.default
+VIEWS = (aten.view.default, aten._unsafe_view.default, RESHAPE)
 
 
 def drop_unused_positions(graph: Graph) -> None:
@@ -75,13 +76,13 @@ def _slice_inputs(node: Node) -> None:
     value = node.meta["val"].narrow(dim, start, stop - start)
     if not sources or value.shape == node.meta["val"].shape:
         return
-    args = list(node.args)
+    target, args = node.target, list(node.args)
     for index, source_dim in sources.items():
         args[index] = _slice(args[index], source_dim, start, stop)
-    if node.target in VIEWS:
-        args[1] = [*args[1][:dim], stop - start, *args[1][dim + 1 :]]
+    if target in VIEWS:  # a slice is not contiguous, so a view of it may have to be a copy
+        target, args[1] = RESHAPE, [*args[1][:dim], stop - start, *args[1][dim + 1 :]]
     with node.graph.inserting_before(node):
-        small = node.graph.call_function(node.target, tuple(args), node.kwargs)
+        small = node.graph.call_function(target, tuple(args), node.kwargs)
     small.meta["val"] = value
     for part in parts:
         part.replace_all_uses_with(_slice(small, dim, part.args[2] - start, part.args[3] - start))
@@ -122,10 +123,15 @@ def _sources(node: Node, dim: int) -> dict[int, int]:
         aten.linear.default: lambda: dim < ndim - 1,
         aten.softmax.int: lambda: dim != args[1] % ndim,
         # queries; keys and values stay whole
-        aten.scaled_dot_product_attention.default: lambda: dim == ndim - 2 and len(args) == 3,
+        aten.scaled_dot_product_attention.default: lambda: dim == ndim - 2 and _is_plain(node),
         aten.matmul.default: lambda: dim == ndim - 2 and args[0].meta["val"].ndim == ndim,
     }
     return {0: dim} if node.target in alone and alone[node.target]() else {}
+
+
+def _is_plain(attention: Node) -> bool:
+    """Whether no mask tells the queries apart."""
+    return len(attention.args) == 3 and attention.kwargs.keys() <= {"scale"}
 
 
 def _broadcast(node: Node, dim: int) -> dict[int, int]:
