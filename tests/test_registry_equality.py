@@ -4,6 +4,7 @@ Each net has its preset's subset, and two of them are generated whole as well.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def presets() -> dict[str, str]:
     return selects
 
 
-CASES = [*presets().items(), ("resnet18", "all"), ("vit_tiny_patch16_224", "all")]
+CASES = sorted([*presets().items(), ("resnet18", "all"), ("vit_tiny_patch16_224", "all")])
 MARKED = [
     pytest.param(case, marks=pytest.mark.slow if case[0] in SLOW else (), id="-".join(case))
     for case in CASES
@@ -62,7 +63,7 @@ MARKED = [
 @dataclass(frozen=True)
 class Case:
     net: nn.Module
-    names: tuple[str, ...]
+    cut: CutNet
     models: list[dict[str, Tensor]]
     images: Tensor
     labels: Tensor
@@ -76,20 +77,26 @@ class Case:
 @pytest.fixture(scope="module", params=MARKED)
 def case(request) -> Case:
     name, select = request.param
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float()[:, None]
-    side = MINIS[name][1] if name in MINIS else 32
-    images = functional.interpolate((images - images.mean()) / images.std(), side, mode="bilinear")
-    images, labels = images.repeat(1, 3, 1, 1), torch.from_numpy(digits.target).long()
-    net = train(name, images[:TRAINING], labels[:TRAINING])
+    net, (images, labels) = trained(name), digits(name)
+    images, labels = images[TRAINING:][:IMAGES], labels[TRAINING:][:IMAGES]
     names = select_subset(net, select).names
     models = noised(net, list(names), LEVELS[select])
-    held_out = slice(TRAINING, TRAINING + IMAGES)
-    found = predict_plain(net, models, lambda: images[held_out].split(250))
-    return Case(net, names, models, images[held_out], labels[held_out], found)
+    found = predict_plain(net, models, lambda: images.split(250))
+    return Case(net, CutNet(net, names, images[:2]), models, images, labels, found)
 
 
-def train(name: str, images: Tensor, labels: Tensor) -> nn.Module:
+def digits(name: str) -> tuple[Tensor, Tensor]:
+    """Images of the side that the net takes, and their labels."""
+    data = load_digits()
+    images = torch.from_numpy(data.images).float()[:, None]
+    side = MINIS[name][1] if name in MINIS else 32
+    images = functional.interpolate((images - images.mean()) / images.std(), side, mode="bilinear")
+    return images.repeat(1, 3, 1, 1), torch.from_numpy(data.target).long()
+
+
+@lru_cache(maxsize=1)  # the cases of a net follow each other
+def trained(name: str) -> nn.Module:
+    images, labels = (values[:TRAINING] for values in digits(name))
     steps, rate = RECIPES[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -126,17 +133,15 @@ def test_the_models_predict_different_classes(case):
 
 
 def test_predictions_equal_the_plain_way(case):
-    cut = CutNet(case.net, case.names, case.images[:2])
-    predictions = predict(cut, case.models, case.batches, boundary_mib=64)
+    predictions = predict(case.cut, case.models, case.batches, boundary_mib=64)
     assert predictions.shape == (len(case.models), IMAGES)
     assert (predictions != case.predictions).sum() == 0
 
 
 def test_logits_equal_the_whole_nets(case):
     images = case.images[:50]
-    cut = CutNet(case.net, case.names, images)
-    boundary = cut.prefix(images)
+    boundary = case.cut.prefix(images)
     for model in case.models:
         expected = functional_call(case.net, model, images)
         assert 0.5 < expected.abs().max() < 100
-        torch.testing.assert_close(cut.suffix(model, boundary), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(case.cut.suffix(model, boundary), expected, atol=1e-4, rtol=0)
