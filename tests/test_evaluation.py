@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from pdiff import evaluation
 from pdiff.evaluation import CutNet, accuracy, predict_plain, wrong
+from pdiff.small_maps import _multiply
 from tests.toy_nets import Branching, assert_logits_equal, noised, small_images, small_net
 from tests.toy_training import one_thread  # noqa: F401
 
@@ -261,8 +262,11 @@ def test_the_suffix_holds_only_what_follows_the_subset(trained, batches):
     net = trained("resnet18")
     cut = CutNet(net, subset_names(net, "resnet18", "norms"), batches()[0])
     parts = (cut._cut.prefix, cut._cut.suffix)
-    prefix, suffix = (Counter(str(node.target) for node in p.module.graph.nodes) for p in parts)
-    assert (prefix["aten.conv2d.default"], suffix["aten.conv2d.default"]) == (19, 1)
+    targets = [[node.target for node in part.module.graph.nodes] for part in parts]
+    prefix, suffix = (Counter(map(str, part)) for part in targets)
+    matrices = [part.count(_multiply) for part in targets]  # convolutions of maps of 2x2 and 1x1
+    convolutions = [part["aten.conv2d.default"] for part in (prefix, suffix)]
+    assert [sum(both) for both in zip(matrices, convolutions, strict=True)] == [19, 1]
     assert suffix["aten._native_batch_norm_legit_no_training.default"] == 2
 
 
