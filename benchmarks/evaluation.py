@@ -18,7 +18,7 @@ from benchmarks.timing import (
     table,
     time_pair,
 )
-from pdiff.evaluation import CutNet, predict, predict_plain
+from pdiff.evaluation import Batches, CutNet, predict, predict_plain
 from pdiff.nets import build_net
 from pdiff.subset import Models, Subset, select_subset
 
@@ -45,6 +45,12 @@ def setting(name: str, count: int, models: int) -> tuple[nn.Module, Subset, Mode
     return net, subset, Models(subset, matrix), torch.randn(count, 3, SIZE, SIZE)
 
 
+def ours_of(net: nn.Module, subset: Subset, models: Models, batches: Batches) -> Tensor:
+    """Trace, cut and predict."""
+    cut = CutNet(net, subset.names, next(iter(batches()))[:2])
+    return predict(cut, models, batches, boundary_mib=1024)
+
+
 def run() -> str:
     rows, floors = [], []
     for name, count in NETS.items():
@@ -61,9 +67,9 @@ def _net(name: str, count: int) -> tuple[list[Pair], list[str]]:
     batches = partial(images.split, 256)
     few, one = Models(subset, _rows(models, FEW)), Models(subset, _rows(models, 1))
     ours, plain = time_pair(
-        lambda: predict(net, subset.names, few, batches), lambda: predict_plain(net, one, batches)
+        lambda: ours_of(net, subset, few, batches), lambda: predict_plain(net, one, batches)
     )
-    single = [once(lambda: predict(net, subset.names, one, batches)) for _ in range(REPEATS)]
+    single = [once(lambda: ours_of(net, subset, one, batches)) for _ in range(REPEATS)]
     each = [(all_ - first) / (FEW - 1) for all_, first in zip(ours, sorted(single), strict=True)]
     many = tuple(first + (MANY - 1) * e for first, e in zip(single, each, strict=True))
     note = f"{count} images of {SIZE} px; the plain way: 1 model, extrapolated"
@@ -73,7 +79,7 @@ def _net(name: str, count: int) -> tuple[list[Pair], list[str]]:
     ]
     if name in CHECKED:
         more = setting(name, count, MANY)[2]
-        whole = [once(lambda: predict(net, subset.names, more, batches))]
+        whole = [once(lambda: ours_of(net, subset, more, batches))]
         pairs.append(
             Pair(f"{name}, M = {MANY}, run", tuple(whole), scaled(plain[:1], MANY), note="once")
         )
@@ -83,7 +89,7 @@ def _net(name: str, count: int) -> tuple[list[Pair], list[str]]:
     moved = sum(v.nbytes for v in (*boundary, *loaded.values()) if isinstance(v, Tensor))
     least, suffix = floor(counted, moved), sorted(each)[REPEATS // 2]
     differ = (
-        predict(net, subset.names, few, batches)[:3]
+        ours_of(net, subset, few, batches)[:3]
         != predict_plain(net, Models(subset, _rows(models, 3)), batches)
     ).sum()
     prefix = sorted(single)[REPEATS // 2] - suffix
@@ -106,7 +112,7 @@ def _scaling() -> str:
     def seconds(count: int, size: int) -> float:
         some = Models(subset, matrix[:count])
         return min(
-            once(lambda: predict(net, subset.names, some, lambda: images[:size].split(64)))
+            once(lambda: ours_of(net, subset, some, lambda: images[:size].split(64)))
             for _ in range(3)
         )
 

@@ -24,7 +24,7 @@ from pdiff.bootstrap import interval
 from pdiff.codec import Codec
 from pdiff.config import load_params
 from pdiff.data import EvaluationBatches, load_images
-from pdiff.evaluation import predict, wrong
+from pdiff.evaluation import CutNet, predict, wrong
 from pdiff.groups import load_predictions
 from pdiff.latents import LatentModel
 from pdiff.nets import load_net
@@ -114,7 +114,9 @@ def generate(folder: Path, sampler: str, steps: int, attempt: int) -> tuple[Erro
     seconds = once(lambda: latents.append(model.sample(config, generator)))
     models = Models(codec.subset, codec.decode(latents[0]))
     batches = EvaluationBatches(images.test, params.data, params.evaluate.batch_size)
-    predicted = predict(net, codec.subset.names, models, lambda: batches)
+    cut = CutNet(net, codec.subset.names, next(iter(batches))[:2])
+    boundary_mib = params.evaluate.boundary_mib
+    predicted = predict(cut, models, lambda: batches, boundary_mib=boundary_mib)
     labels = images.test.labels.cpu()
     originals = load_predictions(folder / "data/predictions_originals.safetensors", "test")[0]
     return Errors(wrong(predicted, labels), wrong(originals["original"], labels)), seconds

@@ -227,6 +227,11 @@ class GenerateConfig(Section):
 
 class EvaluateConfig(Section):
     batch_size: PositiveInt
+    boundary_mib: PositiveInt
+    """The most memory that boundary activations may take, in MiB; one batch is always allowed.
+
+    These are what the images are before the first layer of the subset. Results do not depend on it.
+    """
     noise_levels: tuple[NonNegativeFloat, ...]
     """Noise-added copies of originals: std in units of each tensor's own std."""
     noised_models: PositiveInt

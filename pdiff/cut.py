@@ -4,15 +4,15 @@
   neither the images nor the subset  -> `fixed`, computed once, when the net is cut,
   the images but not the subset      -> `prefix`, computed once per batch of images,
   the subset                         -> `suffix`, computed for each model and each batch.
-Values that cross from prefix to suffix are the `boundary`.
+Values that cross from prefix to suffix are the `boundary`. Before it is cut, the graph loses work
+that cannot reach the logits: unused positions (`positions`) and products with padding
+(`small_maps`).
 
 Axes: B batch, C classes; images are (B, C, H, W) with C channels.
 """
 
-import difflib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.func import functional_call
 from torch.fx import Graph, GraphModule, Node
 
-from pdiff.errors import InputError
-
-Model = Mapping[str, Tensor]
-"""The subset of one model: {parameter name: value}. All else is the base net's."""
+from pdiff.model import Model, check_model, eval_mode, subset_parameters
+from pdiff.positions import drop_unused_positions
+from pdiff.small_maps import use_matrices
 
 Boundary = tuple[Tensor | int, ...]
 """What the suffix needs of one batch: activations and, for nets that reshape, the batch size."""
@@ -71,6 +70,19 @@ class CutNet:
                 "evaluation runs the whole net for every model, which is slower",
                 stacklevel=2,
             )
+
+    @property
+    def subset_first(self) -> bool:
+        """Whether nothing of the net precedes the subset: the boundary is the images themselves."""
+        if not self.traced:
+            return True
+        crossing = self._cut.prefix.outputs
+        return all(n is self._cut.images for n in crossing if isinstance(n.meta["val"], Tensor))
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of one model."""
+        return sum(parameter.nbytes for parameter in self._base.values())
 
     @torch.inference_mode()
     def prefix(self, images: Float[Tensor, "B C H W"]) -> Boundary:
@@ -165,7 +177,8 @@ def _cut(net: nn.Module, base: Model, example: Float[Tensor, "B C H W"]) -> _Cut
         if spec.kind == OutputKind.USER_OUTPUT
     )
     output.args = ((logits,),)
-    _use_centre_taps(graph)
+    use_matrices(graph)
+    drop_unused_positions(graph)
     graph.eliminate_dead_code()
 
     tied = dict(net.named_parameters(remove_duplicate=False))
@@ -209,76 +222,8 @@ def _part(graph: Graph, level: dict[Node, int], own: int) -> _Part:
     return _Part(inputs, outputs, GraphModule(nn.Module(), part))
 
 
-def _use_centre_taps(graph: Graph) -> None:
-    """Replace convolutions of 1x1 maps by their one tap that does not fall on the padding.
-
-    Exact: the other taps multiply zeros. Nets made for large images end in 1x1 maps on small ones
-    (ResNet-18 at 32 pixels), where eight ninths of a 3x3 convolution would be such zeros.
-    """
-    conv2d, cut_out = torch.ops.aten.conv2d.default, torch.ops.aten.slice.Tensor
-    for node in graph.find_nodes(op="call_function", target=conv2d):
-        image, weight, bias, _, padding, dilation, groups = (
-            *node.args,
-            *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :],
-        )
-        sizes = [tuple(value.meta["val"].shape[2:]) for value in (image, node, weight)]
-        if sizes[:2] != [(1, 1), (1, 1)] or sizes[2] == (1, 1) or list(dilation) != [1, 1]:
-            continue
-        with graph.inserting_before(node):
-            for axis, tap in zip((2, 3), padding, strict=True):
-                weight = graph.call_function(cut_out, (weight, axis, tap, tap + 1))
-        node.args = (image, weight, bias, [1, 1], [0, 0], [1, 1], groups)
-
-
 def _compact(value: Any) -> Any:
     """A view of a larger tensor is copied, so that keeping it does not keep the larger one."""
     if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
         return value.clone()
     return value
-
-
-def subset_parameters(net: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The net's parameters of these names; ValueError for a name that is none, or comes twice."""
-    parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
-    for name in names:
-        if name in buffers:
-            raise InputError(
-                f"{name!r} is a buffer of {type(net).__name__}; a subset holds parameters only, "
-                "and buffers such as running statistics stay the base net's"
-            )
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, cutoff=0)
-            raise InputError(
-                f"{type(net).__name__} has no parameter {name!r}; it has {len(parameters)}, "
-                f"for example {near}"
-            )
-    if len(set(names)) < len(names) or not names:
-        raise InputError(f"a subset needs one or more parameters, each once; got {list(names)}")
-    return {name: parameters[name] for name in names}
-
-
-def check_model(model: Model, base: Mapping[str, Tensor]) -> None:
-    """ValueError if the model's names or shapes are not those of `base`."""
-    if model.keys() != base.keys():
-        raise InputError(
-            f"a model must have exactly the parameters of the subset; missing: "
-            f"{sorted(base.keys() - model.keys())}, unknown: {sorted(model.keys() - base.keys())}"
-        )
-    for name, parameter in base.items():
-        if model[name].shape != parameter.shape:
-            raise InputError(
-                f"the model's {name!r} has shape {tuple(model[name].shape)}, "
-                f"the net's {tuple(parameter.shape)}"
-            )
-
-
-@contextmanager
-def eval_mode(net: nn.Module) -> Iterator[None]:
-    """The net in eval mode for a while; afterwards every module's mode is as it was."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -7,7 +7,7 @@ Axes: M models, N images, B batch, C classes; images are (B, C, H, W) with C cha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import length_hint
 
 import torch
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pdiff.cut import Boundary, CutNet, Model, check_model, eval_mode, subset_parameters
+from pdiff.cut import Boundary, CutNet
+from pdiff.model import Model, check_model, eval_mode, subset_parameters
 
 __all__ = ["CutNet", "Model", "accuracy", "predict", "predict_plain", "wrong"]
 
@@ -27,79 +28,80 @@ NOT_FINITE = -1
 
 
 def predict(
-    net: nn.Module,
-    names: Sequence[str],
+    cut: CutNet,
     models: Sequence[Model],
     batches: Batches,
     *,
+    boundary_mib: int,
     progress: str | None = None,
 ) -> Int16[Tensor, "M N"]:
     """The class that each model predicts for each image, on the CPU.
 
-    A model is the net with the parameters `names` replaced, in eval mode. The prediction is -1
-    where a logit is not finite, as with NaN among a model's parameters. `models` may make model i
-    whenever it is asked for it, the same one each time; all are never held at once.
+    A model is the net that was cut with the parameters of its subset replaced, in eval mode. The
+    prediction is -1 where a logit is not finite, as with NaN among a model's parameters. `models`
+    may make model i whenever it is asked for it, the same one each time; all are never held at
+    once.
 
-    The images are streamed once. As many batches as memory allows wait at the boundary of prefix
-    and suffix while each model is loaded once for all of them: images outside, models inside for
-    a small subset of a large net, models outside where nothing of the net precedes the subset and
-    the images fit. Should they not fit, `models` is asked for each model more than once.
+    The larger side is streamed once. As a rule that is the images: batches wait at the boundary
+    of prefix and suffix, up to `boundary_mib` MiB of them (and one batch at least), while each
+    model is loaded once for all of these. Should more blocks of batches be needed, `models` is
+    asked for each model again. Where nothing of the net precedes the subset and the models are
+    larger than the images, each model is loaded once and the images pass again for every model.
 
     `progress` labels a progress bar, shown in a terminal only; its total is known if `batches()`
-    has a length. Raises ValueError for a name that is no parameter, for a model whose names or
-    shapes are not those of the subset, and if there are no models or no images.
+    has a length. Raises ValueError for a model whose names or shapes are not those of the subset,
+    and if there are no models or no images.
     """
     if not len(models):
         raise ValueError("there are no models to evaluate")
     stream = batches()
-    total = length_hint(stream) * len(models) or None
+    count, limit = length_hint(stream), boundary_mib * 2**20
     images = iter(stream)
     first = next(images, None)
     if first is None:
         raise ValueError("there are no images: batches() is empty")
-    cut = CutNet(net, names, first)
+    images = chain([first], images)
     disable = None if progress else True
-    with tqdm(total=total, desc=progress, unit="batch", disable=disable) as bar:
-        columns = [
-            _predict_block(cut, models, block, bar)
-            for block in _blocks(cut, chain([first], images))
-        ]
+    with tqdm(
+        total=count * len(models) or None, desc=progress, unit="batch", disable=disable
+    ) as bar:
+        if cut.subset_first and limit < count * first.nbytes < len(models) * cut.model_bytes:
+            streams = chain([images], (batches() for _ in range(1, len(models))))
+            return _rows(cut, models, (map(cut.prefix, stream) for stream in streams), bar)
+        columns = [_rows(cut, models, repeat(block), bar) for block in _blocks(cut, images, limit)]
     return torch.cat(columns, 1)
 
 
-def _blocks(cut: CutNet, stream: Iterable[Tensor]) -> Iterator[list[Boundary]]:
-    """Boundaries of consecutive batches, as many at a time as may be held at once.
+def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[Boundary]]:
+    """Boundaries of consecutive batches, as many at a time as `limit` bytes hold, and at least one.
 
     A block is emptied before the next one is filled, so the caller must be done with it by then.
     """
-    block, held = [], 0
+    block, held, each = [], 0, 0.0  # bytes; those of each image
     for images in stream:
-        boundary = cut.prefix(images)
-        size = sum(value.nbytes for value in boundary if isinstance(value, Tensor))
-        if block and held + size > _held_bytes(images.device):
+        if block and held + each * len(images) > limit:
             yield block
             block.clear()
             held = 0
-        block.append(boundary)
-        held += size
+        block.append(cut.prefix(images))
+        size = sum(value.nbytes for value in block[-1] if isinstance(value, Tensor))
+        held, each = held + size, size / len(images)
     yield block
 
 
-def _held_bytes(device: torch.device) -> int:
-    """How much of a device's memory the boundaries may fill; the suffix needs some as well."""
-    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 2**30
-
-
 @torch.inference_mode()
-def _predict_block(
-    cut: CutNet, models: Sequence[Model], block: Sequence[Boundary], bar: tqdm
+def _rows(
+    cut: CutNet, models: Sequence[Model], streams: Iterable[Iterable[Boundary]], bar: tqdm
 ) -> Int16[Tensor, "M B"]:
-    """Predictions of every model for the batches whose boundaries are in `block`."""
+    """Predictions of each model for a stream of boundaries, each with its own one."""
     rows = []
-    for index in range(len(models)):
+    for index, stream in zip(range(len(models)), streams, strict=False):  # streams may be endless
         loaded = cut.load(models[index])
-        rows.append(torch.cat([_classes(cut.run(loaded, boundary)) for boundary in block]))
-        bar.update(len(block))
+        classes = []
+        for boundary in stream:
+            classes.append(_classes(cut.run(loaded, boundary)))
+            bar.update()
+        rows.append(torch.cat(classes))
     return torch.stack(rows).cpu()
 
 

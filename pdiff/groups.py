@@ -14,7 +14,7 @@ from pdiff.config import DataConfig
 from pdiff.data import EvaluationBatches, ImageSet, own_batches
 from pdiff.distributed import gather
 from pdiff.errors import InputError
-from pdiff.evaluation import Model, predict
+from pdiff.evaluation import CutNet, Model, predict
 from pdiff.files import load_tensors, save_tensors
 from pdiff.speed import measured
 
@@ -44,12 +44,15 @@ def predict_groups(
     images: ImageSet,
     data: DataConfig,
     batch_size: int,
+    boundary_mib: int,
 ) -> dict[str, Tensor]:
     """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass.
 
-    Of processes that share a stage, each predicts for whole batches of the images, the same ones
-    that a single process makes, so that the predictions are the same to the bit.
+    The net is cut once. `boundary_mib` is what `predict` takes. Of processes that share a stage,
+    each predicts for whole batches of the images, the same ones that a single process makes, so
+    that the predictions are the same to the bit.
     """
+    cut = CutNet(net, names, next(iter(EvaluationBatches(images.validation, data, 2))))
     sizes = [len(group) for group in groups.values()]
     models = _Joined(list(groups.values()))
     predictions: dict[str, Tensor] = {}
@@ -63,10 +66,10 @@ def predict_groups(
         with measured(models=len(models), predictions=len(models) * len(split)):
             if len(split):
                 found = predict(
-                    net,
-                    names,
+                    cut,
                     models,
                     lambda split=split: EvaluationBatches(split, data, batch_size),
+                    boundary_mib=boundary_mib,
                     progress=f"evaluate on {name}",
                 )
             found = gather(found)

@@ -153,6 +153,9 @@ def finetune(
     As in the authors' code: bf16 autocast (on cuda), fp32 weights, a batch-norm mode that is
     `config.batch_norm`'s to choose, and running statistics that are not kept: whoever evaluates a
     checkpoint uses the base net's. `net` is changed and of no further use.
+
+    What precedes the first layer of the subset runs without gradient and keeps no activations, in
+    every batch-norm mode, since nothing in it requires a gradient.
     """
     parameters = dict(net.named_parameters())
     for parameter in parameters.values():

@@ -61,7 +61,13 @@ def main() -> None:
         if steps:
             groups[TRAJECTORY] = Models(subset, codec.decode(trajectories.flatten(0, 1)))
         predictions = predict_groups(
-            net, subset.names, groups, images, params.data, config.batch_size
+            net,
+            subset.names,
+            groups,
+            images,
+            params.data,
+            config.batch_size,
+            config.boundary_mib,
         )
         labels = images.test.labels.cpu()
         followed = [predictions.pop(f"{TRAJECTORY}.{split}", None) for split in EVALUATED]

@@ -37,7 +37,13 @@ def main() -> None:
 
     with tracking.run("evaluate_originals", params, "seed", "evaluate") as log:
         predictions = predict_groups(
-            net, subset.names, groups, images, params.data, config.batch_size
+            net,
+            subset.names,
+            groups,
+            images,
+            params.data,
+            config.batch_size,
+            config.boundary_mib,
         )
         labels = images.test.labels.cpu()
         log.summary({g: accuracy(predictions[f"{g}.test"], labels).mean().item() for g in groups})

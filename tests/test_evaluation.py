@@ -1,6 +1,7 @@
 """`predict` equals the plain way, on trained nets whose models differ in what they predict."""
 
 import copy
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,7 +17,10 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pdiff import evaluation
-from pdiff.evaluation import CutNet, accuracy, predict, predict_plain, wrong
+from pdiff.evaluation import CutNet, accuracy, predict_plain, wrong
+from pdiff.small_maps import _multiply
+from tests.toy_nets import Branching, assert_logits_equal, noised, small_images, small_net
+from tests.toy_training import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")  # unless a test expects it
 
@@ -48,15 +52,8 @@ LAYERS = {
     },
 }
 SUBSETS = [(net, subset) for net in NETS for subset in ("norms", "first", "last", "all")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small are faster so, and by much where other processes use the other cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+ELSEWHERE = [("resnet18", "norms"), ("resnet18", "all")]  # in test_registry_equality.py
+HERE = [case for case in SUBSETS if case not in ELSEWHERE]
 
 
 @pytest.fixture(scope="session")
@@ -111,46 +108,6 @@ def subset_names(net: nn.Module, name: str, subset: str) -> list[str]:
     return found
 
 
-def noised(net: nn.Module, names: list[str], levels=LEVELS["norms"]) -> list[dict[str, Tensor]]:
-    """The net's own values plus noise in proportion to their root mean square."""
-    generator, parameters = torch.Generator().manual_seed(0), dict(net.named_parameters())
-    models = []
-    for level in levels:
-        model = {}
-        for name in names:
-            value = parameters[name].detach()
-            size = value.square().mean().sqrt().clamp(min=0.1)
-            model[name] = value + level * size * torch.randn(value.shape, generator=generator)
-        models.append(model)
-    return models
-
-
-def small_net(*layers: nn.Module, channels: int = 4) -> nn.Module:
-    """Random weights, running statistics that are not those of any batch, five classes."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, channels, 3, 2), *layers, nn.Flatten(), nn.LazyLinear(5))
-    net(torch.randn(8, 3, 8, 8))  # updates running statistics, makes the lazy layer
-    nn.init.zeros_(net[-1].bias)  # or all images are of one class
-    return net.eval()
-
-
-def small_images(count: int = 7) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def assert_logits_equal(net, names, models, images) -> None:
-    """The cut net's logits are the net's with the model's parameters, which make a difference."""
-    cut = CutNet(net, names, images)
-    boundary = cut.prefix(images)
-    logits = [cut.suffix(model, boundary) for model in models]
-    with torch.no_grad():
-        expected = [functional_call(net, model, images) for model in models]
-    for ours, theirs in zip(logits, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    if len(models) > 1:
-        assert (expected[0] - expected[-1]).abs().max() > 0.01, "the models do not differ"
-
-
 def state(net: nn.Module) -> list:
     modes = [module.training for module in net.modules()]
     return [modes, {name: value.clone() for name, value in net.state_dict().items()}]
@@ -161,17 +118,9 @@ def assert_same_state(before: list, after: list) -> None:
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=0)
 
 
-class Branching(nn.Module):
-    """Looks at its images to decide what to do: `torch.export` cannot trace it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.mean() > 0:
-            images = -images
-        return self.net(images)
+def predict(net, names, models, batches, boundary_mib: int = 64) -> Tensor:
+    cut = CutNet(net, names, next(iter(batches())))
+    return evaluation.predict(cut, models, batches, boundary_mib=boundary_mib)
 
 
 # Equal to the plain way
@@ -186,7 +135,7 @@ def test_the_nets_of_these_tests_are_trained(trained, digits, name):
     assert len(predicted.unique()) >= 5
 
 
-@pytest.mark.parametrize(("name", "subset"), SUBSETS)
+@pytest.mark.parametrize(("name", "subset"), HERE)
 def test_predictions_equal_the_plain_way(trained, batches, name, subset):
     net = trained(name)
     names = subset_names(net, name, subset)
@@ -199,7 +148,7 @@ def test_predictions_equal_the_plain_way(trained, batches, name, subset):
 
 
 @pytest.mark.parametrize(
-    ("name", "subset"), [(net, subset) for net, subset in SUBSETS if subset in ("norms", "all")]
+    ("name", "subset"), [(net, subset) for net, subset in HERE if subset in ("norms", "all")]
 )
 def test_logits_equal_the_whole_nets(trained, batches, name, subset):
     net = trained(name)
@@ -207,31 +156,13 @@ def test_logits_equal_the_whole_nets(trained, batches, name, subset):
     assert_logits_equal(net, names, noised(net, names, levels=(0.0, 0.5)), batches()[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "norms", "options"),
-    [
-        ("resnet50", 32, ["layer4.2.bn2", "layer4.2.bn3"], {}),
-        ("vit_tiny_patch16_224", 64, ["blocks.11.norm2", "norm"], {"dynamic_img_size": True}),
-        pytest.param(
-            *("vit_tiny_patch16_224", 64, ["blocks.11.norm2", "norm"], {"img_size": 64}),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("vit_base_patch16_224", 32, ["blocks.11.norm2", "norm"], {"img_size": 32}),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("convnext_base", 32, ["stages.3.blocks.2.norm", "head.norm"], {}),
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_large_nets_can_be_cut(name, size, norms, options):
+def test_a_net_for_images_of_any_size_can_be_cut():
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=10, **options).eval()
-    names = [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias")]
+    options = {"num_classes": 10, "dynamic_img_size": True}
+    net = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    names = ["blocks.11.norm2.weight", "norm.weight"]
     models = noised(net, names, levels=(0.0, 1.0))
-    assert_logits_equal(net, names, models, torch.randn(3, 3, size, size))
+    assert_logits_equal(net, names, models, torch.randn(3, 3, 64, 64))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
@@ -324,36 +255,6 @@ def test_inference_mode_around_it_is_no_obstacle():
         assert_logits_equal(net, names, noised(net, names), small_images())
 
 
-# 1x1 maps
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv2d(4, 4, 3, padding=1),
-        nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(4, 4, 3, padding=1, groups=4),
-        nn.Conv2d(4, 4, (3, 5), padding=(1, 2)),
-        nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
-        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
-        nn.Conv2d(4, 4, 2, padding=1, stride=2),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("names", [["1.weight"], ["2.weight"]], ids=["before", "itself"])
-def test_convolutions_of_1x1_maps_equal_the_plain_way(conv, names):
-    net = small_net(nn.Conv2d(4, 4, 3), conv)
-    assert_logits_equal(net, names, noised(net, names), small_images())
-
-
-def test_only_one_tap_of_a_convolution_of_a_1x1_map_is_used():
-    torch.manual_seed(0)
-    net = small_net(nn.GroupNorm(1, 4), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 4, 3, padding=1))
-    cut = CutNet(net, ["1.weight"], small_images())
-    weights = [v.shape[2:] for v in cut._cut.fixed.values() if v.ndim == 4]
-    assert sorted(weights) == [(1, 1), (3, 3), (3, 3)]
-
-
 # What runs how often
 
 
@@ -361,50 +262,144 @@ def test_the_suffix_holds_only_what_follows_the_subset(trained, batches):
     net = trained("resnet18")
     cut = CutNet(net, subset_names(net, "resnet18", "norms"), batches()[0])
     parts = (cut._cut.prefix, cut._cut.suffix)
-    prefix, suffix = (Counter(str(node.target) for node in p.module.graph.nodes) for p in parts)
-    assert (prefix["aten.conv2d.default"], suffix["aten.conv2d.default"]) == (19, 1)
+    targets = [[node.target for node in part.module.graph.nodes] for part in parts]
+    prefix, suffix = (Counter(map(str, part)) for part in targets)
+    matrices = [part.count(_multiply) for part in targets]  # convolutions of maps of 2x2 and 1x1
+    convolutions = [part["aten.conv2d.default"] for part in (prefix, suffix)]
+    assert [sum(both) for both in zip(matrices, convolutions, strict=True)] == [19, 1]
     assert suffix["aten._native_batch_norm_legit_no_training.default"] == 2
 
 
-class Recorded(list):
-    """Models that note which of them were asked for."""
-
-    asked: Counter
-
-    def __getitem__(self, index):
-        self.asked[index] += 1
-        return super().__getitem__(index)
+@pytest.fixture
+def large_images() -> Tensor:
+    return torch.randn(300, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("limit", "blocks"), [(2**30, 1), (0, 3)])
-def test_images_pass_once_and_models_once_per_block(monkeypatch, limit, blocks):
-    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-    names = ["1.weight", "1.bias"]
-    models = Recorded(noised(net, names))
-    expected = predict_plain(net, list(models), lambda: small_images().split(3))
-    monkeypatch.setattr(evaluation, "_held_bytes", lambda device: limit)
-    runs, loads = Counter(), Counter()
-    for counter, method in ((runs, "prefix"), (loads, "load")):
-        original = getattr(CutNet, method)
+class Counted(list):
+    """Batches that count how often each was asked for."""
 
-        def counted(self, value, original=original, counter=counter):
-            counter["calls"] += 1
-            return original(self, value)
+    def __init__(self, values) -> None:
+        super().__init__(values)
+        self.asked = Counter()
 
-        monkeypatch.setattr(CutNet, method, counted)
-    Recorded.asked = Counter()
-    passes = []
+    def __iter__(self) -> Iterator[Tensor]:
+        for index in range(len(self)):
+            self.asked[index] += 1
+            yield self[index]
 
-    def batches():
-        passes.append(None)
-        yield from small_images().split(3)
+    def each_was_asked(self, times: int) -> bool:
+        return self.asked == dict.fromkeys(range(len(self)), times)
 
-    assert torch.equal(predict(net, names, models, batches), expected)
-    check = 1  # when the net is cut, its logits are compared with the base net's
-    assert runs["calls"] == 3 + check
-    assert loads["calls"] == blocks * len(models) + check
-    assert min(Recorded.asked[i] for i in range(len(models))) >= blocks
-    assert len(passes) == 1
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """How often each of some models was loaded, if all were equally often."""
+    counts, original = Counter(), CutNet.load
+
+    def load(cut, model):
+        counts[id(model)] += 1
+        return original(cut, model)
+
+    monkeypatch.setattr(CutNet, "load", load)
+
+    def times(models) -> int:
+        (count,) = {counts[id(model)] for model in models}
+        return count
+
+    return times
+
+
+@pytest.fixture
+def held(monkeypatch) -> list[int]:
+    """Bytes of boundaries that are alive, after each batch."""
+    alive, totals = weakref.WeakSet(), []
+    original = CutNet.prefix
+
+    def prefix(cut, images):
+        boundary = original(cut, images)
+        alive.update(value for value in boundary if isinstance(value, Tensor))
+        totals.append(sum(value.nbytes for value in alive))
+        return boundary
+
+    monkeypatch.setattr(CutNet, "prefix", prefix)
+    return totals
+
+
+def pooled_net() -> nn.Module:
+    """Its batch norm sees 4 x 31 x 31 values of an image of 64 pixels: 68 images are 1 MiB."""
+    return small_net(nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+
+
+@pytest.mark.parametrize(("mib", "together"), [(64, 5), (3, 3), (2, 2), (1, 1)])
+def test_boundaries_stay_below_their_limit(large_images, held, loaded, mib, together):
+    net, names = pooled_net(), ["1.weight", "1.bias"]
+    models, batches = noised(net, names), lambda: large_images.split(68)
+    predictions = predict(net, names, models, batches, mib)
+    assert max(held) <= mib * 2**20
+    assert loaded(models) == -(-5 // together)
+    assert torch.equal(predictions, predict_plain(net, models, batches))
+
+
+def test_one_batch_may_exceed_the_limit(large_images, held, loaded):
+    net, names = pooled_net(), ["1.weight", "1.bias"]
+    models = noised(net, names)
+    predict(net, names, models, lambda: large_images.split(150), 1)
+    assert max(held) == 150 * 4 * 31 * 31 * 4
+    assert loaded(models) == 2
+
+
+def streamed(net, names, images, mib: int) -> tuple[list, Counted]:
+    """Models and batches of 68 images (3.2 MiB) after `predict`, which gave what it should."""
+    models, batches = noised(net, names), Counted(images.split(68))
+    cut = CutNet(net, names, images[:2])
+    predictions = evaluation.predict(cut, models, lambda: batches, boundary_mib=mib)
+    assert torch.equal(predictions, predict_plain(net, models, lambda: images.split(68)))
+    return models, batches
+
+
+def large_net() -> nn.Module:
+    """6 MiB of parameters in its second layer, and none before the first."""
+    return small_net(nn.AdaptiveAvgPool2d(20), nn.Flatten(), nn.Linear(1600, 1000), nn.ReLU())
+
+
+def test_images_pass_once_if_the_subset_is_small(large_images, loaded):
+    models, batches = streamed(pooled_net(), ["0.weight"], large_images, 4)
+    assert batches.each_was_asked(1)
+    assert loaded(models) == 5
+
+
+def test_models_pass_once_if_they_are_larger_than_images_that_do_not_fit(large_images, loaded):
+    net = large_net()
+    models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 4)
+    assert loaded(models) == 1
+    assert batches.each_was_asked(len(models))
+
+
+def test_images_and_models_pass_once_if_the_images_fit(large_images, loaded):
+    net = large_net()
+    models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 16)
+    assert loaded(models) == 1
+    assert batches.each_was_asked(1)
+
+
+def test_images_pass_once_if_something_precedes_the_subset(large_images):
+    _, batches = streamed(large_net(), ["3.weight"], large_images, 4)
+    assert batches.each_was_asked(1)
+
+
+def test_models_of_an_untraced_net_pass_once_if_they_are_larger(large_images, loaded):
+    class Untraced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = large_net()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images if images.mean() > 9 else -images)
+
+    with pytest.warns(UserWarning, match="cannot be cut"):
+        models, batches = streamed(Untraced(), ["net.3.weight"], large_images, 4)
+    assert loaded(models) == 1
+    assert batches.each_was_asked(len(models))
 
 
 # Nets that cannot be cut
@@ -533,7 +528,8 @@ def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no models"):
         predict(net, ["0.bias"], [], lambda: [small_images()])
     with pytest.raises(ValueError, match="no images"):
-        predict(net, ["0.bias"], noised(net, ["0.bias"]), lambda: iter(()))
+        cut = CutNet(net, ["0.bias"], small_images())
+        evaluation.predict(cut, noised(net, ["0.bias"]), lambda: iter(()), boundary_mib=1)
 
 
 def test_wrong_and_accuracy_by_hand():

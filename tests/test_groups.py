@@ -3,8 +3,11 @@
 from itertools import pairwise
 
 import pytest
+import torch
 
-from pdiff.groups import noised_name, spread_evenly
+from pdiff.data import prepare_images
+from pdiff.groups import noised_name, predict_groups, spread_evenly
+from tests.toy_nets import Branching, noised
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,19 @@ def test_noise_levels_have_short_names():
         "noised_0.1",
         "noised_1",
     ]
+
+
+def test_a_net_that_cannot_be_cut_is_named_once_for_both_splits(tiny):
+    data = tiny.data.model_copy(update={"size": 8, "resize": 8})
+    images = prepare_images(data, torch.Generator().manual_seed(0))
+    net, names = Branching(), ["net.1.weight"]
+    groups = {"some": noised(net, names), "more": noised(net, names)}
+    with pytest.warns(UserWarning) as caught:
+        predictions = predict_groups(net, names, groups, images, data, 50, 1)
+    assert ["cannot be cut" in str(warning.message) for warning in caught] == [True]
+    assert {name: len(part[0]) for name, part in predictions.items()} == {
+        "some.validation": 60,
+        "more.validation": 60,
+        "some.test": 80,
+        "more.test": 80,
+    }

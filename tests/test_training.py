@@ -171,6 +171,47 @@ def test_batch_norm_modes_update_running_statistics_as_often_as_they_say(tune, b
     assert net.state_dict()[name] - base[0].state_dict()[name] == updates
 
 
+def step_of_finetuning(images, tiny, expression, mode) -> tuple[list, list]:
+    """Layers' outputs in the order in which they ran, and the activations kept for the gradient."""
+    net = build_net("resnet18", 10, 32)
+    outputs, kept = [], {}
+    for name, module in net.named_modules():
+        if not list(module.children()):
+            hook = lambda _, inputs, output, name=name: outputs.append((name, output))  # noqa: E731
+            module.register_forward_hook(hook)
+    own = {value.data_ptr() for value in [*net.parameters(), *net.buffers()]}
+
+    def keep(value):
+        if value.data_ptr() not in own:
+            kept[value.data_ptr()] = value.nbytes
+        return value
+
+    changes = {"steps": 1, "checkpoints": 1, "save_after": 0, "batch_norm": mode}
+    config = tiny.finetune.model_copy(update=changes)
+    subset, generator = select_subset(net, expression), torch.Generator().manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        finetune(net, subset, images.train, tiny.data, config, generator, ignore)
+    return outputs, kept
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_finetuning_keeps_no_activation_from_before_the_subset(images, tiny, mode):
+    outputs, kept = step_of_finetuning(images, tiny, "last_norms:2", mode)
+    names = [name for name, _ in outputs]
+    before = outputs[: names.index("layer4.1.bn1")]
+    assert len(before) > 40
+    *earlier, norm_input = [output.data_ptr() for _, output in before]
+    assert norm_input in kept
+    assert not kept.keys() & set(earlier)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_finetuning_the_last_norms_keeps_a_fraction_of_all_activations(images, tiny, mode):
+    kept = step_of_finetuning(images, tiny, "last_norms:2", mode)[1]
+    of_all = step_of_finetuning(images, tiny, "all", mode)[1]
+    assert sum(kept.values()) < sum(of_all.values()) / 20
+
+
 def test_the_rate_falls_to_its_end(base, images, tiny):
     rates = []
     config = tiny.finetune.model_copy(update={"steps": 20, "checkpoints": 20, "lr_end": 0.01})
