@@ -179,9 +179,10 @@ def batch_loss(
         else:
             z = reparameterise(mean, log_variance, normal(mean.shape))
         reconstruction = model.decode_padded(z)
-    loss = F.mse_loss(reconstruction.float(), noised)
+    loss = F.mse_loss(reconstruction.to(noised.dtype), noised)
     if log_variance is not None:
-        loss = loss + config.kl_weight * kl_divergence(mean.float(), log_variance.float())
+        posterior = mean.to(noised.dtype), log_variance.to(noised.dtype)
+        loss = loss + config.kl_weight * kl_divergence(*posterior)
     return loss
 
 

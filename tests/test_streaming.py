@@ -130,9 +130,8 @@ def test_the_running_statistics_move_once_a_step():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("length", "latent_dim", "batch"), [(2048, 128, 50), (30016, 256, 4)])
-@pytest.mark.parametrize("mode", [{"checkpointing": True}, {"micro_batch": 3}], ids=str)
+@pytest.mark.parametrize("mode", [{"checkpointing": True}, {"micro_batch": 1}], ids=str)
+@pytest.mark.parametrize(("length", "latent_dim", "batch"), [(2048, 128, 4), (30016, 256, 2)])
 def test_the_papers_nets_train_the_same(mode, length, latent_dim, batch):
     size = {"length": length, "shape": PAPER, "latent_dim": latent_dim, "batch": batch}
-    expected = five_steps(PLAIN, torch.float32, **size)
-    assert_equal(five_steps(mode, torch.float32, **size), expected, 1e-3)
+    assert_equal(five_steps(mode, **size), five_steps(PLAIN, **size), 1e-10)
