@@ -7,49 +7,18 @@ positions. A checkpoint is one normalised vector that is read as a 1-D signal wi
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pdiff.blocks import Block, Norm, checkpointed, plain
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from pdiff.errors import InputError
 from pdiff.optimise import Log, Resume, autocast, check_finite, optimise, seeded
-
-Norm = Literal["batch", "sample", "running"]
-"""Where a batch norm takes mean and variance from: the batch, each sample, or training."""
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation whose statistics the caller may choose."""
-
-    def forward(self, x: Float[Tensor, "B C N"], norm: Norm | None = None) -> Tensor:
-        """`norm` None goes by the mode: the batch's in training, which updates the running ones.
-
-        `sample` normalises each sample over its own positions, which is what this layer does in
-        the authors' generation: training mode, batches of one.
-        """
-        if norm is None:
-            return super().forward(x)
-        if norm == "sample":
-            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
-        mean, var = (None, None) if norm == "batch" else (self.running_mean, self.running_var)
-        return F.batch_norm(x, mean, var, self.weight, self.bias, norm == "batch", eps=self.eps)
-
-
-class Block(nn.Module):
-    """Convolution, batch norm, activation."""
-
-    def __init__(self, conv: nn.Module, channels: int, activation: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.norm = BatchNorm(channels)
-        self.activation = activation
-
-    def forward(self, x: Float[Tensor, "B C N"], norm: Norm | None = None) -> Tensor:
-        return self.activation(self.norm(self.conv(x), norm))
+from pdiff.streaming import streamed
 
 
 class Autoencoder(nn.Module):
@@ -79,6 +48,7 @@ class Autoencoder(nn.Module):
             raise InputError(f"autoencoder: no vector or no block: {length=}, {channels=}")
         self.length, self.kernel_size, self.latent_dim = length, kernel_size, latent_dim
         self.channels = tuple(channels)
+        self.save_memory()
         multiple = max(64, 2 ** len(channels))
         self.padded_length = -(-length // multiple) * multiple
 
@@ -108,6 +78,13 @@ class Autoencoder(nn.Module):
             "variance_head": self.log_variance is not None,
         }
 
+    def save_memory(self, checkpointing: bool = False, micro_batch: int | None = None) -> None:
+        """How training keeps activations: all, those between blocks, or of `micro_batch` samples.
+
+        Gradients are the same but for rounding; `micro_batch` needs no `checkpointing`.
+        """
+        self.checkpointing, self.micro_batch = checkpointing, micro_batch
+
     def pad(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
         """Zeros at the end of each vector: what the encoder reads and the loss compares with."""
         if x.shape[1] != self.length:
@@ -118,9 +95,7 @@ class Autoencoder(nn.Module):
         self, padded: Float[Tensor, "B P"], norm: Norm | None = None
     ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"] | None]:
         """Mean and log-variance of q(z | x); the latter is None without a variance head."""
-        x = padded[:, None]  # (B, 1, P)
-        for block in self.encoder:
-            x = block(x, norm)
+        x = self._run(self.encoder, None, padded[:, None], norm)  # (B, 1, P) -> (B, C, N)
         x = self.to_latent(x.flatten(1))
         return self.mean(x), None if self.log_variance is None else self.log_variance(x)
 
@@ -128,9 +103,17 @@ class Autoencoder(nn.Module):
         self, z: Float[Tensor, "B L"], norm: Norm | None = None
     ) -> Float[Tensor, "B P"]:
         x = self.from_latent(z).unflatten(1, (self.channels[-1], -1))
-        for block in self.decoder:
-            x = block(x, norm)
-        return self.output(x).squeeze(1)
+        return self._run(self.decoder, self.output, x, norm).squeeze(1)
+
+    def _run(
+        self, blocks: nn.ModuleList, output: nn.Module | None, x: Tensor, norm: Norm | None
+    ) -> Tensor:
+        """The chain of blocks, in training the way that `save_memory` chose."""
+        if norm is not None or not self.training:
+            return plain(blocks, output, x, norm)
+        if self.micro_batch is not None:
+            return streamed(blocks, output, x, self.micro_batch)
+        return checkpointed(blocks, output, x) if self.checkpointing else plain(blocks, output, x)
 
     def encode(self, x: Float[Tensor, "B D"], norm: Norm | None = None) -> Float[Tensor, "B L"]:
         """Latents without noise: the mean where there is a variance head."""
@@ -159,6 +142,50 @@ def kl_divergence(
     return (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
 
 
+def make_autoencoder(length: int, config: AutoencoderConfig) -> Autoencoder:
+    """Untrained, for subsets of `length` parameters."""
+    model = Autoencoder(
+        length,
+        config.channels,
+        config.kernel_size,
+        config.latent_dim,
+        variance_head=config.kind == "vae",
+    )
+    model.save_memory(config.checkpointing, config.micro_batch)
+    return model
+
+
+def batch_loss(
+    model: Autoencoder,
+    matrix: Float[Tensor, "K D"],
+    config: AutoencoderConfig,
+    noise: NoiseConfig,
+    generator: torch.Generator,
+    precision: torch.autocast,
+) -> Float[Tensor, ""]:
+    """The loss of a batch that `generator` draws; the net runs within `precision`."""
+
+    def normal(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=generator, device=matrix.device)
+
+    size = (config.batch_size,)
+    rows = torch.randint(len(matrix), size, generator=generator, device=matrix.device)
+    clean = model.pad(matrix[rows])
+    noised = clean + noise.param * normal(clean.shape)  # the padding too
+    with precision:
+        mean, log_variance = model.posterior(noised)
+        if log_variance is None:
+            z = mean + noise.latent * normal(mean.shape)
+        else:
+            z = reparameterise(mean, log_variance, normal(mean.shape))
+        reconstruction = model.decode_padded(z)
+    loss = F.mse_loss(reconstruction.to(noised.dtype), noised)
+    if log_variance is not None:
+        posterior = mean.to(noised.dtype), log_variance.to(noised.dtype)
+        loss = loss + config.kl_weight * kl_divergence(*posterior)
+    return loss
+
+
 def train_autoencoder(
     matrix: Float[Tensor, "K D"],
     config: AutoencoderConfig,
@@ -176,40 +203,13 @@ def train_autoencoder(
     `generator` must live on the matrix's device.
     """
     check_finite(matrix, "checkpoints")
-    model = seeded(
-        lambda: Autoencoder(
-            matrix.shape[1],
-            config.channels,
-            config.kernel_size,
-            config.latent_dim,
-            variance_head=config.kind == "vae",
-        ),
-        generator,
-    ).to(matrix.device)
-
-    def normal(shape: torch.Size) -> Tensor:
-        return torch.randn(shape, generator=generator, device=matrix.device)
-
-    def batch_loss() -> Float[Tensor, ""]:
-        size = (config.batch_size,)
-        rows = torch.randint(len(matrix), size, generator=generator, device=matrix.device)
-        clean = model.pad(matrix[rows])
-        noised = clean + noise.param * normal(clean.shape)  # the padding too
-        with autocast(matrix.device):
-            mean, log_variance = model.posterior(noised)
-            if log_variance is None:
-                z = mean + noise.latent * normal(mean.shape)
-            else:
-                z = reparameterise(mean, log_variance, normal(mean.shape))
-            reconstruction = model.decode_padded(z)
-        loss = F.mse_loss(reconstruction.float(), noised)
-        if log_variance is not None:
-            loss = loss + config.kl_weight * kl_divergence(mean.float(), log_variance.float())
-        return loss
+    model = seeded(lambda: make_autoencoder(matrix.shape[1], config), generator)
+    model = model.to(matrix.device)
 
     optimise(
         model,
-        batch_loss,
+        lambda: batch_loss(model, matrix, config, noise, generator, autocast(matrix.device)),
+        optimizer_name=config.optimizer,
         steps=config.steps,
         lr=config.lr,
         weight_decay=config.weight_decay,

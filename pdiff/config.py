@@ -181,8 +181,18 @@ class AutoencoderConfig(Section):
     latent_dim: PositiveInt
     steps: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
+    optimizer: Literal["adamw", "adafactor"]
+    """`adamw` is the authors'. `adafactor` has next to no state; its rate is relative (0.01)."""
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
+    checkpointing: bool
+    """Training keeps only the activations between blocks and computes the others a second time."""
+    micro_batch: PositiveInt | None
+    """Training passes the batch so many samples at a time, or null: at once.
+
+    The batch norms still see the whole batch, so the gradients are the same. It takes several
+    times as long, keeps less than `checkpointing` does, and excludes it.
+    """
     kl_weight: NonNegativeFloat
     """Weight of the KL term; only `vae` has one."""
     encode_norm: Literal["batch", "running"]
@@ -191,6 +201,22 @@ class AutoencoderConfig(Section):
     """While decoding: of each single sample over its length (the authors'), or the running ones."""
     min_r2: float
     """Warn when the reconstruction explains less of the deviation from the mean checkpoint."""
+
+    @model_validator(mode="after")
+    def _one_way_to_save_memory(self) -> "AutoencoderConfig":
+        if self.micro_batch is None:
+            return self
+        if self.checkpointing:
+            raise ValueError(
+                "autoencoder.checkpointing: true adds nothing to autoencoder.micro_batch: "
+                f"{self.micro_batch}, which keeps less; give one: false or null"
+            )
+        if self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"autoencoder.micro_batch: {self.micro_batch} is more than "
+                f"autoencoder.batch_size: {self.batch_size}"
+            )
+        return self
 
 
 class DdpmConfig(Section):

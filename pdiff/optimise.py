@@ -1,14 +1,15 @@
 """The optimisation loop that the autoencoder and the denoiser share.
 
-AdamW with a cosine rate down to 0, as in the authors' code, on random batches that the caller
-draws. All randomness comes from one generator and the whole state can be saved between two steps,
-so on the CPU the same seed gives the same weights, interrupted or not. On a GPU the order of
-floating-point sums is not fixed, so there the weights are equal only to rounding.
+AdamW with a cosine rate down to 0, as in the authors' code, or Adafactor, whose state is small, on
+random batches that the caller draws. All randomness comes from one generator and the whole state
+can be saved between two steps, so on the CPU the same seed gives the same weights, interrupted or
+not. On a GPU the order of floating-point sums is not fixed, so there the weights are equal only to
+rounding.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from pdiff.speed import counted
 
 MAX_LOGGED = 500  # points in a logged curve
 
+OptimizerName = Literal["adamw", "adafactor"]
 Log = Callable[[dict[str, float], int], None]
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -58,10 +60,37 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
+def make_optimizer(
+    model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """`adamw` holds two numbers for each weight; `adafactor` one for each row and column.
+
+    Neither makes temporary copies of all weights. Adafactor's rate is relative to the size of each
+    tensor (Shazeer and Stern 2018, arXiv 1804.04235).
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.Adafactor(
+        model.parameters(), lr=lr, weight_decay=weight_decay, foreach=False
+    )
+
+
+def train_step(
+    optimizer: torch.optim.Optimizer, batch_loss: Callable[[], Float[Tensor, ""]]
+) -> Float[Tensor, ""]:
+    """One step down `batch_loss()`; returns its value."""
+    optimizer.zero_grad()
+    loss = batch_loss()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
 def optimise(
     model: nn.Module,
     batch_loss: Callable[[], Float[Tensor, ""]],
     *,
+    optimizer_name: OptimizerName = "adamw",
     steps: int,
     lr: float,
     weight_decay: float,
@@ -77,7 +106,7 @@ def optimise(
     points from before the interruption again. A loss that is not finite raises `InputError`.
     """
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = make_optimizer(model, optimizer_name, lr, weight_decay)
     start, curve = 0, []  # curve: [step, loss, rate]
     if resume is not None and (state := resume.load()) is not None:
         start, curve = int(state["step"]), list(state["curve"])
@@ -91,10 +120,7 @@ def optimise(
         rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad()
-        loss = batch_loss()
-        loss.backward()
-        optimizer.step()
+        loss = train_step(optimizer, batch_loss)
         if step % every == 0 or step == steps - 1:  # reading the loss makes the CPU wait for a GPU
             value = loss.item()
             if not math.isfinite(value):

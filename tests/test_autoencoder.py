@@ -6,12 +6,12 @@ import torch
 
 from pdiff.autoencoder import (
     Autoencoder,
-    BatchNorm,
     kl_divergence,
     r_squared,
     reparameterise,
     train_autoencoder,
 )
+from pdiff.blocks import BatchNorm
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from tests.toy_training import FakeResume, equal_weights, one_thread  # noqa: F401
 
@@ -24,8 +24,11 @@ CONFIG = AutoencoderConfig(
     latent_dim=8,
     steps=40,
     batch_size=10,
+    optimizer="adamw",
     lr=0.003,
     weight_decay=0.01,
+    checkpointing=False,
+    micro_batch=None,
     kl_weight=1.0,
     encode_norm="batch",
     decode_norm="sample",
@@ -284,12 +287,23 @@ def test_the_kl_weight_draws_the_vae_towards_the_prior():
     assert divergence(10.0) < 0.2 * divergence(0.0)
 
 
-@pytest.mark.parametrize("kind", ["conv", "vae"])
-def test_an_interrupted_training_ends_with_the_same_weights(kind):
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": "conv"}, {"kind": "vae"}, {"optimizer": "adafactor"}, {"micro_batch": 3}],
+    ids=str,
+)
+def test_an_interrupted_training_ends_with_the_same_weights(changes):
     resume = FakeResume(stop_after=7)
     with pytest.raises(KeyboardInterrupt):
-        train(kind=kind, resume=resume)
-    assert equal_weights(train(kind=kind, resume=resume), train(kind=kind))
+        train(resume=resume, **changes)
+    assert equal_weights(train(resume=resume, **changes), train(**changes))
+
+
+@pytest.mark.parametrize("kind", ["conv", "vae"])
+@pytest.mark.parametrize("changes", [{"checkpointing": True}, {"micro_batch": 3}], ids=str)
+def test_training_with_less_memory_has_the_same_losses(kind, changes):
+    expected, found = losses(kind=kind, steps=10), losses(kind=kind, steps=10, **changes)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_trained_autoencoder_is_in_eval_mode():

@@ -58,6 +58,12 @@ def test_parameters_cannot_be_changed(params):
             {"data.crop_scale": [0.9, 0.1]},
             r"crop_scale: \[0\.9, 0\.1\] must be \[low, high\]",
         ),
+        (
+            {"autoencoder.checkpointing": True, "autoencoder.micro_batch": 5},
+            r"checkpointing: true adds nothing to autoencoder\.micro_batch: 5",
+        ),
+        ({"autoencoder.micro_batch": 51}, r"micro_batch: 51 is more than .*batch_size: 50"),
+        ({"autoencoder.optimizer": "lion"}, r"optimizer: 'lion' .*'adamw' or 'adafactor'"),
         ({"finetune.batch_size": 1}, r"finetune\.batch_size: 1 is refused: .*than or equal to 2"),
         ({"data.root": "???"}, r"these presets want more: -S data\.root=ROOT$"),
         ({"finetune.checkpoints": 301}, r"checkpoints: 301 is more than the 300"),

@@ -24,6 +24,7 @@ from pdiff.tables.experiments import (
     missing,
     shareable,
 )
+from pdiff.tables.memory import plan
 from pdiff.tables.render import write
 from pdiff.tables.results import Measured
 from pdiff.tables.runner import run_plain, run_with_dvc
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-run", action="store_true", help="make the table of what is there")
     parser.add_argument("--plain", action="store_true", help="run plain stages, without DVC")
     parser.add_argument("--any-code", action="store_true", help="take results of other code too")
+    parser.add_argument("--full", action="store_true", help="Table 13: measure all that fits here")
     parser.add_argument("--out", type=Path, help="folder of the files (default: below results/)")
     return parser
 
@@ -73,6 +75,9 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if wanted.kind == "experiments":
         unique = len({experiment.sha for experiment in everything})
         print(f"{wanted.file}: {unique} experiments, {len(todo)} to run", flush=True)
+    if options.dry_run and wanted.kind == "memory":
+        print(plan(options.full))
+        return 0
     if options.dry_run:
         run = [experiment for experiment in everything if experiment not in todo]
         _print_estimate(todo, run)
@@ -88,7 +93,7 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     ]
     folder = options.out or _folder(options)
     command = shlex.join(["python", "-m", "pdiff.tables", *_repeatable(arguments)])
-    paths, frame = write(wanted, measured, folder, command)
+    paths, frame = write(wanted, measured, folder, command, options.full)
     print(paths[1].read_text())
     for path in paths:
         print(f"wrote {path}")

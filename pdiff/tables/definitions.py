@@ -88,7 +88,7 @@ class Table:
     own_cells: bool = False
     """Rows name their data set and net themselves (Tables 1, 2 and 7)."""
     kind: str = "experiments"
-    """`experiments`, or `counts` and `recipe` for Tables 6 and 5, which need none."""
+    """`experiments`, or `counts`, `recipe`, `memory` for Tables 6, 5 and 13, which need none."""
     draw: str | None = None
     """The function of `figures` that draws it."""
 
@@ -247,9 +247,14 @@ MORE_CLAIMS = {
 
 def names() -> list[str]:
     """Every table and figure that can be made, in the paper's order."""
-    return ["1", "2", *ABLATIONS_OF_3, "4", "5", "6", "7", "8", "9", *DRAWN]
+    return ["1", "2", *ABLATIONS_OF_3, "4", "5", "6", "7", "8", "9", "13", *DRAWN]
 
 
+WITHOUT_EXPERIMENTS = {
+    "5": ("recipe", "the recipe of the default experiment"),
+    "6": ("counts", "number of generated parameters"),
+    "13": ("memory", "memory of training, in MiB"),
+}
 ABLATIONS_OF_3 = ("3a", "3b", "3c", "3d", "3e", "3f")
 
 
@@ -258,11 +263,8 @@ def table(name: str) -> Table:
     name = name.lower().removeprefix("table_").replace("fig_", "figure_")
     if name in ("1", "2", "7"):
         return _cells(name)
-    if name in ("5", "6"):
-        kind, title = {
-            "5": ("recipe", "the recipe of the default experiment"),
-            "6": ("counts", "number of generated parameters"),
-        }[name]
+    if name in WITHOUT_EXPERIMENTS:
+        kind, title = WITHOUT_EXPERIMENTS[name]
         return Table(name, title, (), (), kind=kind)
     if name not in ABLATIONS:
         raise InputError(f"unknown table {name!r}; there are {', '.join(names())}")

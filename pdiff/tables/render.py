@@ -14,6 +14,7 @@ from pdiff.subset import select_subset
 from pdiff.tables.definitions import NETS, Table, facts
 from pdiff.tables.experiments import make_experiment
 from pdiff.tables.figures import draw
+from pdiff.tables.memory import memory_table, notes, shown
 from pdiff.tables.results import Measured, Verdict, judge
 
 HEADINGS = {
@@ -186,7 +187,7 @@ def recipe_table() -> pd.DataFrame:
         **{"beta_1": "beta_start", "beta_T": "beta_end"},
     }
     fixed = {
-        "optimizer": "adamw",  # of autoencoder and denoiser, whose loop knows no other
+        "optimizer": "adamw",  # of the denoiser
         "betas": [0.9, 0.999],
         "schedule": "cosine",
         "noise_schedule": "linear",
@@ -207,18 +208,27 @@ def recipe_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plain_markdown(table: Table, frame: pd.DataFrame, command: str) -> str:
+def plain_markdown(
+    table: Table, frame: pd.DataFrame, command: str, notes: Sequence[str] = ()
+) -> str:
     lines = [f"# {_title(table)}", "", f"`{command}`", "", _line(list(frame.columns))]
     lines.append(_line(["-"] * len(frame.columns)))
     lines += [_line([str(value) for value in row]) for row in frame.itertuples(index=False)]
+    lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 
 def write(
-    table: Table, rows: Sequence[Measured], folder: Path, command: str
+    table: Table, rows: Sequence[Measured], folder: Path, command: str, full: bool = False
 ) -> tuple[list[Path], pd.DataFrame]:
-    """Write CSV, Markdown and figure; the files that there are, and the CSV's content."""
-    if table.kind != "experiments":
+    """Write CSV, Markdown and figure; the files that there are, and the CSV's content.
+
+    `full` measures all rows of Table 13 that this machine can.
+    """
+    if table.kind == "memory":
+        frame = memory_table(full)
+        text = plain_markdown(table, shown(frame), command, notes())
+    elif table.kind != "experiments":
         frame = counts_table() if table.kind == "counts" else recipe_table()
         text = plain_markdown(table, frame, command)
     else:
