@@ -3,9 +3,10 @@
 Axes: K checkpoints, G or M models, D parameters, L latent length.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,9 +20,13 @@ from pdiff.normalisation import Normalisation
 from pdiff.stack import StackFile
 from pdiff.subset import Columns, Models, Rows, Subset
 
+Pair = tuple[Float[Tensor, "M c"], Float[Tensor, "M c"]]
+"""Some columns of models, and of their reconstructions."""
+
 _STATISTICS = "normalisation."
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Encodes and decodes models of a subset, with their parameters as they stand in the net."""
 
@@ -101,21 +106,25 @@ def load_codec(path: Path, checkpoints: Path, device: torch.device | str = "cpu"
     return ConvCodec.load(path, device)
 
 
-def reconstruction_error(
-    codec: Codec, models: Rows, latents: Float[Tensor, "M L"]
-) -> dict[str, float]:
-    """How much of the models their latents keep, in normalised space: `r2` and `mse`.
-
-    `r2` is the share of the models' deviation from their mean that the reconstruction explains: 1
-    is perfect, 0 as good as the mean model, negative worse. nan where nothing deviates: one model,
-    or equal ones.
-    """
-    error = total = mean_error = 0.0
-    size = len(models) * models.subset.length
+def normalised_pairs(codec: Codec, models: Rows, latents: Float[Tensor, "M L"]) -> Iterator[Pair]:
+    """Models and what their latents decode to, block by block of columns."""
     for (span, block), (_, decoded) in zip(models.columns(), codec.decode(latents), strict=True):
-        x, y = (codec.normalisation.apply(values, span) for values in (block, decoded))
-        squares = (x - y).square()
+        yield tuple(codec.normalisation.apply(values, span) for values in (block, decoded))
+
+
+def reconstruction_error(pairs: Iterable[Pair]) -> dict[str, float]:
+    """How well models come back, from blocks of their columns in normalised space.
+
+    `mse` is the mean squared error. `r2` is the share of the models' deviation from their mean that
+    the reconstruction explains: 1 is perfect, 0 as good as the mean model, negative worse. nan
+    where nothing deviates: one model, or equal ones.
+    """
+    error = total = mean_error = count = 0.0
+    for x, reconstruction in pairs:
+        squares = (x - reconstruction).square()
         error += squares.sum(dtype=torch.float64).item()
         total += (x - x.mean(0)).square().sum(dtype=torch.float64).item()
-        mean_error += squares.mean().item() * squares.numel() / size
-    return {"r2": 1 - error / total if total > 0 else float("nan"), "mse": mean_error}
+        mean_error += squares.mean().item() * squares.numel()
+        count += squares.numel()
+    r2 = 1 - error / total if total > 0 else float("nan")
+    return {"r2": r2, "mse": mean_error / count}

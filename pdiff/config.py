@@ -218,7 +218,8 @@ class GenerateConfig(Section):
     sampler: Literal["ddpm", "ddim", "prior"]
     """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
 
-    `prior`: no diffusion, latents from N(0, I), for a `vae`.
+    `prior`: no diffusion, latents from N(0, I): for a `vae`, or for the Gaussian that fits the
+    checkpoints with a `linear` codec.
     """
     steps: PositiveInt
     """Steps of `ddim`; `ddpm` always takes all T."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pdiff.errors import InputError
 from pdiff.files import load_header, pack_header, read_layout
-from pdiff.subset import Columns, Models, Rows, Subset, overlaps
+from pdiff.subset import Columns, Rows, Subset, overlaps
 
 ITEM = 4  # bytes of an fp32 value
 Put = Callable[[int, slice, Float[Tensor, "R c"]], None]
@@ -87,11 +87,6 @@ def write_columns(path: Path, subset: Subset, count: int, columns: Columns) -> N
     with _written(path, subset, count) as put:
         for span, block in columns:
             put(0, span, block)
-
-
-def save_stack(path: Path, subset: Subset, matrix: Float[Tensor, "K D"]) -> None:
-    """Write the rows of a matrix that is in memory."""
-    write_columns(path, subset, len(matrix), Models(subset, matrix).columns())
 
 
 def load_stack(path: Path) -> tuple[Subset, Float[Tensor, "K D"]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pdiff import tracking
 from pdiff.autoencoder import train_autoencoder
-from pdiff.codec import Codec, ConvCodec, reconstruction_error
+from pdiff.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.config import Params, load_params
 from pdiff.curve import Curve
 from pdiff.files import save_tensors, write_json
@@ -45,7 +45,7 @@ def main() -> None:
             checkpoints = Models(subset, matrix.to(get_device()))
             codec = _train(checkpoints, params, curve, done)
         latents = codec.encode(checkpoints)
-        metrics = reconstruction_error(codec, checkpoints, latents)
+        metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
         metrics["latent_spread"] = spread(latents)
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             warn(

@@ -67,6 +67,11 @@ def test_parameters_cannot_be_changed(params):
             r"generate\.trajectories: the sampler `prior` has no steps",
         ),
         ({"generate.steps": 1001}, r"generate\.steps: 1001 is more than ddpm\.timesteps: 1000"),
+        (
+            {"autoencoder.kind": "linear", "autoencoder.latent_dim": 300},
+            r"autoencoder\.latent_dim: 300 is more than the 299 components that "
+            r"finetune\.checkpoints: 300 have",
+        ),
         ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
         ({"base.pretrained": True, "base.weights": "x.pth"}, r"exclude each other"),
