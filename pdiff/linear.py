@@ -3,8 +3,9 @@
 K checkpoints span K - 1 directions around their mean, however many parameters they have. So the
 components come from the K x K Gram matrix ("dual" PCA), and what decoding returns is the mean
 checkpoint plus a linear combination of the checkpoints themselves: no component of length D is
-ever made. With as many components as directions the checkpoints come back exactly. Latents are
-whitened: over the checkpoints each has mean 0 and variance 1. All sums are in fp64, on the CPU.
+ever made. With as many components as directions the checkpoints come back, to the rounding of
+fp32. Latents are whitened: over the checkpoints each has mean 0 and variance 1. Means and products
+of checkpoints are summed in fp64, only decoding multiplies in fp32, and all of it on the CPU.
 
 With A (K, D) the normalised checkpoints less their mean, A A^T = U diag(e) U^T, the variance along
 component l is e_l / (K - 1) and the whitened latents of the checkpoints are sqrt(K - 1) U.
@@ -86,9 +87,9 @@ class LinearCodec:
     def decode(self, latents: Float[Tensor, "G L"], values: int = CHUNK) -> Columns:
         """Models in blocks of columns: the mean checkpoint plus a combination of all of them."""
         scale = (len(self.checkpoints) - 1) ** 0.5
-        weights = latents.double().cpu() @ self.dual.T / scale  # (G, K)
+        weights = (latents.double().cpu() @ self.dual.T / scale).float()  # (G, K)
         for span, mean, deviations in _deviations(self.checkpoints, "decode", values):
-            yield span, torch.addmm(mean, weights, deviations).float()
+            yield span, torch.addmm(mean.float(), weights, deviations.float())
 
     def save(self, path: Path) -> None:
         """All but the checkpoints, of which the file only says how many there are."""
