@@ -20,7 +20,7 @@ from pdiff.normalisation import Normalisation
 from pdiff.stack import StackFile
 from pdiff.subset import Columns, Models, Rows, Subset
 
-Pair = tuple[Float[Tensor, "M c"], Float[Tensor, "M c"]]
+Pair = tuple[Float[Tensor, "M _"], Float[Tensor, "M _"]]
 """Some columns of models, and of their reconstructions."""
 
 _STATISTICS = "normalisation."

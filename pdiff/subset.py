@@ -22,7 +22,7 @@ from pdiff.errors import InputError
 
 Stack = Mapping[str, Tensor]
 
-Columns = Iterable[tuple[slice, Float[Tensor, "M c"]]]
+Columns = Iterable[tuple[slice, Float[Tensor, "M _"]]]
 """A matrix (M, D) as consecutive blocks of its columns, each with the span of D that it covers."""
 
 CHUNK = 2**24
