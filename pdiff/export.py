@@ -92,7 +92,7 @@ def find_model(model: str, group: str) -> Exported:
     index = choose(table[table["group"] == group], model, group)
     header = load_header(BASE)
     net = load_net(BASE)
-    subset, found = _find(group, index, count=(table["group"] == group).sum())
+    subset, found = _find(group, index, count=int((table["group"] == group).sum()))
     shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     if any(shapes.get(name) != shape for name, shape in subset.shapes.items()):
         raise InputError(f"{BASE} and the {group} models are of different runs")
