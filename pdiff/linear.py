@@ -66,9 +66,8 @@ class LinearCodec:
         check_finite(gram, "checkpoints")
         variance, dual = (part.flip(-1) for part in torch.linalg.eigh(gram))
         _check_rank(variance, latent_dim)
-        largest = dual.gather(
-            0, dual.abs().argmax(0, keepdim=True)
-        )  # signs are arbitrary: fix them
+        # An eigenvector's sign is arbitrary: its largest entry shall be positive.
+        largest = dual.gather(0, dual.abs().argmax(0, keepdim=True))
         dual = (dual * largest.sign())[:, :latent_dim].contiguous()
         return cls(checkpoints, normalisation, dual, variance[:latent_dim] / (len(gram) - 1))
 

@@ -132,8 +132,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused(matrix):
         LinearCodec.fit(Models(SUBSET, matrix), 5)
 
 
-def test_the_signs_do_not_depend_on_the_order_of_columns(matrix):
-    """Eigenvectors are defined up to sign; ours has its largest entry positive."""
+def test_the_largest_entry_of_a_component_is_positive(matrix):
     dual = LinearCodec.fit(Models(SUBSET, matrix), 5).dual
     assert (dual.gather(0, dual.abs().argmax(0, keepdim=True)) > 0).all()
 
