@@ -219,14 +219,3 @@ def train_autoencoder(
         name="autoencoder",
     )
     return model
-
-
-def r_squared(x: Float[Tensor, "K D"], reconstruction: Float[Tensor, "K D"]) -> float:
-    """Share of the checkpoints' deviation from their mean that the reconstruction explains.
-
-    1 is perfect, 0 as good as the mean checkpoint, negative worse. nan where nothing deviates: one
-    checkpoint, or K equal ones.
-    """
-    error = (x - reconstruction).square().sum(dtype=torch.float64).item()
-    total = (x - x.mean(0)).square().sum(dtype=torch.float64).item()
-    return 1 - error / total if total > 0 else float("nan")

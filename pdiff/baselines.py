@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.subset import Subset
+from pdiff.subset import Models, Rows
 
 
-def ensemble(matrix: Float[Tensor, "K D"]) -> Float[Tensor, "1 D"]:
+def ensemble(originals: Rows) -> Models:
     """The mean of all originals, one model (the paper's "ensemble")."""
-    return matrix.double().mean(0, keepdim=True).float()
+    blocks = (block for _, block in originals.columns())
+    means = [block.double().mean(0, keepdim=True).float() for block in blocks]
+    return Models(originals.subset, torch.cat(means, 1))
 
 
 class Noised(Sequence):
@@ -24,13 +26,11 @@ class Noised(Sequence):
     std is `level` times the std of each tensor's values in that original (authors' evaluate.py).
     """
 
-    def __init__(
-        self, subset: Subset, matrix: Float[Tensor, "K D"], level: float, count: int, seed: int
-    ) -> None:
-        self._subset, self._matrix = subset, matrix
+    def __init__(self, originals: Rows, level: float, count: int, seed: int) -> None:
+        self._originals = originals
         self._level, self._count, self._seed = level, count, seed
         generator = torch.Generator().manual_seed(seed)
-        self._order = torch.randperm(len(matrix), generator=generator)
+        self._order = torch.randperm(len(originals), generator=generator)
 
     def __len__(self) -> int:
         return self._count
@@ -38,12 +38,12 @@ class Noised(Sequence):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        original = self._matrix[self.source(index)]
-        scale = torch.cat([_own_std(part) for part in original.split(self._subset.sizes)])
+        subset, original = self._originals.subset, self._originals.row(self.source(index))
+        scale = torch.cat([_own_std(part) for part in original.split(subset.sizes)])
         generator = torch.Generator().manual_seed(self._seed + 1 + index)
         noise = torch.randn(original.shape, generator=generator).to(original.device)
         row = original + self._level * scale * noise
-        return {name: t[0] for name, t in self._subset.unflatten(row[None]).items()}
+        return {name: t[0] for name, t in subset.unflatten(row[None]).items()}
 
     def source(self, index: int) -> int:
         """Which original model `index` is a copy of."""

@@ -4,6 +4,7 @@ Axes: K checkpoints, D parameters of the subset.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -41,17 +42,15 @@ def list_checkpoints(folder: Path, count: int) -> list[Path]:
     return paths[:count]
 
 
-def load_checkpoints(paths: list[Path], subset: Subset) -> Float[Tensor, "K D"]:
-    """The subset's values in each state dict, complete or of the subset alone.
+def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor, " D"]]:
+    """The subset's values in each state dict, complete or of the subset alone, one by one.
 
     Raises:
         InputError: naming the first file that lacks a parameter of the subset, has it in another
             shape or with a value that is not finite, or does not load safely.
     """
-    matrix = torch.empty(len(paths), subset.length)
-    for row, path in zip(matrix, tqdm(paths, "load checkpoints", disable=None), strict=True):
-        row.copy_(_row(path, subset))
-    return matrix
+    for path in tqdm(paths, "load checkpoints", disable=None):
+        yield _row(path, subset)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

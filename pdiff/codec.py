@@ -1,11 +1,12 @@
-"""Normalisation and autoencoder as one thing: subsets of parameters to latents and back.
+"""Subsets of parameters to latents and back: what the codecs have in common, and the trained one.
 
-Axes: K checkpoints, G models, D parameters, L latent length.
+Axes: K checkpoints, G or M models, D parameters, L latent length.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,14 +14,36 @@ from torch import Tensor
 
 from pdiff.autoencoder import Autoencoder
 from pdiff.errors import InputError
-from pdiff.files import load_tensors, save_tensors, whole
-from pdiff.subset import Normalisation, Subset
+from pdiff.files import load_header, load_tensors, save_tensors, whole
+from pdiff.linear import LinearCodec
+from pdiff.normalisation import Normalisation
+from pdiff.stack import StackFile
+from pdiff.subset import Columns, Models, Rows, Subset
+
+Pair = tuple[Float[Tensor, "M _"], Float[Tensor, "M _"]]
+"""Some columns of models, and of their reconstructions."""
 
 _STATISTICS = "normalisation."
 
 
+@runtime_checkable
+class Codec(Protocol):
+    """Encodes and decodes models of a subset, with their parameters as they stand in the net."""
+
+    normalisation: Normalisation
+
+    @property
+    def subset(self) -> Subset: ...
+
+    def encode(self, models: Rows) -> Float[Tensor, "M L"]: ...
+
+    def decode(self, latents: Float[Tensor, "G L"]) -> Columns: ...
+
+    def save(self, path: Path) -> None: ...
+
+
 @dataclass(frozen=True)
-class Codec:
+class ConvCodec:
     """A trained autoencoder with the subset it stands for and that subset's statistics."""
 
     subset: Subset
@@ -30,14 +53,18 @@ class Codec:
     decode_norm: Literal["sample", "running"]
 
     @torch.no_grad()
-    def encode(self, matrix: Float[Tensor, "K D"]) -> Float[Tensor, "K L"]:
-        """Parameters as they stand in the net to latents, all K in one batch."""
+    def encode(self, models: Rows) -> Float[Tensor, "M L"]:
+        """All models in one batch, on the autoencoder's device."""
+        matrix = models.block(slice(0, self.subset.length)).to(
+            self.autoencoder.output.weight.device
+        )
         return self.autoencoder.encode(self.normalisation.apply(matrix), self.encode_norm)
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "G L"]) -> Float[Tensor, "G D"]:
-        """Latents to parameters as they stand in the net, all G in one batch."""
-        return self.normalisation.invert(self.autoencoder.decode(latents, self.decode_norm))
+    def decode(self, latents: Float[Tensor, "G L"]) -> Columns:
+        """All models in one batch, handed out in blocks of columns."""
+        matrix = self.normalisation.invert(self.autoencoder.decode(latents, self.decode_norm))
+        return Models(self.subset, matrix).columns()
 
     def save(self, path: Path) -> None:
         statistics = {"mean": self.normalisation.mean, "std": self.normalisation.std}
@@ -53,7 +80,7 @@ class Codec:
         )
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Codec":
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "ConvCodec":
         """What `save` wrote, in eval mode; `InputError` if the file is anything else."""
         tensors, header = load_tensors(path, device)
         if "autoencoder" not in header:
@@ -66,3 +93,38 @@ class Codec:
             normalisation = Normalisation(mean, std, subset.sizes)
             norms = header["encode_norm"], header["decode_norm"]
             return cls(subset, model.eval(), normalisation, *norms)
+
+
+def load_codec(path: Path, checkpoints: Path, device: torch.device | str = "cpu") -> Codec:
+    """The codec in a file; the linear one needs the checkpoints that it was fitted to as well.
+
+    Raises:
+        InputError: the file is no codec, or the checkpoints are not its own.
+    """
+    if load_header(path).get("kind") == "linear":
+        return LinearCodec.load(path, StackFile(checkpoints))
+    return ConvCodec.load(path, device)
+
+
+def normalised_pairs(codec: Codec, models: Rows, latents: Float[Tensor, "M L"]) -> Iterator[Pair]:
+    """Models and what their latents decode to, block by block of columns."""
+    for (span, block), (_, decoded) in zip(models.columns(), codec.decode(latents), strict=True):
+        yield tuple(codec.normalisation.apply(values, span) for values in (block, decoded))
+
+
+def reconstruction_error(pairs: Iterable[Pair]) -> dict[str, float]:
+    """How well models come back, from blocks of their columns in normalised space.
+
+    `mse` is the mean squared error. `r2` is the share of the models' deviation from their mean that
+    the reconstruction explains: 1 is perfect, 0 as good as the mean model, negative worse. nan
+    where nothing deviates: one model, or equal ones.
+    """
+    error = total = mean_error = count = 0.0
+    for x, reconstruction in pairs:
+        squares = (x - reconstruction).square()
+        error += squares.sum(dtype=torch.float64).item()
+        total += (x - x.mean(0)).square().sum(dtype=torch.float64).item()
+        mean_error += squares.mean().item() * squares.numel()
+        count += squares.numel()
+    r2 = 1 - error / total if total > 0 else float("nan")
+    return {"r2": r2, "mse": mean_error / count}

@@ -170,8 +170,12 @@ class NoiseConfig(Section):
 
 
 class AutoencoderConfig(Section):
-    kind: Literal["conv", "vae"]
+    kind: Literal["conv", "vae", "linear"]
     """`conv`: the paper's autoencoder. `vae`: a variational one, with variance head and KL term.
+
+    `linear`: the checkpoints' principal components, for subsets of millions of parameters. It is
+    exact, so nothing is trained and noise has no effect: of this section it uses `latent_dim`,
+    K - 1 at most, and `min_r2`, and of `noise` nothing.
 
     The baseline of the paper's Table 8 is `vae` with `noise.param: 0`, `decode_norm: running` and
     `generate.sampler: prior`.
@@ -241,7 +245,8 @@ class GenerateConfig(Section):
     """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
 
     `dpm_solver`: DPM-Solver++, deterministic, `steps` of them (needs the package diffusers).
-    `prior`: no diffusion, latents from N(0, I), for a `vae`.
+    `prior`: no diffusion, latents from N(0, I): for a `vae`, or for the Gaussian that fits the
+    checkpoints with a `linear` codec.
     """
     steps: PositiveInt
     """Steps of `ddim` and `dpm_solver`; `ddpm` always takes all T."""
@@ -303,6 +308,13 @@ class Params(Section):
                 f"generate.steps: {self.generate.steps} is more than the {allowed} that the "
                 f"sampler {self.generate.sampler} can take of ddpm.timesteps: "
                 f"{self.ddpm.timesteps}"
+            )
+        kind, components = self.autoencoder.kind, self.autoencoder.latent_dim
+        if kind == "linear" and components >= self.finetune.checkpoints:
+            raise ValueError(
+                f"autoencoder.latent_dim: {components} is more than the "
+                f"{self.finetune.checkpoints - 1} components that finetune.checkpoints: "
+                f"{self.finetune.checkpoints} have with autoencoder.kind: linear"
             )
         for name in ("autoencoder", "ddpm"):
             if getattr(self, name).kernel_size % 2 == 0:

@@ -15,23 +15,24 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pdiff.baselines import ensemble
 from pdiff.card import model_card
-from pdiff.codec import Codec
+from pdiff.codec import load_codec
 from pdiff.config import load_params
 from pdiff.errors import InputError
-from pdiff.files import load_header, save_tensors, write_text
+from pdiff.files import load_header, load_tensor, save_tensors, write_text
 from pdiff.groups import spread_evenly
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
-from pdiff.subset import Models, Subset, load_stack
+from pdiff.stack import StackFile
+from pdiff.subset import Models, Rows, Subset
 
 BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")
+LATENTS = Path("data/latents.safetensors")
 AUTOENCODER = Path("models/autoencoder.safetensors")
 GENERATED = Path("data/generated.safetensors")
 TABLE = Path("data/models.csv")
@@ -91,15 +92,11 @@ def find_model(model: str, group: str) -> Exported:
     index = choose(table[table["group"] == group], model, group)
     header = load_header(BASE)
     net = load_net(BASE)
-    subset, matrix = _matrix(group)
-    if len(matrix) != (table["group"] == group).sum():
-        raise InputError(
-            f"{TABLE} and the {group} models are of different runs; run the pipeline again"
-        )
+    subset, found = _find(group, index, count=int((table["group"] == group).sum()))
     shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     if any(shapes.get(name) != shape for name, shape in subset.shapes.items()):
         raise InputError(f"{BASE} and the {group} models are of different runs")
-    net.load_state_dict(Models(subset, matrix)[index], strict=False)
+    net.load_state_dict(found, strict=False)
     facts = header["net"], header["classes"], header["size"]
     return Exported(group, index, model == "best", net, *facts, subset, table)
 
@@ -132,20 +129,29 @@ def choose(rows: pd.DataFrame, model: str, group: str) -> int:
     return index
 
 
-def _matrix(group: str) -> tuple[Subset, Float[Tensor, "M D"]]:
-    """Parameters of a group's models, in the order of its rows in the table."""
-    if group == "generated":
-        return load_stack(GENERATED)
-    subset, originals = load_stack(CHECKPOINTS)
-    if group == "ensemble":
-        return subset, ensemble(originals)
+def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]]:
+    """One model of a group that has `count` rows in the table, in the order of these rows."""
     if group == "reconstructed":
         device = get_device()
-        codec = Codec.load(AUTOENCODER, device)
-        count = load_params().evaluate.reconstructed_models
-        decoded = codec.decode(codec.encode(originals.to(device)))
-        return subset, decoded[spread_evenly(len(originals), count)].cpu()
-    return subset, originals
+        codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
+        latents = load_tensor(LATENTS, "latents", device)
+        wanted = load_params().evaluate.reconstructed_models
+        latents = latents[spread_evenly(len(latents), wanted)]
+        _check_run(group, len(latents), count)
+        row = torch.cat([block[index] for _, block in codec.decode(latents)])
+        return codec.subset, Models(codec.subset, row[None].cpu())[0]
+    models: Rows = StackFile(GENERATED if group == "generated" else CHECKPOINTS)
+    if group == "ensemble":
+        models = ensemble(models)
+    _check_run(group, len(models), count)
+    return models.subset, models[index]
+
+
+def _check_run(group: str, found: int, count: int) -> None:
+    if found != count:
+        raise InputError(
+            f"{TABLE} and the {group} models are of different runs; run the pipeline again"
+        )
 
 
 def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) -> None:

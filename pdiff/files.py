@@ -1,6 +1,7 @@
 """Tensors on disk: safetensors with a JSON header, written whole or not at all, never pickled."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,33 @@ def load_header(path: Path) -> dict[str, Any]:
     if _KEY not in metadata:
         raise InputError(f"{path} was not written by p-diff: it lacks the header {_KEY!r}")
     return json.loads(metadata[_KEY])
+
+
+def pack_header(
+    shapes: Mapping[str, tuple[int, ...]], **header: Any
+) -> tuple[bytes, dict[str, int]]:
+    """The first bytes of a file of fp32 tensors, the very ones that `save_tensors` writes.
+
+    Also where in the file each tensor begins; they follow each other in the order of their names.
+    """
+    layout: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(header, sort_keys=True)}}
+    starts, end = {}, 0
+    for name, shape in sorted(shapes.items()):
+        starts[name], end = end, end + 4 * math.prod(shape)
+        layout[name] = {"dtype": "F32", "shape": shape, "data_offsets": [starts[name], end]}
+    text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + start for name, start in starts.items()}
+
+
+def read_layout(path: Path) -> tuple[dict[str, Any], int]:
+    """Type, shape and offsets of each tensor of a safetensors file, and where the first begins."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        layout = json.loads(file.read(length))
+    layout.pop("__metadata__", None)
+    return layout, 8 + length
 
 
 @contextmanager

@@ -1,25 +1,32 @@
 """Which parameters are generated, and how they become the rows of a matrix and come back.
 
-Axes: K checkpoints (or any other models), D parameters in the subset, P its tensors.
+Axes: K checkpoints (or any other M models), D parameters in the subset, P its tensors, c columns.
 
 A *stack* is `{parameter name: (K, *shape)}`, the form in which subsets lie on disk; the *matrix*
-(K, D) is the same numbers flattened in the order of the net's parameters.
+(K, D) is the same numbers flattened in the order of the net's parameters. It need not fit in
+memory: `Rows` gives it by row, as models, or by some columns at a time.
 """
 
 import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.errors import InputError
-from pdiff.files import load_tensors, save_tensors
 
 Stack = Mapping[str, Tensor]
+
+Columns = Iterable[tuple[slice, Float[Tensor, "M _"]]]
+"""A matrix (M, D) as consecutive blocks of its columns, each with the span of D that it covers."""
+
+CHUNK = 2**24
+"""Most values in such a block: 64 MiB in fp32. Smaller matrices are one block."""
 
 
 @dataclass(frozen=True)
@@ -64,55 +71,61 @@ class Subset:
             raise InputError(f"stack holds {found}; the subset wants {dict(self.shapes)}")
 
 
-class Models(Sequence):
-    """The rows of a matrix as models, `{parameter name: value}`; the tensors are views."""
+class Rows(Sequence):
+    """M models of one subset, as the rows of a matrix that may lie on disk."""
 
-    def __init__(self, subset: Subset, matrix: Float[Tensor, "M D"]) -> None:
-        self._stack = subset.unflatten(matrix)
-        self._length = len(matrix)
+    subset: Subset
 
-    def __len__(self) -> int:
-        return self._length
+    @abstractmethod
+    def row(self, index: int) -> Float[Tensor, " D"]:
+        """All values of one model."""
+
+    @abstractmethod
+    def block(self, span: slice) -> Float[Tensor, "M c"]:
+        """The columns from `span.start` to before `span.stop`, of all models."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self._length:
+        """One model, `{parameter name: value}`."""
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        return {name: values[index] for name, values in self._stack.items()}
+        return {name: t[0] for name, t in self.subset.unflatten(self.row(index)[None]).items()}
+
+    def columns(self, values: int = CHUNK) -> Iterator[tuple[slice, Float[Tensor, "M c"]]]:
+        """The matrix in blocks of `values` values at most, or of one column if M is more."""
+        for span in spans(len(self), self.subset.length, values):
+            yield span, self.block(span)
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """One mean and std for each of the P tensors, shared by all checkpoints.
+class Models(Rows):
+    """The rows of a matrix in memory; all that is read are views of it."""
 
-    As in the authors' code: mean and unbiased std over a tensor's values in each checkpoint, then
-    averaged over the K checkpoints. Where a tensor has one value or does not vary, the std is 1.
-    """
+    def __init__(self, subset: Subset, matrix: Float[Tensor, "M D"]) -> None:
+        self.subset, self._matrix = subset, matrix
 
-    mean: Float[Tensor, " P"]
-    std: Float[Tensor, " P"]
-    sizes: tuple[int, ...]
+    def __len__(self) -> int:
+        return len(self._matrix)
 
-    @classmethod
-    def fit(cls, subset: Subset, matrix: Float[Tensor, "K D"]) -> "Normalisation":
-        means, stds = [], []
-        for column in matrix.double().split(subset.sizes, dim=1):
-            means.append(column.mean(1).mean())
-            std = column.std(1).mean() if column.shape[1] > 1 else column.new_zeros(())
-            stds.append(torch.where(std > 0, std, 1.0))
-        return cls(torch.stack(means).float(), torch.stack(stds).float(), subset.sizes)
+    def row(self, index: int) -> Float[Tensor, " D"]:
+        return self._matrix[index]
 
-    def apply(self, matrix: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
-        mean, std = self._columns(matrix)
-        return (matrix - mean) / std
+    def block(self, span: slice) -> Float[Tensor, "M c"]:
+        return self._matrix[:, span]
 
-    def invert(self, matrix: Float[Tensor, "K D"]) -> Float[Tensor, "K D"]:
-        mean, std = self._columns(matrix)
-        return matrix * std + mean
 
-    def _columns(self, like: Tensor) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-        sizes = torch.tensor(self.sizes)
-        mean, std = self.mean.cpu(), self.std.cpu()
-        return tuple(v.repeat_interleave(sizes).to(like) for v in (mean, std))
+def spans(rows: int, length: int, values: int = CHUNK) -> list[slice]:
+    """Consecutive spans of `length` columns, `rows` times which is `values` at most."""
+    width = max(values // rows, 1)
+    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
+
+
+def overlaps(sizes: Sequence[int], span: slice) -> Iterator[tuple[int, slice, slice]]:
+    """Which of the P tensors a span covers: each one's index, the part of it, that of the span."""
+    for p, (end, size) in enumerate(zip(accumulate(sizes), sizes, strict=True)):
+        start = end - size
+        first, last = max(start, span.start), min(end, span.stop)
+        if first < last:
+            inside = slice(first - span.start, last - span.start)
+            yield p, slice(first - start, last - start), inside
 
 
 def select_subset(net: nn.Module, expression: str | Sequence[str]) -> Subset:
@@ -189,22 +202,3 @@ def _matches(net: nn.Module, pattern: str) -> list[str]:
 def _prefixes(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
-
-
-def save_stack(path: Path, subset: Subset, matrix: Float[Tensor, "K D"], **header: object) -> None:
-    """Write the rows of `matrix` as a stack, one tensor (K, *shape) for each parameter."""
-    save_tensors(path, subset.unflatten(matrix), names=subset.names, **header)
-
-
-def load_stack(path: Path) -> tuple[Subset, Float[Tensor, "K D"]]:
-    """The subset and the matrix that `save_stack` wrote.
-
-    Raises:
-        InputError: the file is missing, truncated, or not a stack.
-    """
-    stack, header = load_tensors(path)
-    names = header.get("names") if isinstance(header, dict) else None
-    if not names or set(names) != set(stack) or len({len(t) for t in stack.values()}) != 1:
-        raise InputError(f"{path} is not a stack of checkpoints")
-    subset = Subset({name: tuple(stack[name].shape[1:]) for name in names})
-    return subset, subset.flatten(stack)

@@ -145,8 +145,8 @@ def finetune(
     config: FinetuneConfig,
     generator: torch.Generator,
     log: Log,
-) -> Float[Tensor, "K D"]:
-    """Go on training the subset alone, and keep it after every `save_every` steps.
+) -> Iterator[Float[Tensor, " D"]]:
+    """Go on training the subset alone, and hand it out after every `save_every` steps, K times.
 
     The first `save_after` steps leave nothing.
 
@@ -163,9 +163,7 @@ def finetune(
     chosen = [parameters[name].requires_grad_(True) for name in subset.names]
     optimizer = make_optimizer(config.optimizer, chosen, config.lr, config.weight_decay)
     schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
-    matrix = torch.empty(config.checkpoints, subset.length)
     _seed_global(generator)
-    saved = 0
     batches = _endless(images, data, config.batch_size, generator)
     steps = config.save_after + config.checkpoints * config.save_every
     with tqdm(total=steps, desc="finetune", disable=None) as bar:
@@ -176,16 +174,14 @@ def finetune(
             loss.backward()
             optimizer.step()
             schedule.step()
-            since = step - config.save_after
-            if since > 0 and since % config.save_every == 0:
-                matrix[saved] = torch.cat([tensor.detach().flatten() for tensor in chosen])
-                saved += 1
             if step % 10 == 0 or step == 1:
                 value = _finite(loss.item(), "finetune")
                 log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, step)
                 bar.set_postfix(loss=f"{value:.3f}")
             bar.update()
-    return matrix
+            since = step - config.save_after
+            if since > 0 and since % config.save_every == 0:
+                yield torch.cat([tensor.detach().flatten() for tensor in chosen])
 
 
 def _finetune_loss(

@@ -31,7 +31,7 @@ def main() -> None:
     net = _build(params, paths)
     check_size(net, params.base.net, params.data.size)
     subset = select_subset(net, params.subset.select)
-    load_checkpoints(paths[:1], subset)
+    list(load_checkpoints(paths[:1], subset))
     Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
     print(f"{params.base.net}: {subset.length:,} parameters are generated: {_short(subset.names)}")
     write_text(CHECKED, "params.yaml was found to be valid\n")

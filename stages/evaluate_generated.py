@@ -1,13 +1,17 @@
 """Predict with the generated models, and with the checkpoints as the autoencoder returns them.
 
-images, base net, autoencoder, checkpoints, generated, the originals' predictions
+images, base net, autoencoder, checkpoints with their latents, generated, originals' predictions
 -> predictions of generated, reconstructed; accuracy along the trajectories
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from pdiff import tracking
-from pdiff.codec import Codec
+from pdiff.codec import load_codec
 from pdiff.config import load_params
 from pdiff.curve import Curve
 from pdiff.data import load_images
@@ -22,8 +26,9 @@ from pdiff.groups import (
     spread_evenly,
 )
 from pdiff.nets import load_net
+from pdiff.paths import root
 from pdiff.runtime import get_device
-from pdiff.subset import Models, load_stack
+from pdiff.stack import StackFile, temporary_stack
 from stages import stage, warn
 
 IMAGES = Path("data/images.safetensors")
@@ -31,7 +36,8 @@ BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")
 AUTOENCODER = Path("models/autoencoder.safetensors")
 GENERATED = Path("data/generated.safetensors")
-LATENTS = Path("data/generated_latents.safetensors")
+LATENTS = Path("data/latents.safetensors")
+GENERATED_LATENTS = Path("data/generated_latents.safetensors")
 ORIGINALS = Path("data/predictions_originals.safetensors")
 PREDICTIONS = Path("data/predictions_generated.safetensors")
 METRICS = Path("metrics/evaluate_generated.json")
@@ -43,26 +49,28 @@ def main() -> None:
     device = get_device()
     images = load_images(IMAGES, device)
     net = load_net(BASE, device)
-    subset, originals = load_stack(CHECKPOINTS)
-    _, generated = load_stack(GENERATED)
-    codec = Codec.load(AUTOENCODER, device)
+    generated = StackFile(GENERATED)
+    codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
     config = params.evaluate
 
-    steps = load_tensor(LATENTS, "trajectory_steps").tolist()
-    trajectories = load_tensor(LATENTS, "trajectories", device)  # (S, P, L)
+    steps = load_tensor(GENERATED_LATENTS, "trajectory_steps").tolist()
+    trajectories = load_tensor(GENERATED_LATENTS, "trajectories", device)  # (S, P, L)
 
-    with tracking.run("evaluate_generated", params, "evaluate") as log:
-        chosen = spread_evenly(len(originals), config.reconstructed_models)
-        reconstructed = codec.decode(codec.encode(originals.to(device)))[chosen]
-        groups = {
-            "generated": Models(subset, generated),
-            "reconstructed": Models(subset, reconstructed),
-        }
+    with tracking.run("evaluate_generated", params, "evaluate") as log, ExitStack() as files:
+
+        def decoded(latents: Float[Tensor, "M L"]) -> StackFile:
+            columns = codec.decode(latents)
+            stack = temporary_stack(root() / ".work", codec.subset, len(latents), columns)
+            return files.enter_context(stack)
+
+        latents = load_tensor(LATENTS, "latents", device)  # (K, L)
+        chosen = spread_evenly(len(latents), config.reconstructed_models)
+        groups = {"generated": generated, "reconstructed": decoded(latents[chosen])}
         if steps:
-            groups[TRAJECTORY] = Models(subset, codec.decode(trajectories.flatten(0, 1)))
+            groups[TRAJECTORY] = decoded(trajectories.flatten(0, 1))
         predictions = predict_groups(
             net,
-            subset.names,
+            codec.subset.names,
             groups,
             images,
             params.data,

@@ -13,7 +13,7 @@ from pdiff.evaluation import accuracy
 from pdiff.groups import noised_name, predict_groups, save_predictions
 from pdiff.nets import load_net
 from pdiff.runtime import derive_seed, get_device
-from pdiff.subset import Models, load_stack
+from pdiff.stack import StackFile
 from stages import stage
 
 IMAGES = Path("data/images.safetensors")
@@ -27,18 +27,18 @@ def main() -> None:
     device = get_device()
     images = load_images(IMAGES, device)
     net = load_net(BASE, device)
-    subset, matrix = load_stack(CHECKPOINTS)
+    originals = StackFile(CHECKPOINTS)
     config = params.evaluate
 
-    groups = {"original": Models(subset, matrix), "ensemble": Models(subset, ensemble(matrix))}
+    groups = {"original": originals, "ensemble": ensemble(originals)}
     for level in config.noise_levels:
         seed = derive_seed(params.seed.base, "noised", repr(level))
-        groups[noised_name(level)] = Noised(subset, matrix, level, config.noised_models, seed)
+        groups[noised_name(level)] = Noised(originals, level, config.noised_models, seed)
 
     with tracking.run("evaluate_originals", params, "seed", "evaluate") as log:
         predictions = predict_groups(
             net,
-            subset.names,
+            originals.subset.names,
             groups,
             images,
             params.data,

@@ -11,9 +11,9 @@ from pdiff.config import load_params
 from pdiff.curve import Curve
 from pdiff.data import load_images
 from pdiff.nets import load_net
-from pdiff.optimise import check_finite
 from pdiff.runtime import get_device, make_generator
-from pdiff.subset import save_stack, select_subset
+from pdiff.stack import write_rows
+from pdiff.subset import select_subset
 from pdiff.training import finetune
 from stages import stage
 
@@ -34,14 +34,13 @@ def main() -> None:
         curve = Curve(log, "finetune", "loss", "lr")
         if config.folder is not None:
             paths = list_checkpoints(Path(config.folder), config.checkpoints)
-            matrix = load_checkpoints(paths, subset)
+            rows = load_checkpoints(paths, subset)
         else:
             images = load_images(IMAGES, device)
             generator = make_generator(params.seed.base, "finetune", device=device)
-            matrix = finetune(net, subset, images.train, params.data, config, generator, curve)
-        check_finite(matrix, "checkpoints")
-        log.summary({"checkpoints": len(matrix), "parameters": subset.length})
-        save_stack(CHECKPOINTS, subset, matrix)
+            rows = finetune(net, subset, images.train, params.data, config, generator, curve)
+        write_rows(CHECKPOINTS, subset, config.checkpoints, rows)
+        log.summary({"checkpoints": config.checkpoints, "parameters": subset.length})
         curve.write(PLOT)
 
 

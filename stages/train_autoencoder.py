@@ -1,20 +1,24 @@
-"""Train the parameter autoencoder.
+"""Train the parameter autoencoder, or find the checkpoints' principal components.
 
 checkpoints (K, D) -> autoencoder with its normalisation statistics, latents (K, L)
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from pdiff import tracking
-from pdiff.autoencoder import r_squared, train_autoencoder
-from pdiff.codec import Codec
-from pdiff.config import load_params
+from pdiff.autoencoder import train_autoencoder
+from pdiff.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
+from pdiff.config import Params, load_params
 from pdiff.curve import Curve
 from pdiff.files import save_tensors, write_json
+from pdiff.linear import LinearCodec
+from pdiff.normalisation import Normalisation
 from pdiff.novelty import spread
 from pdiff.resume import make_checkpointer
 from pdiff.runtime import get_device, make_generator
-from pdiff.subset import Normalisation, load_stack
+from pdiff.stack import StackFile, load_stack
+from pdiff.subset import Models, Rows
 from stages import stage, warn
 
 CHECKPOINTS = Path("data/checkpoints.safetensors")
@@ -26,29 +30,23 @@ PLOT = Path("plots/train_autoencoder.csv")
 
 def main() -> None:
     params = load_params()
-    device = get_device()
-    subset, matrix = load_stack(CHECKPOINTS)
-    matrix = matrix.to(device)
-    generator = make_generator(params.seed.model, "train_autoencoder", device=device)
     config = params.autoencoder
-    sections = [params.seed, config, params.noise]
 
     with (
         tracking.run("train_autoencoder", params, "seed", "noise", "autoencoder") as log,
-        make_checkpointer("train_autoencoder", sections, [CHECKPOINTS], device) as resume,
+        ExitStack() as done,
     ):
         curve = Curve(log, "autoencoder", "loss", "lr")
-        normalisation = Normalisation.fit(subset, matrix)
-        normalised = normalisation.apply(matrix)
-        model = train_autoencoder(normalised, config, params.noise, generator, curve, resume=resume)
-        codec = Codec(subset, model, normalisation, config.encode_norm, config.decode_norm)
-        latents = codec.encode(matrix)
-        reconstructed = normalisation.apply(codec.decode(latents))
-        metrics = {
-            "r2": r_squared(normalised, reconstructed),
-            "mse": (normalised - reconstructed).square().mean().item(),
-            "latent_spread": spread(latents),
-        }
+        if config.kind == "linear":
+            checkpoints: Rows = StackFile(CHECKPOINTS)
+            codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim)
+        else:
+            subset, matrix = load_stack(CHECKPOINTS)
+            checkpoints = Models(subset, matrix.to(get_device()))
+            codec = _train(checkpoints, params, curve, done)
+        latents = codec.encode(checkpoints)
+        metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
+        metrics["latent_spread"] = spread(latents)
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             warn(
                 f"the autoencoder explains R2 = {metrics['r2']:.3f} of the checkpoints' deviation "
@@ -60,6 +58,20 @@ def main() -> None:
         save_tensors(LATENTS, {"latents": latents})
         curve.write(PLOT)
         write_json(METRICS, metrics)
+
+
+def _train(checkpoints: Models, params: Params, curve: Curve, done: ExitStack) -> ConvCodec:
+    """The trained codec; what a killed run resumes from is kept until `done` with the outputs."""
+    device, config = get_device(), params.autoencoder
+    generator = make_generator(params.seed.model, "train_autoencoder", device=device)
+    sections = [params.seed, config, params.noise]
+    checkpointer = make_checkpointer("train_autoencoder", sections, [CHECKPOINTS], device)
+    resume = done.enter_context(checkpointer)
+    normalisation = Normalisation.fit(checkpoints)
+    normalised = normalisation.apply(checkpoints.block(slice(0, checkpoints.subset.length)))
+    model = train_autoencoder(normalised, config, params.noise, generator, curve, resume=resume)
+    norms = config.encode_norm, config.decode_norm
+    return ConvCodec(checkpoints.subset, model, normalisation, *norms)
 
 
 if __name__ == "__main__":

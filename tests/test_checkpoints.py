@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pdiff.checkpoints import list_checkpoints, load_checkpoints
+from pdiff import checkpoints
+from pdiff.checkpoints import list_checkpoints
 from pdiff.errors import InputError
 from pdiff.nets import build_net
 from pdiff.subset import Subset, select_subset
@@ -20,6 +21,10 @@ def subset() -> Subset:
 def state(subset: Subset, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {n: torch.randn(shape, generator=generator) for n, shape in subset.shapes.items()}
+
+
+def load_checkpoints(paths, subset) -> torch.Tensor:
+    return torch.stack(list(checkpoints.load_checkpoints(paths, subset)))
 
 
 def row(subset: Subset, values: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,14 +1,17 @@
 """Saved autoencoders and denoisers come back, with all that is needed to use them."""
 
+import math
+
 import pytest
 import torch
 
 from pdiff.autoencoder import Autoencoder
-from pdiff.codec import Codec
+from pdiff.codec import ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.denoiser import Denoiser
 from pdiff.errors import InputError
 from pdiff.latents import LatentModel, LatentStatistics
-from pdiff.subset import Normalisation, Subset
+from pdiff.normalisation import Normalisation
+from pdiff.subset import Models, Subset
 
 SUBSET = Subset({"w": (40, 2), "b": (16,)})
 
@@ -17,24 +20,63 @@ SUBSET = Subset({"w": (40, 2), "b": (16,)})
 def codec(generator):
     matrix = torch.randn(8, SUBSET.length, generator=generator) * 2 + 1
     model = Autoencoder(SUBSET.length, (4, 8), 3, 6).eval()
-    return Codec(SUBSET, model, Normalisation.fit(SUBSET, matrix), "batch", "sample"), matrix
+    models = Models(SUBSET, matrix)
+    return ConvCodec(SUBSET, model, Normalisation.fit(models), "batch", "sample"), models
+
+
+def joined(columns):
+    return torch.cat([block for _, block in columns], dim=1)
 
 
 def test_a_codec_on_disk_comes_back(codec, tmp_path):
-    codec, matrix = codec
+    codec, models = codec
     codec.save(tmp_path / "a.safetensors")
-    again = Codec.load(tmp_path / "a.safetensors")
+    again = ConvCodec.load(tmp_path / "a.safetensors")
     assert again.subset == SUBSET
-    latents = codec.encode(matrix)
-    assert torch.equal(again.encode(matrix), latents)
-    assert torch.equal(again.decode(latents), codec.decode(latents))
+    latents = codec.encode(models)
+    assert torch.equal(again.encode(models), latents)
+    assert torch.equal(joined(again.decode(latents)), joined(codec.decode(latents)))
 
 
 def test_decoding_undoes_the_normalisation(codec):
-    codec, matrix = codec
-    latents = codec.encode(matrix)
+    codec, models = codec
+    latents = codec.encode(models)
     raw = codec.autoencoder.decode(latents, "sample")
-    torch.testing.assert_close(codec.decode(latents), codec.normalisation.invert(raw))
+    torch.testing.assert_close(joined(codec.decode(latents)), codec.normalisation.invert(raw))
+
+
+def test_pairs_are_models_and_reconstructions_in_normalised_space(codec):
+    codec, models = codec
+    latents = codec.encode(models)
+    ((x, y),) = normalised_pairs(codec, models, latents)
+    everything = models.block(slice(0, SUBSET.length))
+    assert torch.equal(x, codec.normalisation.apply(everything))
+    assert torch.equal(y, codec.normalisation.apply(joined(codec.decode(latents))))
+
+
+def test_r_squared_of_hand_made_reconstructions(generator):
+    x = torch.randn(20, 70, generator=generator)
+    mean = x.mean(0).expand_as(x)
+
+    def r2(reconstruction):
+        return reconstruction_error([(x, reconstruction)])["r2"]
+
+    assert r2(x) == 1
+    assert r2(mean) == pytest.approx(0, abs=1e-6)
+    assert r2((x + mean) / 2) == pytest.approx(0.75, abs=1e-6)
+    assert r2(3 * mean - 2 * x) == pytest.approx(-8, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_r_squared_is_nan_where_nothing_deviates(rows):
+    x = torch.ones(rows, 5)
+    assert math.isnan(reconstruction_error([(x, x)])["r2"])
+
+
+def test_errors_of_blocks_are_those_of_the_whole(generator):
+    x, y = torch.randn(2, 6, 50, generator=generator)
+    parts = list(zip(x.split(20, 1), y.split(20, 1), strict=True))  # 20, 20 and 10 columns
+    assert reconstruction_error(parts) == pytest.approx(reconstruction_error([(x, y)]), rel=1e-6)
 
 
 def test_a_latent_model_on_disk_draws_the_same(params, tmp_path, generator):

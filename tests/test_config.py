@@ -80,6 +80,11 @@ def test_parameters_cannot_be_changed(params):
             {"generate.steps": 1000, "generate.sampler": "dpm_solver"},
             r"steps: 1000 is more than the 999 .*dpm_solver can take of ddpm\.timesteps: 1000",
         ),
+        (
+            {"autoencoder.kind": "linear", "autoencoder.latent_dim": 300},
+            r"autoencoder\.latent_dim: 300 is more than the 299 components that "
+            r"finetune\.checkpoints: 300 have",
+        ),
         ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
         ({"base.pretrained": True, "base.weights": "x.pth"}, r"exclude each other"),

@@ -17,7 +17,7 @@ from pdiff.data import EvaluationBatches, load_images
 from pdiff.export import main
 from pdiff.files import load_tensors
 from pdiff.nets import load_net
-from pdiff.subset import load_stack
+from pdiff.stack import load_stack
 from tests.conftest import ROOT, change
 from tests.toy_pipeline import STAGES, run_stages
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from pdiff.errors import InputError
 from pdiff.files import load_header, load_state_dict, load_tensors, save_tensors, write_json
-from pdiff.subset import load_stack
+from pdiff.stack import load_stack
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from pdiff.codec import Codec
+from pdiff.codec import ConvCodec
 from pdiff.config import parse_params
 from pdiff.data import load_images
 from pdiff.files import load_tensors
 from pdiff.nets import build_net, load_net
-from pdiff.subset import Models, load_stack
+from pdiff.stack import load_stack
+from pdiff.subset import Models
 from pdiff.training import measure_accuracy
 from tests.conftest import change
 from tests.toy_pipeline import STAGES, run_stages
@@ -119,13 +120,14 @@ def test_a_trajectory_is_evaluated_at_its_own_step(finished, tiny_raw, tmp_path)
     run_stages(folder, raw, ("generate", "evaluate_generated"))
     curve = pd.read_csv(folder / "plots/evaluate_generated.csv").set_index("step")
     saved = load_tensors(folder / "data/generated_latents.safetensors")[0]
-    codec = Codec.load(folder / "models/autoencoder.safetensors")
+    codec = ConvCodec.load(folder / "models/autoencoder.safetensors")
     images = load_images(folder / "data/images.safetensors").test
     data = parse_params(raw).data
     for i, trajectory in enumerate(saved["trajectories"]):
         for step, latent in zip(saved["trajectory_steps"].tolist(), trajectory, strict=True):
             net = load_net(folder / "models/base.safetensors")
-            values = Models(codec.subset, codec.decode(latent[None]))[0]
+            ((_, matrix),) = codec.decode(latent[None])
+            values = Models(codec.subset, matrix)[0]
             net.load_state_dict(values, strict=False)
             accuracy = measure_accuracy(net, images, data, 500)
             assert curve.loc[step, f"trajectory_{i}"] == pytest.approx(accuracy)
@@ -135,9 +137,9 @@ def test_reconstructions_are_those_of_originals_spread_evenly(finished):
     """Of 12 originals 4: 0, 4, 7 and 11."""
     saved = load_tensors(finished / "data/predictions_generated.safetensors")[0]
     originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
-    codec = Codec.load(finished / "models/autoencoder.safetensors")
+    codec = ConvCodec.load(finished / "models/autoencoder.safetensors")
     subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
-    decoded = codec.decode(codec.encode(matrix))
+    ((_, decoded),) = codec.decode(codec.encode(Models(subset, matrix)))
     images = load_images(finished / "data/images.safetensors").test
     data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
     for row, original in enumerate([0, 4, 7, 11]):

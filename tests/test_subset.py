@@ -6,15 +6,7 @@ import torch
 from torch import nn
 
 from pdiff.errors import InputError
-from pdiff.subset import (
-    Models,
-    Normalisation,
-    Subset,
-    load_stack,
-    norm_layers,
-    save_stack,
-    select_subset,
-)
+from pdiff.subset import Models, Subset, norm_layers, overlaps, select_subset, spans
 
 COUNTS = {  # the paper's Table 6, partial generation
     "resnet18": 2048,
@@ -130,38 +122,25 @@ def test_read_gives_the_nets_values(net):
     assert torch.equal(subset.read(net)["fc.bias"], net.fc.bias)
 
 
-def test_normalisation_is_per_tensor_and_averaged_over_checkpoints():
-    subset = Subset({"a": (3,), "b": (2,)})
-    matrix = torch.tensor([[1.0, 2.0, 3.0, 10.0, 14.0], [2.0, 4.0, 6.0, 20.0, 24.0]])
-    fitted = Normalisation.fit(subset, matrix)
-    assert fitted.mean.tolist() == pytest.approx([3.0, 17.0])  # mean of 2 and 4; of 12 and 22
-    assert fitted.std.tolist() == pytest.approx([1.5, 8**0.5])  # unbiased: mean of 1 and 2
+def test_a_matrix_comes_back_in_blocks_of_columns():
+    matrix = torch.randn(5, SUBSET.length)  # (5, 11)
+    blocks = list(Models(SUBSET, matrix).columns(values=20))
+    assert [(span.start, span.stop) for span, _ in blocks] == [(0, 4), (4, 8), (8, 11)]
+    assert torch.equal(torch.cat([block for _, block in blocks], dim=1), matrix)
 
 
-def test_normalisation_comes_back():
-    matrix = torch.randn(6, SUBSET.length) * 3 + 1
-    fitted = Normalisation.fit(SUBSET, matrix)
-    torch.testing.assert_close(fitted.invert(fitted.apply(matrix)), matrix)
+@pytest.mark.parametrize(
+    ("rows", "values", "widths"), [(5, 55, [11]), (5, 54, [10, 1]), (20, 10, [1] * 11)]
+)
+def test_a_block_holds_no_more_values_than_it_may_unless_a_column_does(rows, values, widths):
+    found = spans(rows, 11, values)
+    assert [span.stop - span.start for span in found] == widths
 
 
-def test_a_tensor_of_one_value_or_without_spread_is_only_centred():
-    subset = Subset({"one": (1,), "flat": (3,)})
-    matrix = torch.tensor([[1.0, 5.0, 5.0, 5.0], [3.0, 5.0, 5.0, 5.0]])
-    normalised = Normalisation.fit(subset, matrix).apply(matrix)
-    assert normalised.tolist() == [[-1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
-
-
-def test_a_stack_on_disk_keeps_order_and_bits(tmp_path):
-    subset = Subset({"z": (2,), "a": (3,)})  # safetensors sorts names, the header keeps our order
-    matrix = torch.randn(4, 5)
-    save_stack(tmp_path / "stack.safetensors", subset, matrix)
-    loaded, again = load_stack(tmp_path / "stack.safetensors")
-    assert loaded == subset
-    assert torch.equal(again, matrix)
-
-
-def test_the_same_stack_gives_the_same_bytes(tmp_path):
-    matrix = torch.randn(4, SUBSET.length)
-    for name in ("a", "b"):
-        save_stack(tmp_path / name, SUBSET, matrix, note="x", other=[1, 2])
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+def test_a_span_overlaps_the_tensors_that_it_covers():
+    found = list(overlaps(SUBSET.sizes, slice(4, 9)))  # sizes 6, 1, 4
+    assert found == [
+        (0, slice(4, 6), slice(0, 2)),
+        (1, slice(0, 1), slice(2, 3)),
+        (2, slice(0, 2), slice(3, 5)),
+    ]

@@ -121,8 +121,8 @@ def tune(base, images, tiny):
         subset = select_subset(net, expression)
         config = tiny.finetune.model_copy(update=changes)
         generator = torch.Generator().manual_seed(3)
-        matrix = finetune(net, subset, images.train, tiny.data, config, generator, ignore)
-        return matrix, net, subset
+        rows = finetune(net, subset, images.train, tiny.data, config, generator, ignore)
+        return torch.stack(list(rows)), net, subset
 
     return run
 
@@ -217,14 +217,17 @@ def test_the_rate_falls_to_its_end(base, images, tiny):
     config = tiny.finetune.model_copy(update={"steps": 20, "checkpoints": 20, "lr_end": 0.01})
     net = copy.deepcopy(base[0])
     subset = select_subset(net, "fc")
-    finetune(
-        net,
-        subset,
-        images.train,
-        tiny.data,
-        config,
-        torch.Generator().manual_seed(0),
-        lambda metrics, step: rates.append(metrics["lr"]),
+    generator = torch.Generator().manual_seed(0)
+    list(
+        finetune(
+            net,
+            subset,
+            images.train,
+            tiny.data,
+            config,
+            generator,
+            lambda metrics, step: rates.append(metrics["lr"]),
+        )
     )
     assert rates[0] < 0.03
     assert rates[-1] == pytest.approx(0.01)

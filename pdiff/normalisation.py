@@ -1,0 +1,81 @@
+"""How checkpoints are scaled before they are encoded: each tensor by its own mean and std.
+
+Axes: K checkpoints, D parameters of the subset, P its tensors, c columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pdiff.subset import CHUNK, Rows, overlaps
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """One mean and std for each of the P tensors, shared by all checkpoints.
+
+    As in the authors' code: mean and unbiased std over a tensor's values in each checkpoint, then
+    averaged over the K checkpoints. Where a tensor has one value or does not vary, the std is 1.
+    """
+
+    mean: Float[Tensor, " P"]
+    std: Float[Tensor, " P"]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def fit(cls, models: Rows, values: int = CHUNK) -> "Normalisation":
+        """The statistics of `models`, summed in fp64 over blocks of `values` values at most."""
+        sizes = models.subset.sizes
+        moments: dict[int, _Moments] = {}
+        for span, block in models.columns(values):
+            for p, _, inside in overlaps(sizes, span):
+                part = _moments(block[:, inside].double())
+                moments[p] = _merge(moments[p], part) if p in moments else part
+        means, stds = [], []
+        for p, size in enumerate(sizes):
+            _, mean, squares = moments[p]
+            std = (squares / (size - 1)).sqrt().mean() if size > 1 else mean.new_zeros(())
+            means.append(mean.mean())
+            stds.append(torch.where(std > 0, std, 1.0))
+        return cls(torch.stack(means).float(), torch.stack(stds).float(), sizes)
+
+    def apply(
+        self, matrix: Float[Tensor, "K c"], span: slice | None = None
+    ) -> Float[Tensor, "K c"]:
+        """`span` says which columns `matrix` holds; all of them without it."""
+        mean, std = self.columns(matrix, span)
+        return (matrix - mean) / std
+
+    def invert(
+        self, matrix: Float[Tensor, "K c"], span: slice | None = None
+    ) -> Float[Tensor, "K c"]:
+        mean, std = self.columns(matrix, span)
+        return matrix * std + mean
+
+    def columns(
+        self, like: Tensor, span: slice | None = None
+    ) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+        """Mean and std once for each column of `span`, with the type and device of `like`."""
+        parts = list(overlaps(self.sizes, span or slice(0, sum(self.sizes))))
+        tensors = torch.tensor([p for p, _, _ in parts])
+        counts = torch.tensor([inside.stop - inside.start for _, _, inside in parts])
+        both = (self.mean.cpu(), self.std.cpu())
+        return tuple(v[tensors].repeat_interleave(counts).to(like) for v in both)
+
+
+_Moments = tuple[int, Float[Tensor, " K"], Float[Tensor, " K"]]
+"""Of the values in each row: their number, mean, and sum of squared deviations from it."""
+
+
+def _moments(values: Float[Tensor, "K c"]) -> _Moments:
+    count = values.shape[1]
+    return count, values.mean(1), values.var(1, correction=0) * count
+
+
+def _merge(a: _Moments, b: _Moments) -> _Moments:
+    """The moments of both sets of values together (Chan, Golub and LeVeque 1979)."""
+    count, delta = a[0] + b[0], b[1] - a[1]
+    mean = a[1] + delta * (b[0] / count)
+    return count, mean, a[2] + b[2] + delta**2 * (a[0] * b[0] / count)
