@@ -25,7 +25,7 @@ from pdiff.diffusion import Diffusion
 from pdiff.evaluation import predict_plain
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
-from pdiff.subset import Models, load_stack
+from pdiff.stack import StackFile
 from pdiff.tables.estimate import work_of
 from pdiff.tables.experiments import make_experiment
 
@@ -97,8 +97,8 @@ def _whole_net(folder: Path, params: Params) -> tuple[float, int]:
     device = get_device()
     images = load_images(folder / "data/images.safetensors", device)
     net = load_net(folder / "models/base.safetensors", device)
-    subset, matrix = load_stack(folder / "data/checkpoints.safetensors")
-    one, size = Models(subset, matrix[:1]), params.evaluate.batch_size
+    originals = StackFile(folder / "data/checkpoints.safetensors")
+    one, size = [originals[0]], params.evaluate.batch_size
 
     def evaluate() -> None:
         for split in (images.validation, images.test):
@@ -106,7 +106,7 @@ def _whole_net(folder: Path, params: Params) -> tuple[float, int]:
             predict_plain(net, one, lambda batches=batches: batches)
 
     evaluate()
-    return once(evaluate), len(matrix)
+    return once(evaluate), len(originals)
 
 
 if __name__ == "__main__":

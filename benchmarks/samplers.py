@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.__main__ import PAGE, write_section
 from benchmarks.timing import duration, once, table
 from pdiff.bootstrap import interval
-from pdiff.codec import Codec
+from pdiff.codec import load_codec
 from pdiff.config import load_params
 from pdiff.data import EvaluationBatches, load_images
 from pdiff.evaluation import CutNet, predict, wrong
@@ -106,13 +106,15 @@ def generate(folder: Path, sampler: str, steps: int, attempt: int) -> tuple[Erro
     params, device = load_params(folder / "params.yaml"), get_device()
     images = load_images(folder / "data/images.safetensors", device)
     net = load_net(folder / "models/base.safetensors", device)
-    codec = Codec.load(folder / "models/autoencoder.safetensors", device)
+    checkpoints = folder / "data/checkpoints.safetensors"
+    codec = load_codec(folder / "models/autoencoder.safetensors", checkpoints, device)
     model = LatentModel.load(folder / "models/denoiser.safetensors", device)
     config = params.generate.model_copy(update={"sampler": sampler, "steps": steps})
     generator = make_generator(params.seed.model, "samplers", attempt, device=device)
     latents: list[Tensor] = []
     seconds = once(lambda: latents.append(model.sample(config, generator)))
-    models = Models(codec.subset, codec.decode(latents[0]))
+    blocks = [block for _, block in codec.decode(latents[0])]
+    models = Models(codec.subset, torch.cat(blocks, 1))
     batches = EvaluationBatches(images.test, params.data, params.evaluate.batch_size)
     cut = CutNet(net, codec.subset.names, next(iter(batches))[:2])
     boundary_mib = params.evaluate.boundary_mib

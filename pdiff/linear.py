@@ -10,11 +10,7 @@ of checkpoints are summed in fp64, only decoding multiplies in fp32, and all of 
 With A (K, D) the normalised checkpoints less their mean, A A^T = U diag(e) U^T, the variance along
 component l is e_l / (K - 1) and the whitened latents of the checkpoints are sqrt(K - 1) U.
 
-Memory: what a block of columns takes a few times over, and (K, K). `python -c` this and look at
-`resource.getrusage(resource.RUSAGE_SELF).ru_maxrss` for the peak on any stack:
-
-    from pathlib import Path; from pdiff.linear import round_trip
-    round_trip(Path("data/checkpoints.safetensors"), 299, 200, Path("/tmp/decoded.safetensors"))
+Memory: what a block of columns takes a few times over, and (K, K); `make table T=13` measures it.
 
 Axes: K checkpoints, G or M models, D parameters, P tensors, L latent length, c columns.
 """

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -32,8 +33,11 @@ from pdiff.config import AutoencoderConfig, DdpmConfig, NoiseConfig
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import Diffusion
 from pdiff.errors import InputError
+from pdiff.linear import round_trip
 from pdiff.optimise import make_optimizer, train_step
 from pdiff.runtime import get_device
+from pdiff.stack import write_rows
+from pdiff.subset import Subset
 
 Precision = Literal["float32", "bfloat16"]
 SOURCE = Path(__file__).resolve().parents[1]
@@ -98,10 +102,10 @@ class Training:
     """What to train; survives JSON."""
 
     net: str
-    """A key of `STARTS`."""
+    """A key of `STARTS`, or `linear`, the codec that has no steps and is measured whole."""
     length: int
     values: dict[str, Any]
-    """The net's section of `params.yaml`."""
+    """The net's section of `params.yaml`; of `linear` checkpoints, models and latent_dim."""
 
     def start(self, device: torch.device, precision: Precision) -> Start:
         low = precision == "bfloat16"
@@ -111,10 +115,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes."""
+    """Bytes; None is unknown."""
 
-    peak: int
-    before: int
+    peak: int | None
+    before: int | None
     """Between two steps: weights, optimiser state, data."""
     reserved: int | None = None
     """What CUDA's allocator took from the device."""
@@ -197,6 +201,8 @@ def _kilobytes(path: Path, key: str) -> int:
 
 
 def _measure_here(training: Training) -> Peak:
+    if training.net == "linear":
+        return _measure_linear(training)
     device = get_device()
     toy = replace(training, length=64, values=training.values | {"channels": [2]})
     _prepare(toy, device).step()  # loads libraries
@@ -209,6 +215,22 @@ def _measure_here(training: Training) -> Peak:
     start.step()
     peak = _kilobytes(status, "VmHWM")
     return Peak((peak - imports) * 1024, (before - imports) * 1024)
+
+
+def _measure_linear(training: Training) -> Peak:
+    """Fit to checkpoints on disk, encode them, decode some models to disk."""
+    latent_dim, models = (training.values[name] for name in ("latent_dim", "models"))
+    status = Path("/proc/self/status")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        stack, out = Path(folder) / "checkpoints", Path(folder) / "decoded"
+        for length in (64, training.length):  # a toy first, which loads libraries
+            imports = _kilobytes(status, "VmRSS")
+            count = training.values["checkpoints"] if length > 64 else 3
+            rows = (torch.randn(length) for _ in range(count))
+            write_rows(stack, Subset({"values": (length,)}), count, rows)
+            before = _kilobytes(status, "VmRSS")
+            round_trip(stack, min(latent_dim, count - 1), models, out)
+    return Peak((_kilobytes(status, "VmHWM") - imports) * 1024, (before - imports) * 1024)
 
 
 def _measure_cuda(training: Training, device: torch.device) -> Peak:

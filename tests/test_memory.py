@@ -102,3 +102,12 @@ def test_a_training_that_fails_says_why():
 
 def test_the_machine_has_memory():
     assert available_memory() > 2**20
+
+
+def test_the_linear_codec_is_measured_whole(tmp_path, monkeypatch):
+    """It holds the checkpoints at least once, and leaves no file behind."""
+    monkeypatch.chdir(tmp_path)
+    values = {"checkpoints": 20, "models": 5, "latent_dim": 19}
+    found = measure_peak(Training("linear", 200_000, values))
+    assert found.peak > 20 * 200_000 * 4
+    assert list(tmp_path.iterdir()) == []

@@ -52,6 +52,18 @@ def test_without_a_gpu_only_small_rows_are_measured(monkeypatch):
     assert memory._reason(large, full=True) == "too large for this machine"
 
 
+def test_the_linear_codec_has_fewer_components_than_checkpoints():
+    few, many = (line(size, memory.MODES[-1].label, "linear") for size in (2048, 300_288))
+    assert few.latent == 128 and many.latent == 299
+    assert memory._reason(many, full=False) == ""
+
+
+def test_a_codec_that_is_not_trained_has_no_computed_peak(monkeypatch):
+    monkeypatch.setattr(memory, "measure_peak", lambda training: Peak(GIB, GIB // 2))
+    row = memory._row(line(2048, memory.MODES[-1].label, "linear"), full=False)
+    assert row["measured"] == 1024 and math.isnan(row["ours, bfloat16 (computed)"])
+
+
 def test_the_table_and_its_notes_are_written(tmp_path, monkeypatch, capsys):
     rows = [line(2048, memory.PLAIN), line(300_288, "checkpointing")]
     monkeypatch.setattr(memory, "lines", lambda: rows)
