@@ -245,8 +245,7 @@ class GenerateConfig(Section):
     """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
 
     `dpm_solver`: DPM-Solver++, deterministic, `steps` of them (needs the package diffusers).
-    `prior`: no diffusion, latents from N(0, I): for a `vae`, or for the Gaussian that fits the
-    checkpoints with a `linear` codec.
+    `prior`: no diffusion, latents from N(0, I), for a `vae`.
     """
     steps: PositiveInt
     """Steps of `ddim` and `dpm_solver`; `ddpm` always takes all T."""

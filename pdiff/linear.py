@@ -4,11 +4,14 @@ K checkpoints span K - 1 directions around their mean, however many parameters t
 components come from the K x K Gram matrix ("dual" PCA), and what decoding returns is the mean
 checkpoint plus a linear combination of the checkpoints themselves: no component of length D is
 ever made. With as many components as directions the checkpoints come back, to the rounding of
-fp32. Latents are whitened: over the checkpoints each has mean 0 and variance 1. Means and products
-of checkpoints are summed in fp64, only decoding multiplies in fp32, and all of it on the CPU.
+fp32. Latents are the scores on one common scale: over the checkpoints all have mean 0, the first
+has variance 1 and the others less, as much as their components matter. Whitened ones would weigh a
+component of a billionth of the variance like the first, and so would a diffusion model's errors.
+Means and products of checkpoints are summed in fp64, only decoding multiplies in fp32, and all of
+it on the CPU.
 
 With A (K, D) the normalised checkpoints less their mean, A A^T = U diag(e) U^T, the variance along
-component l is e_l / (K - 1) and the whitened latents of the checkpoints are sqrt(K - 1) U.
+component l is e_l / (K - 1) and the latents of the checkpoints are sqrt((K - 1) e_l / e_1) U.
 
 Memory: what a block of columns takes a few times over, and (K, K); `make table T=13` measures it.
 
@@ -47,6 +50,11 @@ class LinearCodec:
     def subset(self) -> Subset:
         return self.checkpoints.subset
 
+    @property
+    def _scale(self) -> Float64[Tensor, " L"]:
+        """From the entries of U to latents."""
+        return ((len(self.checkpoints) - 1) * self.variance / self.variance[0]).sqrt()
+
     @classmethod
     def fit(cls, checkpoints: Rows, latent_dim: int, values: int = CHUNK) -> "LinearCodec":
         """The first `latent_dim` components; at most `values` values are read at a time.
@@ -68,21 +76,20 @@ class LinearCodec:
         return cls(checkpoints, normalisation, dual, variance[:latent_dim] / (len(gram) - 1))
 
     def encode(self, models: Rows, values: int = CHUNK) -> Float[Tensor, "M L"]:
-        """Whitened coordinates of any models of the subset; those of the checkpoints are known."""
-        scale = (len(self.checkpoints) - 1) ** 0.5
+        """Coordinates of any models of the subset; those of the checkpoints are known."""
         if models is self.checkpoints:
-            return (self.dual * scale).float()
+            return (self.dual * self._scale).float()
         products = torch.zeros(len(models), len(self.checkpoints), dtype=torch.float64)
         for span, mean, deviations in _deviations(self.checkpoints, "encode", values):
             std = self.normalisation.columns(mean, span)[1]
             own = (models.block(span).double() - mean) / std
             products.addmm_(own, (deviations / std).T)
-        return (products @ self.dual / (self.variance * scale)).float()
+        eigenvalues = self.variance * (len(self.checkpoints) - 1)
+        return (products @ self.dual / eigenvalues * self._scale).float()
 
     def decode(self, latents: Float[Tensor, "G L"], values: int = CHUNK) -> Columns:
         """Models in blocks of columns: the mean checkpoint plus a combination of all of them."""
-        scale = (len(self.checkpoints) - 1) ** 0.5
-        weights = (latents.double().cpu() @ self.dual.T / scale).float()  # (G, K)
+        weights = (latents.double().cpu() / self._scale @ self.dual.T).float()  # (G, K)
         for span, mean, deviations in _deviations(self.checkpoints, "decode", values):
             yield span, torch.addmm(mean.float(), weights, deviations.float())
 
