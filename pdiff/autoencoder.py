@@ -18,7 +18,7 @@ from pdiff.blocks import Block, Norm, checkpointed, plain
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from pdiff.errors import InputError
 from pdiff.optimise import Log, Resume, autocast, check_finite, optimise, seeded
-from pdiff.streaming import streamed
+from pdiff.streaming import normalised_as_one, streamed
 
 
 class Autoencoder(nn.Module):
@@ -118,6 +118,11 @@ class Autoencoder(nn.Module):
     def encode(self, x: Float[Tensor, "B D"], norm: Norm | None = None) -> Float[Tensor, "B L"]:
         """Latents without noise: the mean where there is a variance head."""
         return self.posterior(self.pad(x), norm)[0]
+
+    def encode_in_parts(self, x: Float[Tensor, "B D"], rows: int) -> Float[Tensor, "B L"]:
+        """`encode` with the norm `batch` and the memory of `rows` vectors, but for rounding."""
+        ends = normalised_as_one(self.encoder, self.pad(x)[:, None], rows)
+        return self.mean(self.to_latent(ends.flatten(1)))
 
     def decode(self, z: Float[Tensor, "B L"], norm: Norm | None = None) -> Float[Tensor, "B D"]:
         """Vectors in the normalised space of the training matrix, the padding cut off."""

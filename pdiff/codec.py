@@ -24,6 +24,8 @@ Pair = tuple[Float[Tensor, "M _"], Float[Tensor, "M _"]]
 """Some columns of models, and of their reconstructions."""
 
 _STATISTICS = "normalisation."
+AT_ONCE = 2**28
+"""Bytes of one layer's activations while a trained autoencoder encodes or decodes."""
 
 
 @runtime_checkable
@@ -52,18 +54,30 @@ class ConvCodec:
     encode_norm: Literal["batch", "running"]
     decode_norm: Literal["sample", "running"]
 
+    @property
+    def rows(self) -> int:
+        """How many models go through at once: the widest layer of so many takes `AT_ONCE` bytes."""
+        widest = 4 * self.autoencoder.channels[0] * self.autoencoder.padded_length
+        return max(1, AT_ONCE // widest)
+
     @torch.no_grad()
     def encode(self, models: Rows) -> Float[Tensor, "M L"]:
-        """All models in one batch, on the autoencoder's device."""
+        """On the autoencoder's device; `encode_norm` batch takes the statistics of all models."""
         matrix = models.block(slice(0, self.subset.length)).to(
             self.autoencoder.output.weight.device
         )
-        return self.autoencoder.encode(self.normalisation.apply(matrix), self.encode_norm)
+        normalised = self.normalisation.apply(matrix)
+        if self.encode_norm == "batch" and len(matrix) > self.rows:
+            return self.autoencoder.encode_in_parts(normalised, self.rows)
+        parts = normalised.split(self.rows)
+        return torch.cat([self.autoencoder.encode(part, self.encode_norm) for part in parts])
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "G L"]) -> Columns:
-        """All models in one batch, handed out in blocks of columns."""
-        matrix = self.normalisation.invert(self.autoencoder.decode(latents, self.decode_norm))
+        """Handed out in blocks of columns."""
+        parts = latents.split(self.rows)
+        decoded = [self.autoencoder.decode(part, self.decode_norm) for part in parts]
+        matrix = self.normalisation.invert(torch.cat(decoded))
         return Models(self.subset, matrix).columns()
 
     def save(self, path: Path) -> None:

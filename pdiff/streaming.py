@@ -43,6 +43,16 @@ def streamed(
     return _Streamed.apply(x, blocks, output, micro_batch, *_parameters(blocks, output))
 
 
+@torch.no_grad()
+def normalised_as_one(
+    blocks: Iterable[Block], x: Float[Tensor, "B C N"], micro_batch: int
+) -> Float[Tensor, "B _ _"]:
+    """`pdiff.blocks.plain` with the norm `batch`, and the memory of `micro_batch` samples."""
+    blocks = list(blocks)
+    known = _measure(blocks, x, micro_batch)
+    return torch.cat([_through(blocks, known, part) for part in x.split(micro_batch)])
+
+
 class _Known(NamedTuple):
     """Statistics of a block's convolution over the whole batch, B * N values a channel."""
 
@@ -78,6 +88,7 @@ class _Streamed(torch.autograd.Function):
         ctx.autocast = {"device_type": kind, "dtype": dtype, "enabled": enabled}
         with torch.autocast(**ctx.autocast, cache_enabled=False):
             known = _measure(blocks, x, micro_batch)
+            _follow(blocks, known)
             ends = [_through(blocks, known, part) for part in x.split(micro_batch)]
             ends = ends if output is None else [output(end) for end in ends]
         ctx.chain = blocks, output, known, micro_batch
@@ -109,17 +120,21 @@ def _through(blocks: Sequence[Block], known: Sequence[_Known], x: Tensor) -> Ten
 
 
 def _measure(blocks: Sequence[Block], x: Tensor, micro_batch: int) -> list[_Known]:
-    """Each block's batch statistics; the running ones follow them as in `nn.BatchNorm1d`."""
+    """Each block's batch statistics."""
     known: list[_Known] = []
     for block in blocks:
         inputs = (_through(blocks, known, part) for part in x.split(micro_batch))
         known.append(_statistics(block.conv(part) for part in inputs))
-        mean, variance, count = known[-1]
+    return known
+
+
+def _follow(blocks: Sequence[Block], known: Sequence[_Known]) -> None:
+    """Let the running statistics follow those of a batch, as in `nn.BatchNorm1d`."""
+    for block, (mean, variance, count) in zip(blocks, known, strict=True):
         norm = block.norm
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
         norm.num_batches_tracked += 1
-    return known
 
 
 def _statistics(parts: Iterator[Float[Tensor, "M C N"]]) -> _Known:

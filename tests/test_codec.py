@@ -1,6 +1,7 @@
 """Saved autoencoders and denoisers come back, with all that is needed to use them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,6 +37,28 @@ def test_a_codec_on_disk_comes_back(codec, tmp_path):
     latents = codec.encode(models)
     assert torch.equal(again.encode(models), latents)
     assert torch.equal(joined(again.decode(latents)), joined(codec.decode(latents)))
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_models_that_go_through_a_few_at_a_time_get_the_same_latents(codec, norm, monkeypatch):
+    codec, models = codec
+    codec = replace(codec, encode_norm=norm)
+    before = {n: t.clone() for n, t in codec.autoencoder.state_dict().items()}
+    at_once = codec.encode(models)
+    monkeypatch.setattr("pdiff.codec.AT_ONCE", 3 * 4 * 4 * 128)
+    assert codec.rows == 3
+    torch.testing.assert_close(codec.encode(models), at_once)
+    torch.testing.assert_close(codec.autoencoder.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["sample", "running"])
+def test_latents_that_go_through_a_few_at_a_time_decode_to_the_same(codec, norm, monkeypatch):
+    codec, models = codec
+    codec = replace(codec, decode_norm=norm)
+    latents = codec.encode(models)
+    at_once = joined(codec.decode(latents))
+    monkeypatch.setattr("pdiff.codec.AT_ONCE", 1)
+    torch.testing.assert_close(joined(codec.decode(latents)), at_once)
 
 
 def test_decoding_undoes_the_normalisation(codec):
