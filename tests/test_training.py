@@ -190,7 +190,7 @@ def step_of_finetuning(images, tiny, expression, mode) -> tuple[list, list]:
     config = tiny.finetune.model_copy(update=changes)
     subset, generator = select_subset(net, expression), torch.Generator().manual_seed(3)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        finetune(net, subset, images.train, tiny.data, config, generator, ignore)
+        list(finetune(net, subset, images.train, tiny.data, config, generator, ignore))
     return outputs, kept
 
 
