@@ -19,8 +19,10 @@ from pdiff.subset import Subset
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
-def list_checkpoints(folder: Path, count: int) -> list[Path]:
+def list_checkpoints(folder: Path, count: int, held_back: int = 0) -> list[Path]:
     """The first `count` state dicts of `folder`, in the order of their names (2 before 10).
+
+    They are followed by `held_back` more, or as many as there are.
 
     Hidden files are none: macOS puts `._1.pth` beside `1.pth`.
 
@@ -39,7 +41,7 @@ def list_checkpoints(folder: Path, count: int) -> list[Path]:
             f"finetune.checkpoints: {count} are wanted, and {folder} holds {len(paths)} files that "
             f"end in {', '.join(SUFFIXES)}"
         )
-    return paths[:count]
+    return paths[: count + held_back]
 
 
 def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor, " D"]]:

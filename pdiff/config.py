@@ -141,6 +141,12 @@ class FinetuneConfig(Section):
     """Steps between two saved checkpoints."""
     checkpoints: AtLeastTwo
     """K, the number of checkpoints that are kept: the first K of those saved."""
+    held_back: NonNegativeInt
+    """Checkpoints that follow the K, saved as often, which nothing is trained on: `novelty.audit`
+    compares with them. Past the last of `steps` the rate stays `lr_end`."""
+    second_run: NonNegativeInt
+    """Checkpoints kept of a second run with another order of images, spread evenly over as many
+    steps as leave the K. Only `novelty.audit` uses them."""
     batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
@@ -277,6 +283,8 @@ class NoveltyConfig(Section):
     """The split that is reported; the other one chooses."""
     bootstrap: PositiveInt
     """Bootstrap replicates behind the 95 % intervals, over images and models."""
+    audit: bool
+    """Also evaluate the rivals, and ask whether the generated models are new or copies."""
 
 
 class Params(Section):

@@ -24,11 +24,10 @@ from pdiff.codec import load_codec
 from pdiff.config import load_params
 from pdiff.errors import InputError
 from pdiff.files import load_header, load_tensor, save_tensors, write_text
-from pdiff.groups import spread_evenly
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
 from pdiff.stack import StackFile
-from pdiff.subset import Models, Rows, Subset
+from pdiff.subset import Models, Rows, Subset, spread_evenly
 
 BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")

@@ -99,9 +99,3 @@ def load_predictions(
 def noised_name(level: float) -> str:
     """The group of originals with noise of this level."""
     return f"noised_{level:g}"
-
-
-def spread_evenly(available: int, count: int) -> list[int]:
-    """`count` different indices, spread from first to last of those available; all if fewer."""
-    count = min(count, available)
-    return [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]

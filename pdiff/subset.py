@@ -114,8 +114,14 @@ class Models(Rows):
 
 def spans(rows: int, length: int, values: int = CHUNK) -> list[slice]:
     """Consecutive spans of `length` columns, `rows` times which is `values` at most."""
-    width = max(values // rows, 1)
+    width = max(values // max(rows, 1), 1)
     return [slice(start, min(start + width, length)) for start in range(0, length, width)]
+
+
+def spread_evenly(available: int, count: int) -> list[int]:
+    """`count` different indices, spread from first to last of those available; all if fewer."""
+    count = min(count, available)
+    return [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def overlaps(sizes: Sequence[int], span: slice) -> Iterator[tuple[int, slice, slice]]:

@@ -146,9 +146,10 @@ def finetune(
     generator: torch.Generator,
     log: Log,
 ) -> Iterator[Float[Tensor, " D"]]:
-    """Go on training the subset alone, and hand it out after every `save_every` steps, K times.
+    """Go on training the subset alone, and hand it out after every `save_every` steps.
 
-    The first `save_after` steps leave nothing.
+    The first `save_after` steps leave nothing; then come the K checkpoints and after them those
+    that are held back.
 
     As in the authors' code: bf16 autocast (on cuda), fp32 weights, a batch-norm mode that is
     `config.batch_norm`'s to choose, and running statistics that are not kept: whoever evaluates a
@@ -165,7 +166,7 @@ def finetune(
     schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
     _seed_global(generator)
     batches = _endless(images, data, config.batch_size, generator)
-    steps = config.save_after + config.checkpoints * config.save_every
+    steps = config.save_after + (config.checkpoints + config.held_back) * config.save_every
     with tqdm(total=steps, desc="finetune", disable=None) as bar:
         for step in counted(range(1, steps + 1), steps=1, images=config.batch_size):
             net.train(_uses_batch_statistics(config.batch_norm, step))
@@ -173,7 +174,8 @@ def finetune(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            schedule.step()
+            if step <= config.steps:
+                schedule.step()
             if step % 10 == 0 or step == 1:
                 value = _finite(loss.item(), "finetune")
                 log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, step)

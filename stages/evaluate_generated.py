@@ -23,12 +23,12 @@ from pdiff.groups import (
     load_predictions,
     predict_groups,
     save_predictions,
-    spread_evenly,
 )
 from pdiff.nets import load_net
 from pdiff.paths import root
 from pdiff.runtime import get_device
 from pdiff.stack import StackFile, temporary_stack
+from pdiff.subset import spread_evenly
 from stages import stage, warn
 
 IMAGES = Path("data/images.safetensors")

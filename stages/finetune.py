@@ -1,8 +1,9 @@
 """Go on training the subset alone and keep it after every few steps, or take given checkpoints.
 
-images, base net -> checkpoints (K, D)
+images, base net -> checkpoints (K, D), the next ones of the same run, which are held back
 """
 
+from itertools import islice
 from pathlib import Path
 
 from pdiff import tracking
@@ -20,6 +21,7 @@ from stages import stage
 IMAGES = Path("data/images.safetensors")
 BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")
+HELD_BACK = Path("data/held_back.safetensors")
 PLOT = Path("plots/finetune.csv")
 
 
@@ -33,13 +35,16 @@ def main() -> None:
     with tracking.run("finetune", params, "seed", "data", "subset", "finetune") as log:
         curve = Curve(log, "finetune", "loss", "lr")
         if config.folder is not None:
-            paths = list_checkpoints(Path(config.folder), config.checkpoints)
+            paths = list_checkpoints(Path(config.folder), config.checkpoints, config.held_back)
+            held_back = len(paths) - config.checkpoints
             rows = load_checkpoints(paths, subset)
         else:
             images = load_images(IMAGES, device)
             generator = make_generator(params.seed.base, "finetune", device=device)
             rows = finetune(net, subset, images.train, params.data, config, generator, curve)
-        write_rows(CHECKPOINTS, subset, config.checkpoints, rows)
+            held_back = config.held_back
+        write_rows(CHECKPOINTS, subset, config.checkpoints, islice(rows, config.checkpoints))
+        write_rows(HELD_BACK, subset, held_back, rows)
         log.summary({"checkpoints": config.checkpoints, "parameters": subset.length})
         curve.write(PLOT)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pdiff.data import prepare_images
-from pdiff.groups import noised_name, predict_groups, spread_evenly
+from pdiff.groups import noised_name, predict_groups
+from pdiff.subset import spread_evenly
 from tests.toy_nets import Branching, noised
 
 

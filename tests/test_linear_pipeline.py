@@ -44,7 +44,8 @@ def test_generated_models_are_the_decoded_latents(linear):
     )
     latents = load_tensor(linear / "data/generated_latents.safetensors", "latents")
     matrix = torch.cat([block for _, block in codec.decode(latents)], dim=1)
-    assert torch.equal(load_stack(linear / "data/generated.safetensors")[1], matrix)
+    saved = load_stack(linear / "data/generated.safetensors")[1]
+    torch.testing.assert_close(saved, matrix, rtol=1e-4, atol=1e-5)  # threads sum in other orders
 
 
 def test_noise_has_no_effect(linear, linear_raw, tmp_path):

@@ -119,7 +119,7 @@ def tune(base, images, tiny):
     def run(expression="last_norms:2", **changes):
         net = copy.deepcopy(base[0])
         subset = select_subset(net, expression)
-        config = tiny.finetune.model_copy(update=changes)
+        config = tiny.finetune.model_copy(update={"held_back": 0} | changes)
         generator = torch.Generator().manual_seed(3)
         rows = finetune(net, subset, images.train, tiny.data, config, generator, ignore)
         return torch.stack(list(rows)), net, subset
@@ -153,6 +153,27 @@ def test_save_every_keeps_each_so_many_steps(tune):
 
 def test_fewer_checkpoints_are_the_first_ones(tune):
     assert torch.equal(tune(checkpoints=5)[0], tune()[0][:5])
+
+
+def test_those_held_back_follow_the_checkpoints_of_the_same_run(tune):
+    assert torch.equal(tune(checkpoints=8, held_back=4)[0], tune(checkpoints=12)[0])
+
+
+def test_the_rate_stays_at_its_end_after_the_last_step(base, images, tiny):
+    config = tiny.finetune.model_copy(update={"lr_end": 0.001, "held_back": 10})
+    net, rates = copy.deepcopy(base[0]), {}
+    generator = torch.Generator().manual_seed(3)
+    rows = finetune(
+        net,
+        select_subset(net, "last_norms:2"),
+        images.train,
+        tiny.data,
+        config,
+        generator,
+        lambda metrics, step: rates.update({step: metrics["lr"]}),
+    )
+    assert len(list(rows)) == 22
+    assert rates[10] > 0.001 and rates[20] == pytest.approx(0.001)
 
 
 def test_save_after_keeps_later_steps(tune):

@@ -15,6 +15,7 @@ STAGES = (
     "prepare_data",
     "train_base",
     "finetune",
+    "finetune_again",
     "train_autoencoder",
     "train_ddpm",
     "generate",

@@ -293,10 +293,21 @@ def _train_base(params: Params) -> Work:
 
 
 def _finetune(params: Params) -> Work:
+    config = params.finetune
+    return _finetune_run(params, config.checkpoints + config.held_back)
+
+
+def _finetune_again(params: Params) -> Work:
+    config = params.finetune
+    wanted = params.novelty.audit and config.folder is None and config.second_run
+    return _finetune_run(params, config.checkpoints) if wanted else Work(0, 0)
+
+
+def _finetune_run(params: Params, checkpoints: int) -> Work:
     net, config = _net(params), params.finetune
-    steps = config.save_after + config.checkpoints * config.save_every
+    steps = config.save_after + checkpoints * config.save_every
     operations = steps * config.batch_size * (net.whole + 2 * net.suffix)
-    stack = 4 * config.checkpoints * net.subset
+    stack = 4 * checkpoints * net.subset
     return Work(operations, 8 * net.parameters + stack + config.batch_size * net.activations)
 
 
@@ -368,6 +379,7 @@ _WORK: dict[str, Callable[[Params], Work]] = {
     "prepare_data": _prepare_data,
     "train_base": _train_base,
     "finetune": _finetune,
+    "finetune_again": _finetune_again,
     "train_autoencoder": _train_autoencoder,
     "train_ddpm": _train_ddpm,
     "generate": _generate,
