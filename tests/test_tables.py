@@ -187,7 +187,7 @@ def test_the_operations_of_resnet18_are_the_known_ones():
     ("stage", "override", "factor"),
     [
         ("train_base", "base.epochs=80", 10),
-        ("finetune", "finetune.checkpoints=30", 0.1),
+        ("finetune", "finetune.held_back=400", 2),
         ("train_autoencoder", "autoencoder.steps=500", 2),
         ("train_ddpm", "ddpm.steps=60", 0.1),
         ("generate", "generate.models=400", 2),
@@ -271,8 +271,9 @@ def make_result(folder: Path, best: float, noise: int = 0) -> Result:
 @pytest.fixture
 def measured(tmp_path):
     def make(label: str, *bests: float | None, failure: str = "") -> Measured:
+        shared = {"label": label, "evaluate": {"noise_levels": [0.05]}}
         experiments = [
-            Experiment((f"seed.model={i}",), {"seed": {"model": i, "base": 0}, "label": label})
+            Experiment((f"seed.model={i}",), {"seed": {"model": i, "base": 0}, **shared})
             for i in range(len(bests))
         ]
         found = [
