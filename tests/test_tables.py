@@ -13,7 +13,7 @@ import yaml
 
 from pdiff.errors import InputError
 from pdiff.files import save_tensors
-from pdiff.tables import cli, figures, results
+from pdiff.tables import cli, figures, results, runner
 from pdiff.tables.definitions import ABLATIONS, DATA, NETS, Claim, Row, names, table
 from pdiff.tables.estimate import _WORK, _count_net, compare, estimate, work_of
 from pdiff.tables.estimate import Measured as Measurement
@@ -479,3 +479,14 @@ def test_a_table_runs_as_plain_stages_and_shares_what_is_equal(project):
     assert output.count("train_autoencoder: ") >= 2
     again = project.run(sys.executable, *TABLE, "--rows", "0.1;x10", "--plain")
     assert "2 experiments, 0 to run" in again
+
+
+def test_a_folder_among_a_stages_outputs_is_handed_on_whole(tmp_path):
+    kept, folder = tmp_path / "kept", tmp_path / "run"
+    (kept / "report/audit").mkdir(parents=True)
+    (kept / "report/audit/new.csv").write_text("new")
+    (folder / "report/audit").mkdir(parents=True)
+    (folder / "report/audit/old.csv").write_text("old")
+    runner._link(kept, folder, ["report/audit"])
+    assert [path.name for path in (folder / "report/audit").iterdir()] == ["new.csv"]
+    assert (folder / "report/audit/new.csv").samefile(kept / "report/audit/new.csv")
