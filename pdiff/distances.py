@@ -183,19 +183,27 @@ def ratio(
 ) -> tuple[float, float, float]:
     """Ratio of the two columns' means and its 95 % bootstrap interval over rows.
 
-    NaN for no row, and for the interval of a single one. Rows `in_order` of training are drawn in
-    circular blocks of about sqrt(M) that follow each other: neighbours are alike, and drawing
-    each on its own would give too narrow an interval.
+    NaN for no row, and for the interval of a single one. `in_order`: as `draws`.
     """
     count = len(pairs)
     low = high = math.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(np.divide(*pairs.mean(0))) if count else math.nan
         if count > 1:
-            block = math.isqrt(count) if in_order else 1
-            size = (replicates, -(-count // block), 1)
-            starts = np.random.default_rng(seed).integers(count, size=size)
-            drawn = ((starts + np.arange(block)) % count).reshape(replicates, -1)[:, :count]
+            drawn = draws(count, replicates, in_order, np.random.default_rng(seed))
             means = pairs[drawn].mean(1)  # (replicates, 2)
             low, high = interval(means[:, 0] / means[:, 1])
     return value, low, high
+
+
+def draws(
+    count: int, replicates: int, in_order: bool, random: np.random.Generator
+) -> Int64[np.ndarray, "_ M"]:
+    """Models drawn with replacement, `count` of them in each replicate.
+
+    Those `in_order` of training come in circular blocks of about sqrt(M) that follow each other:
+    neighbours are alike, and drawing each on its own would give too narrow an interval.
+    """
+    block = math.isqrt(count) if in_order else 1
+    starts = random.integers(count, size=(replicates, -(-count // block), 1))
+    return ((starts + np.arange(block)) % count).reshape(replicates, -1)[:, :count]
