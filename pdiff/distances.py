@@ -93,9 +93,7 @@ def interpolation_index(
     finite = originals[originals.isfinite().all(1)]
     if not len(finite):
         return torch.full((len(models),), math.nan, dtype=torch.float64)
-    # a column of equal values has that value as its mean, which rounding may miss
-    equal = finite.amin(0) == finite.amax(0)
-    centre = torch.where(equal, finite[0], finite.mean(0, dtype=torch.float64))[None]
+    centre = finite.mean(0, dtype=torch.float64)[None]  # exact where fp32 values are all equal
     radius = distances(finite, centre).square().mean().sqrt()
     found = distances(models, centre)[:, 0] / radius
     return found if radius > 0 else torch.full_like(found, math.nan)

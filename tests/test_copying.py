@@ -177,11 +177,10 @@ def test_originals_rank_among_the_others():
     assert found.tolist() == [1, 1, 2]
 
 
-def test_mutual_neighbours_have_rank_one_in_spite_of_rounding():
-    pairs = normal(40, 99, 500).repeat_interleave(2, 0)
-    originals = pairs + 1e-3 * normal(80, 0, 500)
-    found = table(original=originals, generated=originals[:1])
-    assert found.loc["original", "rank_first"] == 1
+def test_a_distance_that_differs_by_rounding_alone_is_not_nearer():
+    """An original's own distance, computed from the other side."""
+    among = torch.tensor([[NAN, 1.0, 5.0], [1.0, NAN, 4.0], [5.0, 4.0, NAN]], dtype=torch.float64)
+    assert nearest_rank(np.array([1 + 1e-12]), np.array([0]), among).tolist() == [1]
 
 
 def test_copies_have_rank_one_and_far_models_the_last(alike):
