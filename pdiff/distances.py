@@ -93,9 +93,7 @@ def interpolation_index(
     finite = originals[originals.isfinite().all(1)]
     if not len(finite):
         return torch.full((len(models),), math.nan, dtype=torch.float64)
-    # a column of equal values has that value as its mean, which rounding may miss
-    equal = finite.amin(0) == finite.amax(0)
-    centre = torch.where(equal, finite[0], finite.mean(0, dtype=torch.float64))[None]
+    centre = finite.mean(0, dtype=torch.float64)[None]  # exact where fp32 values are all equal
     radius = distances(finite, centre).square().mean().sqrt()
     found = distances(models, centre)[:, 0] / radius
     return found if radius > 0 else torch.full_like(found, math.nan)
@@ -183,19 +181,27 @@ def ratio(
 ) -> tuple[float, float, float]:
     """Ratio of the two columns' means and its 95 % bootstrap interval over rows.
 
-    NaN for no row, and for the interval of a single one. Rows `in_order` of training are drawn in
-    circular blocks of about sqrt(M) that follow each other: neighbours are alike, and drawing
-    each on its own would give too narrow an interval.
+    NaN for no row, and for the interval of a single one. `in_order`: as `draws`.
     """
     count = len(pairs)
     low = high = math.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(np.divide(*pairs.mean(0))) if count else math.nan
         if count > 1:
-            block = math.isqrt(count) if in_order else 1
-            size = (replicates, -(-count // block), 1)
-            starts = np.random.default_rng(seed).integers(count, size=size)
-            drawn = ((starts + np.arange(block)) % count).reshape(replicates, -1)[:, :count]
+            drawn = draws(count, replicates, in_order, np.random.default_rng(seed))
             means = pairs[drawn].mean(1)  # (replicates, 2)
             low, high = interval(means[:, 0] / means[:, 1])
     return value, low, high
+
+
+def draws(
+    count: int, replicates: int, in_order: bool, random: np.random.Generator
+) -> Int64[np.ndarray, "_ M"]:
+    """Models drawn with replacement, `count` of them in each replicate.
+
+    Those `in_order` of training come in circular blocks of about sqrt(M) that follow each other:
+    neighbours are alike, and drawing each on its own would give too narrow an interval.
+    """
+    block = math.isqrt(count) if in_order else 1
+    starts = random.integers(count, size=(replicates, -(-count // block), 1))
+    return ((starts + np.arange(block)) % count).reshape(replicates, -1)[:, :count]

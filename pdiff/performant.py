@@ -22,6 +22,9 @@ def performant_table(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
     `novel_performant_choosing` that on the choosing split, like with like; each with its 95 %
     Wilson interval. With a single original nothing is known to be novel: NaN.
 
+    Checkpoints of a run lie close together, so a plain mean of them passes at every c: the share
+    says something only beside those of the rivals.
+
     Args:
         table: as `distance_table` gives it.
         models: one row per model: group, model, accuracy, choosing_accuracy.

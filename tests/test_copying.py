@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu, norm
 
-from pdiff.copying import c_t, cells, copying_table, farther, nearest_rank, z_u
+from pdiff.copying import c_t, cells, copying_table, farther, farther_interval, nearest_rank, z_u
 from pdiff.distances import distance_table, distances, distances_among, nearest
 
 NAN = math.nan
@@ -19,7 +19,7 @@ def normal(models: int, seed: int, length: int = 8) -> torch.Tensor:
 
 
 def table(**matrices: torch.Tensor) -> pd.DataFrame:
-    return copying_table(matrices, distance_table(matrices), 0).set_index("group")
+    return copying_table(matrices, distance_table(matrices), 100, 0).set_index("group")
 
 
 def sets(seed: int = 0, **changed: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -177,11 +177,10 @@ def test_originals_rank_among_the_others():
     assert found.tolist() == [1, 1, 2]
 
 
-def test_mutual_neighbours_have_rank_one_in_spite_of_rounding():
-    pairs = normal(40, 99, 500).repeat_interleave(2, 0)
-    originals = pairs + 1e-3 * normal(80, 0, 500)
-    found = table(original=originals, generated=originals[:1])
-    assert found.loc["original", "rank_first"] == 1
+def test_a_distance_that_differs_by_rounding_alone_is_not_nearer():
+    """An original's own distance, computed from the other side."""
+    among = torch.tensor([[NAN, 1.0, 5.0], [1.0, NAN, 4.0], [5.0, 4.0, NAN]], dtype=torch.float64)
+    assert nearest_rank(np.array([1 + 1e-12]), np.array([0]), among).tolist() == [1]
 
 
 def test_copies_have_rank_one_and_far_models_the_last(alike):
@@ -236,6 +235,39 @@ def test_originals_of_nan_weights_are_left_out():
     found = table(**sets(original=originals))
     assert found.loc["generated"].notna().all()
     assert found.loc["original", "rank_first"] > 0
+
+
+def test_a_group_of_one_has_no_interval(alike):
+    assert alike.loc["ensemble", "farther_second_run"] <= 0.2
+    assert alike.loc["ensemble", ["farther_second_run_low", "farther_second_run_high"]].isna().all()
+
+
+def test_the_interval_holds_the_share_and_copies_have_a_narrow_one(alike):
+    found = alike.loc["generated"]
+    low, high = found["farther_second_run_low"], found["farther_second_run_high"]
+    assert low < found["farther_second_run"] < high
+    assert high - low < 0.25
+    assert alike.loc["noised", "farther_second_run_high"] == 0
+
+
+def test_the_interval_covers_the_true_share():
+    """Independent sets of 80 models and 100 held-out checkpoints, normals 0.5 apart."""
+    hits, true = [], norm.cdf(0.5 / math.sqrt(2))
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        own, held_out = random.normal(0.5, 1, 80), random.normal(0, 1, 100)
+        low, high = farther_interval(own, held_out, 300, seed, False)
+        hits.append(low <= true <= high)
+    assert 0.88 <= np.mean(hits) <= 0.98
+
+
+def test_the_interval_allows_for_neighbours_that_are_alike():
+    """Each held-out distance ten times over says no more than once, in blocks of ten."""
+    random = np.random.default_rng(0)
+    own, held_out = random.normal(size=100), random.normal(size=10)
+    few = farther_interval(own, held_out, 2000, 0, False)
+    many = farther_interval(own, held_out.repeat(10), 2000, 0, False)
+    assert many[1] - many[0] > 0.75 * (few[1] - few[0])
 
 
 def null_scores(simulations: int, count: int, shared: bool = False) -> np.ndarray:

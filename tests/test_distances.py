@@ -58,7 +58,7 @@ def test_distances_equal_a_direct_computation_in_every_block(monkeypatch):
     torch.testing.assert_close(distances(a, b), direct, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("step", [3e-3, 1e-4, 1e-6])
 def test_nearby_models_far_from_zero_keep_their_distance(step):
     """Checkpoints that differ by a small share of their norm, which fp32 or |a|^2 would lose."""
     base = 1000 + normal(1, 0, 3000)
@@ -67,7 +67,7 @@ def test_nearby_models_far_from_zero_keep_their_distance(step):
         models.double(), models.double(), compute_mode="donot_use_mm_for_euclid_dist"
     )
     found = distances_among(models).nan_to_num(0)
-    torch.testing.assert_close(found, direct, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found, direct, rtol=1e-12, atol=0)
 
 
 def test_copies_are_at_distance_zero_exactly():
