@@ -88,6 +88,15 @@ def test_parameters_cannot_be_changed(params):
         ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
         ({"base.pretrained": True, "base.weights": "x.pth"}, r"exclude each other"),
+        ({"evaluate.soups": [2, 1]}, r"evaluate\.soups\.1: 1 is refused: .*or equal to 2"),
+        ({"evaluate.noise_ladder": [0.1, 0.0]}, r"noise_ladder\.1: 0\.0 is refused: .*than 0"),
+        ({"evaluate.latent_noise": [-1.0]}, r"latent_noise\.0: -1\.0 is refused: .*than 0"),
+        ({"evaluate.ema_decay": 1.0}, r"evaluate\.ema_decay: 1\.0 is refused: .*less than 1"),
+        ({"evaluate.rival_models": 0}, r"evaluate\.rival_models: 0 is refused: .*than 0"),
+        (
+            {"evaluate.absolute_noise": [0.06, 0.06000001]},
+            r"evaluate\.absolute_noise: \[0\.06, 0\.06000001\] are not all different in six",
+        ),
         ({"seed.base": 1.5}, r"seed\.base: 1\.5 is refused"),
     ],
 )

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 ORIGINALS = "data/predictions_originals.safetensors"
+SOUP = "data/greedy_soup.json"
 GENERATED = "data/predictions_generated.safetensors"
 
 
@@ -63,12 +64,14 @@ def records(folder):
     return [path.name for path in folder.glob(".work/runs/*/*") if path.is_file()]
 
 
-def test_two_processes_predict_what_one_predicts(copy, tiny_raw):
-    folder = copy("two", ORIGINALS, evaluate__batch_size=30)
-    one = copy("one", ORIGINALS)
+def test_two_processes_predict_and_choose_what_one_does(copy, tiny_raw):
+    folder = copy("two", ORIGINALS, SOUP, evaluate__batch_size=30)
+    one = copy("one", ORIGINALS, SOUP)
     run_stages(one, change(tiny_raw, evaluate__batch_size=30), ("evaluate_originals",))
     text = run(folder, "-m", "stages.evaluate_originals", PDIFF_PROCESSES="2")
     assert (folder / ORIGINALS).read_bytes() == (one / ORIGINALS).read_bytes()
+    assert (folder / SOUP).read_text() == (one / SOUP).read_text()
+    assert '"members": []' not in (folder / SOUP).read_text()
     assert records(folder) == ["evaluate_originals.json"]
     assert text == ""
 

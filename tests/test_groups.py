@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from pdiff.data import prepare_images
-from pdiff.groups import noised_name, predict_groups
-from pdiff.subset import spread_evenly
-from tests.toy_nets import Branching, noised
+from pdiff.evaluation import CutNet
+from pdiff.groups import predict_groups
+from pdiff.rivals import greedy_soup
+from pdiff.subset import Models, Subset, spread_evenly
+from tests.toy_nets import Branching, noised, small_net
 
 
 @pytest.mark.parametrize(
@@ -28,14 +30,6 @@ def test_those_spread_are_different_and_evenly_apart(available):
         assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 2
 
 
-def test_noise_levels_have_short_names():
-    assert [noised_name(level) for level in (0.05, 0.1, 1.0)] == [
-        "noised_0.05",
-        "noised_0.1",
-        "noised_1",
-    ]
-
-
 def test_a_net_that_cannot_be_cut_is_named_once_for_both_splits(tiny):
     data = tiny.data.model_copy(update={"size": 8, "resize": 8})
     images = prepare_images(data, torch.Generator().manual_seed(0))
@@ -50,3 +44,75 @@ def test_a_net_that_cannot_be_cut_is_named_once_for_both_splits(tiny):
         "some.test": 80,
         "more.test": 80,
     }
+
+
+NAMES = ("1.weight", "1.bias")
+
+
+@pytest.fixture
+def case(tiny):
+    """A net, 12 models of its batch norm, and images of which a boundary takes 1 MiB or more."""
+    data = tiny.data.model_copy(update={"train_size": 10, "validation_size": 400, "test_size": 500})
+    images = prepare_images(data, torch.Generator().manual_seed(0))
+    net = small_net(torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    net[-1] = torch.nn.Linear(4 * 15 * 15, 10)
+    subset = Subset(dict.fromkeys(NAMES, (4,)))
+    matrix = 1 + torch.randn(12, 8, generator=torch.Generator().manual_seed(1))
+    return net.eval(), Models(subset, matrix), images, data
+
+
+def chosen(case, boundary_mib: int, tried: list):
+    net, originals, images, data = case
+
+    def choose(found, predict):
+        labels = images.validation.labels
+        soup = greedy_soup(originals, found["original"], labels, 8, predict)
+        tried.append(soup)
+        return {"more": Models(originals.subset, originals.block(slice(0, 8))[soup.members])}
+
+    groups = {"original": originals}
+    return predict_groups(net, NAMES, groups, images, data, 30, boundary_mib, choose)
+
+
+def test_what_is_chosen_after_the_validation_split_is_evaluated_on_both(case):
+    soups = []
+    found = chosen(case, 64, soups)
+    members = soups[0].members
+    assert 1 <= len(members) <= 8
+    for split in ("validation", "test"):
+        assert torch.equal(found[f"more.{split}"], found[f"original.{split}"][members])
+
+
+@pytest.fixture
+def passed(monkeypatch) -> list[int]:
+    """Sizes of the batches that the prefix ran on."""
+    sizes, prefix = [], CutNet.prefix
+
+    def counted(cut, images):
+        sizes.append(len(images))
+        return prefix(cut, images)
+
+    monkeypatch.setattr(CutNet, "prefix", counted)
+    return sizes
+
+
+def test_the_prefix_runs_once_for_each_image_whatever_is_chosen(case, passed):
+    chosen(case, 64, [])
+    assert sum(passed) == 2 + 400 + 500  # two images when the net is cut
+
+
+def test_memory_for_boundaries_changes_neither_predictions_nor_the_choice(case, passed):
+    soups: list = []
+    much = chosen(case, 64, soups)
+    passed.clear()
+    little = chosen(case, 1, soups)
+    assert sum(passed) == 2 + 400 * (1 + 7 + 1) + 500  # anew for each candidate, and for the soup
+    assert soups[0] == soups[1]
+    assert all(torch.equal(much[key], little[key]) for key in much)
+
+
+def test_the_test_images_are_not_passed_again_where_they_choose(case):
+    net, originals, images, data = case
+    data = data.model_copy(update={"split": "paper"})
+    found = chosen((net, originals, images, data), 64, [])
+    assert torch.equal(found["more.test"], found["more.validation"])

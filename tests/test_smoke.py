@@ -13,13 +13,19 @@ import yaml
 from pdiff.codec import ConvCodec
 from pdiff.config import parse_params
 from pdiff.data import load_images
+from pdiff.evaluation import accuracy
 from pdiff.files import load_tensors
+from pdiff.groups import load_predictions
 from pdiff.nets import build_net, load_net
-from pdiff.stack import load_stack
+from pdiff.rivals import from_originals
+from pdiff.stack import StackFile, load_stack
 from pdiff.subset import Models
+from pdiff.tables.counts import made_by_codec, made_of_originals
 from pdiff.training import measure_accuracy
 from tests.conftest import change
 from tests.toy_pipeline import STAGES, run_stages
+
+PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -61,19 +67,92 @@ def test_every_group_has_predictions_on_both_splits(finished):
     generated = load_tensors(finished / "data/predictions_generated.safetensors")[0]
     shapes = {name: tuple(tensor.shape) for name, tensor in (originals | generated).items()}
     assert shapes == {
-        **{f"{g}.{s}": (m, n) for g, m in GROUPS.items() for s, n in SPLITS.items()},
+        **{f"{g}.{s}": (m, n) for g, m in (GROUPS | RIVALS).items() for s, n in SPLITS.items()},
         **{f"labels.{split}": (n,) for split, n in SPLITS.items()},
     }
 
 
 GROUPS = {"original": 12, "ensemble": 1, "generated": 6, "reconstructed": 4}
 GROUPS |= {"noised_0.001": 4, "noised_0.05": 4, "noised_0.15": 4}
+RIVALS = {"noised_0.5": 3, "absolute_0.06": 3, "soup_2": 3, "soup_8": 3, "interpolated": 3}
+RIVALS |= {"ema": 3, "gaussian_full": 3, "gaussian_diagonal": 3}
+RIVALS |= {"reconstructed_noise_1": 3, "latent_gaussian": 3}
+RIVALS |= {"soup_greedy": 1, "held_back": 3, "second_run": 5}
 SPLITS = {"validation": 60, "test": 80}
+
+
+def test_a_soup_larger_than_the_originals_has_no_group(tiny):
+    assert max(tiny.evaluate.soups) > tiny.finetune.checkpoints
+    assert "soup_16" not in RIVALS
+
+
+def test_as_many_models_are_counted_for_an_estimate_as_there_are(tiny, tiny_raw):
+    without = parse_params(change(tiny_raw, novelty__audit=False))
+    count = sum((GROUPS | RIVALS).values())
+    assert made_of_originals(tiny) + made_by_codec(tiny) == count
+    assert made_of_originals(without) + made_by_codec(without) == sum(GROUPS.values())
+
+
+def test_the_greedy_soup_is_the_mean_of_its_members(finished):
+    """Evaluated the plain way, on both splits."""
+    soup = json.loads((finished / "data/greedy_soup.json").read_text())
+    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
+    saved, labels = load_predictions(finished / PREDICTIONS[0], "validation")
+    single = accuracy(saved["original"], labels)
+    assert soup["members"][0] == single.argmax()
+    assert soup["validation_accuracy"] == sorted(soup["validation_accuracy"])
+    reached = accuracy(saved["soup_greedy"], labels).item()
+    assert soup["validation_accuracy"][-1] == pytest.approx(reached, abs=1e-6)
+    net = load_net(finished / "models/base.safetensors")
+    mean = Models(subset, matrix[soup["members"]].double().mean(0, keepdim=True).float())
+    net.load_state_dict(mean[0], strict=False)
+    images = load_images(finished / "data/images.safetensors")
+    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
+    assert measure_accuracy(net, images.validation, data, 500) == pytest.approx(reached)
+
+
+def test_rivals_can_be_drawn_again(finished, tiny):
+    """With the same seed they predict what the stage saved."""
+    originals = StackFile(finished / "data/checkpoints.safetensors")
+    groups = from_originals(originals, tiny.evaluate, tiny.seed.base)
+    saved, labels = load_predictions(finished / PREDICTIONS[0], "test")
+    images = load_images(finished / "data/images.safetensors").test
+    for group in ("soup_8", "gaussian_full", "gaussian_diagonal", "absolute_0.06"):
+        net = load_net(finished / "models/base.safetensors")
+        net.load_state_dict(groups[group][2], strict=False)
+        expected = accuracy(saved[group], labels)[2].item()
+        assert measure_accuracy(net, images, tiny.data, 500) == pytest.approx(expected), group
+
+
+@pytest.fixture(scope="module")
+def unaudited(finished, tiny_raw, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unaudited") / "run"
+    shutil.copytree(finished, folder)
+    stages = ("finetune_again", "evaluate_originals", "evaluate_generated", "novelty")
+    run_stages(folder, change(tiny_raw, novelty__audit=False), stages)
+    return folder
+
+
+def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
+    unaudited, finished
+):
+    found = {}
+    for path in PREDICTIONS:
+        groups, audited = (load_tensors(folder / path)[0] for folder in (unaudited, finished))
+        assert all(torch.equal(value, audited[key]) for key, value in groups.items())
+        found |= groups
+    labels = {f"labels.{split}" for split in SPLITS}
+    assert found.keys() - labels == {f"{g}.{s}" for g in GROUPS for s in SPLITS}
+
+
+def test_without_an_audit_the_greedy_soup_is_empty(unaudited):
+    soup = json.loads((unaudited / "data/greedy_soup.json").read_text())
+    assert soup == {"members": [], "validation_accuracy": []}
 
 
 def test_the_report_has_every_group_and_the_headline(finished):
     summary = pd.read_csv(finished / "report/summary.csv").set_index("group")
-    assert summary["models"].to_dict() == GROUPS
+    assert GROUPS.items() <= summary["models"].to_dict().items()
     headline = json.loads((finished / "metrics/novelty.json").read_text())
     assert headline["accuracy"]["original_mean"] == pytest.approx(
         summary.loc["original", "accuracy_mean"], abs=1e-6
