@@ -1,6 +1,7 @@
 """The generated models against each rival: accuracy, novelty, and novelty at equal accuracy.
 
-Differences are paired on the test images, replicate by replicate.
+Differences are paired on the test images, replicate by replicate, and their replicates centred at
+the estimate (`statistics.centred`).
 Axes: R bootstrap replicates, M models of a group, N test images, V images of the split that
 chooses, L levels of a ladder.
 """
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pdiff.bootstrap import accuracy_column, interval, preference, similarity_column
 from pdiff.families import family, ordered
-from pdiff.statistics import bootstrap_p, crossing, holm, holm_levels, mcnemar
+from pdiff.statistics import bootstrap_p, centred, crossing, holm, holm_levels, mcnemar
 
 LADDERS = ("noised", "absolute", "soup")
 """Families whose levels trade accuracy for novelty."""
@@ -62,6 +63,7 @@ def _judged(
     name: str, differences: Float[np.ndarray, " C"], replicates: Float[np.ndarray, "C R"]
 ) -> pd.DataFrame:
     """Columns of one question, a row a rival."""
+    replicates = centred(differences, replicates)
     p_values = np.array([bootstrap_p(row) for row in replicates])
     levels = holm_levels(p_values, 1 - ALPHA)
     ends = [interval(row, level) for row, level in zip(replicates, levels, strict=True)]
@@ -109,36 +111,35 @@ def ladder_similarity(models: pd.DataFrame, bootstrap: pd.DataFrame) -> pd.DataF
     `similarity` is interpolated along the ladder (`statistics.crossing`), NaN where it nowhere has
     that accuracy; `low` and `high` are its 95 % interval over the replicates that have it, and
     `no_overlap` is the share of those that do not. `difference` is that similarity less the
-    generated models': positive where they are the more novel at equal accuracy. In `p` a
-    replicate without overlap counts for both sides. Ladders without a group have no row.
+    generated models': positive where they are the more novel at equal accuracy. In `p` a replicate
+    without overlap counts for both sides. Ladders without a group have no row.
     """
     point = estimates(models).to_frame().T
-    rows = []
-    for kind in LADDERS:
-        if not _rungs(kind, bootstrap):
-            continue
-        at, draws = (at_equal_accuracy(kind, frame) for frame in (point, bootstrap))
-        own = similarity_column("generated")
-        more = draws - bootstrap[own].to_numpy()
-        low, high = interval(draws[~np.isnan(draws)])
-        less, most = interval(more[~np.isnan(more)])
-        rows.append(
-            {
-                "ladder": kind,
-                "levels": len(_rungs(kind, bootstrap)),
-                "accuracy": point[accuracy_column("generated")].item(),
-                "similarity": at.item(),
-                "low": low,
-                "high": high,
-                "no_overlap": np.isnan(draws).mean(),
-                "generated_similarity": point[own].item(),
-                "difference": at.item() - point[own].item(),
-                "difference_low": less,
-                "difference_high": most,
-                "p": bootstrap_p(more),
-            }
-        )
-    return pd.DataFrame(rows)
+    kinds = [kind for kind in LADDERS if _rungs(kind, bootstrap)]
+    return pd.DataFrame([_ladder(kind, point, bootstrap) for kind in kinds])
+
+
+def _ladder(kind: str, point: pd.DataFrame, bootstrap: pd.DataFrame) -> dict[str, object]:
+    own = similarity_column("generated")
+    at, draws = (at_equal_accuracy(kind, frame) for frame in (point, bootstrap))
+    difference, more = at - point[own].to_numpy(), draws - bootstrap[own].to_numpy()
+    similar, more = centred(np.concatenate([at, difference]), np.stack([draws, more]))
+    overlap = ~np.isnan(draws)
+    (low, high), (less, most) = interval(similar[overlap]), interval(more[overlap])
+    return {
+        "ladder": kind,
+        "levels": len(_rungs(kind, bootstrap)),
+        "accuracy": point[accuracy_column("generated")].item(),
+        "similarity": at.item(),
+        "low": low,
+        "high": high,
+        "no_overlap": 1 - overlap.mean(),
+        "generated_similarity": point[own].item(),
+        "difference": difference.item(),
+        "difference_low": less,
+        "difference_high": most,
+        "p": bootstrap_p(more),
+    }
 
 
 def at_equal_accuracy(kind: str, bootstrap: pd.DataFrame) -> Float[np.ndarray, " R"]:

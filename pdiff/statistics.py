@@ -76,6 +76,20 @@ def _tested(p_values: np.ndarray) -> np.ndarray:
     return np.argsort(p_values, kind="stable")[: np.isfinite(p_values).sum()]
 
 
+def centred(
+    estimates: Float[np.ndarray, " C"], replicates: Float[np.ndarray, "C R"]
+) -> Float[np.ndarray, "C R"]:
+    """Replicates moved so that their mean is the estimate; all NaN where that is NaN.
+
+    A maximum over originals is larger on images drawn with replacement, which are fewer different
+    ones, and not by the same amount for every group: without this an interval may not even hold
+    its estimate. (Efron & Tibshirani 1993, section 10.2: the bootstrap's estimate of bias.)
+    """
+    present = ~np.isnan(replicates)
+    counts = np.maximum(present.sum(1), 1)
+    return replicates + (estimates - np.where(present, replicates, 0).sum(1) / counts)[:, None]
+
+
 @dataclass(frozen=True)
 class Combined:
     """One quantity, or a difference, over S seeds."""
@@ -110,15 +124,16 @@ def combine_seeds(
 
     It is wide on purpose: the spread between estimates holds the chance of drawing models already,
     which the replicates add once more, and t_{S-1} is applied to both parts, though the second is
-    known from many replicates. One seed has no spread: its percentile interval says nothing of
-    other seeds. NaN in, NaN out.
+    known from many replicates. One seed has no spread: the percentile interval of its centred
+    replicates says nothing of other seeds. NaN in, NaN out.
     """
     seeds, between = len(estimates), np.nan
     within = float(np.sqrt(replicates.var(1, ddof=1).mean()))
     estimate = float(estimates.mean())
     if seeds == 1:
-        low, high = interval(replicates[0], level)
-        p = bootstrap_p(replicates[0]) if np.isfinite(low) else np.nan
+        (own,) = centred(estimates, replicates)
+        low, high = interval(own, level)
+        p = bootstrap_p(own) if np.isfinite(low) else np.nan
     else:
         between = float(estimates.std(ddof=1))
         error = float(np.sqrt(between**2 / seeds + replicates.mean(0).var(ddof=1)))

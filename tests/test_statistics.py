@@ -10,6 +10,7 @@ from scipy import stats
 from pdiff.bootstrap import interval
 from pdiff.statistics import (
     bootstrap_p,
+    centred,
     combine_seeds,
     crossing,
     holm,
@@ -122,6 +123,13 @@ def test_seeds_by_hand():
     assert (found.low, found.high) == pytest.approx((5 - half, 5 + half))
     assert found.detectable == pytest.approx(half)
     assert found.within_std == pytest.approx(math.sqrt(np.mean(replicates.var(1, ddof=1))))
+
+
+def test_centred_replicates_have_the_estimate_as_their_mean_and_the_same_spread():
+    found = centred(np.array([1.0, NAN]), np.array([[4.0, 6, NAN], [1, 2, 3]]))
+    assert found[0, :2].tolist() == [0.0, 2.0] and math.isnan(found[0, 2])
+    assert np.isnan(found[1]).all()
+    assert np.isnan(centred(np.array([1.0]), np.full((1, 3), NAN))).all()
 
 
 def test_one_seed_has_its_percentile_interval_and_no_spread():
