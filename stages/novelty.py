@@ -50,8 +50,9 @@ def main() -> None:
         metrics["reconstruction"] = {"r2": load_json(AUTOENCODER_METRICS).get("r2")}
         log.summary(metrics)
         errors = {group: wrong(found, labels) for group, found in predictions.items()}
-        seeds = {"original": params.seed.base, "generated": params.seed.model}
-        save_table(BOOTSTRAP, bootstrap(errors, params.novelty.bootstrap, seeds))
+        choosing = {group: wrong(found, chosen_labels) for group, found in chosen_by.items()}
+        drawn = bootstrap(errors, choosing, params.novelty.bootstrap, params.seed)
+        save_table(BOOTSTRAP, drawn)
         save_table(MODELS, models)
         save_table(REPORT / "summary.csv", summary)
         save_table(REPORT / "similarity.csv", similarity_table(predictions, labels))
