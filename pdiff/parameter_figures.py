@@ -83,7 +83,7 @@ def plot_heat_map(
     save_small(figure, path)
 
 
-def _extent(columns: slice, rows: int) -> tuple[float, float, float, float]:
+def _extent(columns: slice, rows: int) -> tuple[int, int, int, int]:
     return columns.start, columns.stop, rows, 0
 
 
