@@ -58,9 +58,7 @@ def maps(net, subset, matrices, split, params):
 
 def test_the_plane_passes_through_its_images(generator):
     images = torch.randn(3, 3, 8, 8, generator=generator)
-    _, places = plane(images, 41)
-    # one grid whose cells are the images' own places: interpolate linearly between grid points
-    points, _ = plane(images, 41)
+    points, places = plane(images, 41)  # linear between its points, as a plane is
     grid = points.unflatten(0, (41, 41))
     for image, (x, y) in zip(images, places.tolist(), strict=True):
         column, row = int(x), int(y)
@@ -121,8 +119,8 @@ def test_the_maps_are_what_the_net_predicts(maps, net, subset, matrices, split):
 def test_agreements_are_shares_of_the_plane(maps):
     found = maps()
     classes = dict(zip(found.labels, found.classes, strict=True))
-    row = found.table.iloc[1]
-    ours, ensemble = classes[f"generated {row['model']}"], classes["ensemble"]
+    row = found.table.loc[1]
+    ours, ensemble = classes[f"generated {int(row['model'])}"], classes["ensemble"]
     assert row["agreement_ensemble"] == pytest.approx((ours == ensemble).double().mean().item())
     assert found.table["agreement_originals"].between(0, 1).all()
 
