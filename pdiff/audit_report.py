@@ -109,7 +109,7 @@ ANALYSES = (
         {"performant": "Share of novel and performant models against the multiple c"},
         {"performant": "Share of models that are novel and performant"},
         "The slower a line falls, the farther from the originals a group keeps working. A rival "
-        "above p-diff gives novel models more cheaply.",
+        "above the generated models finds novel ones without a generator.",
         "Novel: farther from every original than c times the originals' own leave-one-out "
         "distance. Performant: above the originals' mean accuracy on the split that chooses, a bar "
         "fixed beforehand.",

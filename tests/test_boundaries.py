@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from pdiff.boundaries import agreement, boundary_maps, pick_images, plane, plot_boundaries
+from pdiff.boundaries import (
+    Boundaries,
+    agreement,
+    boundary_maps,
+    pick_images,
+    plane,
+    plot_boundaries,
+)
 from pdiff.data import ImageSplit
 from pdiff.subset import select_subset
 from tests.toy_nets import small_net
@@ -26,8 +33,8 @@ def subset(net):
     return select_subset(net, "last_norms:1")
 
 
-@pytest.fixture
-def split(net, params) -> ImageSplit:
+@pytest.fixture(scope="module")
+def split(net) -> ImageSplit:
     """Images with the labels that the net itself gives them."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (40, 3, 8, 8), generator=generator).byte()
@@ -36,9 +43,10 @@ def split(net, params) -> ImageSplit:
         return ImageSplit(images, net(pixels).argmax(1))
 
 
-@pytest.fixture
-def matrices(net, subset, generator) -> tuple[torch.Tensor, torch.Tensor]:
+@pytest.fixture(scope="module")
+def matrices(net, subset) -> tuple[torch.Tensor, torch.Tensor]:
     """Originals around the net's own values; the first generated model is original 3."""
+    generator = torch.Generator().manual_seed(0)
     base = torch.cat([value.flatten() for value in subset.read(net).values()])
     originals = base + torch.randn(6, len(base), generator=generator)
     generated = base + torch.randn(4, len(base), generator=generator)
@@ -46,14 +54,21 @@ def matrices(net, subset, generator) -> tuple[torch.Tensor, torch.Tensor]:
     return originals, generated
 
 
-@pytest.fixture
-def maps(net, subset, matrices, split, params):
-    def make(originals=matrices[0], generated=matrices[1], split=split):
+@pytest.fixture(scope="module")
+def draw(net, subset, matrices, split, params):
+    """`boundary_maps` of these models and images, or of others."""
+
+    def draw(originals=matrices[0], generated=matrices[1], split=split) -> Boundaries:
         data = params.data.model_copy(update={"size": 8, "resize": 8})
         options = {"models": 3, "side": SIDE, "batch_size": 20, "boundary_mib": 16}
         return boundary_maps(net, subset, originals, generated, split, data, **options)
 
-    return make
+    return maps
+
+
+@pytest.fixture(scope="module")
+def maps(draw) -> Boundaries:
+    return draw()
 
 
 def test_the_plane_passes_through_its_images(generator):
@@ -99,49 +114,47 @@ def test_with_two_classes_a_second_image_of_one_is_picked():
 
 
 def test_a_model_agrees_with_itself(maps):
-    table = maps().table
+    table = maps.table
     assert table.loc[0, "nearest"] == 3
     assert table.loc[0, "agreement_nearest"] == 1
     assert agreement(torch.zeros(5, dtype=torch.int16), torch.zeros(5, dtype=torch.int16)) == 1
 
 
 def test_the_maps_are_what_the_net_predicts(maps, net, subset, matrices, split):
-    found = maps()
     images = (split.images[:20].float() / 255 - 0.5) / 0.5
     picked = pick_images(split.labels[:20].short(), split.labels[:20])
     points, _ = plane(images[picked], SIDE)
     model = {name: t[0] for name, t in subset.unflatten(matrices[0][[3]]).items()}
     with torch.no_grad():
         expected = torch.func.functional_call(net, model, points).argmax(1).view(SIDE, SIDE)
-    assert torch.equal(found.classes[found.labels.index("original 3")].long(), expected)
+    assert torch.equal(maps.classes[maps.labels.index("original 3")].long(), expected)
 
 
 def test_agreements_are_shares_of_the_plane(maps):
-    found = maps()
-    classes = dict(zip(found.labels, found.classes, strict=True))
-    row = found.table.loc[1]
+    classes = dict(zip(maps.labels, maps.classes, strict=True))
+    row = maps.table.loc[1]
     ours, ensemble = classes[f"generated {int(row['model'])}"], classes["ensemble"]
     assert row["agreement_ensemble"] == pytest.approx((ours == ensemble).double().mean().item())
-    assert found.table["agreement_originals"].between(0, 1).all()
+    assert maps.table["agreement_originals"].between(0, 1).all()
 
 
-def test_a_single_original_has_no_other_beside_it(maps, matrices, tmp_path):
-    found = maps(originals=matrices[0][:1])
+def test_a_single_original_has_no_other_beside_it(draw, matrices, tmp_path):
+    found = draw(originals=matrices[0][:1])
     assert found.table["agreement_originals"].isna().all()
     assert found.table["nearest_to_nearest"].isna().all()
     plot_boundaries(tmp_path / "a.png", found, list("abcde"))
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_generated_models_with_nan_are_passed_over(maps, matrices):
+def test_generated_models_with_nan_are_passed_over(draw, matrices):
     generated = matrices[1].clone()
     generated[[1, 2], 0] = torch.nan
-    assert maps(generated=generated).table["model"].tolist() == [0, 3]
+    assert draw(generated=generated).table["model"].tolist() == [0, 3]
 
 
-def test_without_three_right_images_there_is_no_plane(maps, split, tmp_path):
+def test_without_three_right_images_there_is_no_plane(draw, split, tmp_path):
     wrong = replace(split, labels=(split.labels + 1) % 5)
-    found = maps(split=wrong)
+    found = draw(split=wrong)
     assert found.table.empty
     assert found.labels == []
     plot_boundaries(tmp_path / "a.png", found, list("abcde"))
@@ -150,10 +163,10 @@ def test_without_three_right_images_there_is_no_plane(maps, split, tmp_path):
 
 def test_the_figure_is_the_same_each_time(maps, tmp_path):
     for name in ("a.png", "b.png"):
-        plot_boundaries(Path(tmp_path / name), maps(), list("abcde"))
+        plot_boundaries(Path(tmp_path / name), maps, list("abcde"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_the_table_is_plain(maps, tmp_path):
-    maps().table.to_csv(tmp_path / "t.csv", index=False)
+    maps.table.to_csv(tmp_path / "t.csv", index=False)
     assert len(pd.read_csv(tmp_path / "t.csv")) == 3
