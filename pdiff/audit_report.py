@@ -38,8 +38,8 @@ ANALYSES = (
         "Is p-diff more accurate than its rivals, or as accurate and more novel?",
         {"pareto": "Accuracy against maximum similarity, one point a model, with the Pareto front"},
         {"groups": "All groups", "front": "Who holds the Pareto front"},
-        "Up and to the left is better, and no model beats those on the black line. P-diff adds "
-        "something where its points hold a part of that line that no simple rival reaches.",
+        "Up and to the left is better, and no model beats those on the black line. Generated "
+        "models add something where they hold a part of it that no simple rival reaches.",
         "Similarity of two models is the IoU of the sets of test images they get wrong; a model's "
         "maximum similarity is that to the original most like it, and an original leaves out "
         "itself. A model is on the front if no other is as accurate and less similar, or as "
@@ -109,7 +109,7 @@ ANALYSES = (
         {"performant": "Share of novel and performant models against the multiple c"},
         {"performant": "Share of models that are novel and performant"},
         "The slower a line falls, the farther from the originals a group keeps working. A rival "
-        "above p-diff gives novel models more cheaply.",
+        "above the generated models finds novel ones without a generator.",
         "Novel: farther from every original than c times the originals' own leave-one-out "
         "distance. Performant: above the originals' mean accuracy on the split that chooses, a bar "
         "fixed beforehand.",
@@ -124,7 +124,7 @@ ANALYSES = (
         },
         {},
         "Rows of a pair that look the same, with a blank lower panel, are copies. In the "
-        "histograms a generated line narrower than the originals' area is a generator that lost variety.",
+        "histograms a generated line narrower than the originals' area is a loss of variety.",
         "Deviation from the originals' mean in the parameters' own units, the same colours in both "
         "panels. The nine parameters are spread evenly over the rank of their variance.",
         f"Not in the paper; {MEMORISATION}.",

@@ -206,7 +206,7 @@ def plot_boundaries(path: Path, maps: Boundaries, classes: Sequence[str]) -> Non
 def _draw(axes: plt.Axes, maps: Boundaries, classes: Int16[Tensor, "S S"], title: str) -> None:
     shades = np.array([_shade(c) for c in classes.flatten().tolist()])
     axes.imshow(shades.reshape(*classes.shape, 3), origin="lower", interpolation="nearest")
-    axes.plot(*maps.anchors.T, "o", ms=6, color="white", mec="black", mew=1.2)
+    axes.plot(*maps.anchors.T.numpy(), "o", ms=6, color="white", mec="black", mew=1.2)
     axes.set_title(title, fontsize=8)
 
 

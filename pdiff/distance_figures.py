@@ -125,9 +125,11 @@ def plot_performant(path: Path, table: pd.DataFrame) -> None:
     """Share of models that are both novel and performant, against c.
 
     Novel: farther from every original than c times the originals' leave-one-out distance. `table`
-    has the columns group, c, novel_performant, and its interval as _low and _high, which is shown
-    for originals and generated models. Of ladders three levels are drawn.
+    has the columns group, c, models, novel_performant, and its interval as _low and _high, which is
+    shown for originals and generated models. Of ladders three levels are drawn; a group of one
+    model, whose share is all or nothing, is not.
     """
+    table = table[table["models"] > 1]
     figure, axes = plt.subplots(figsize=(8.8, 4.4), layout="constrained")
     groups = few_levels(table["group"])
     for group in back_to_front(groups):

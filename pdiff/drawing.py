@@ -123,7 +123,7 @@ def positive_scale(axes: Axes, values: Float[np.ndarray, " _"]) -> None:
         axes.set_xscale("log")
 
 
-def plain_ticks(axes: Axes, ticks: Iterable[float]) -> None:
+def plain_ticks(axes: Axes, ticks: Iterable[float | int]) -> None:
     """Those of the ticks that lie within the x axis, as plain numbers."""
     low, high = axes.get_xlim()
     shown = [tick for tick in ticks if low <= tick <= high]

@@ -53,8 +53,8 @@ th:first-child, td:first-child, .text { text-align: left; }
 tbody th { background: var(--page); font-weight: normal; left: 0; position: sticky; }
 td.wide { min-width: 16rem; white-space: normal; }
 thead th:first-child { left: 0; z-index: 2; }
-.dot { border-radius: 50%; display: inline-block; height: .65em; margin-right: .45em;
-  width: .65em; }
+.dot { border: 1px solid var(--soft); border-radius: 50%; display: inline-block; height: .65em;
+  margin-right: .45em; width: .65em; }
 .facts { display: grid; gap: .2rem 1.2rem; grid-template-columns: max-content minmax(0, 1fr); }
 .facts dt { color: var(--soft); }
 .facts dd { margin: 0; }

@@ -62,8 +62,10 @@ def plot_heat_map(
         layout="constrained",
     )
     style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-    picture = above.imshow(pairs, aspect="auto", extent=_extent(columns, len(pairs)), **style)
-    below.imshow(ours - theirs, aspect="auto", extent=_extent(columns, count), **style)
+    picture = above.imshow(
+        pairs.numpy(), aspect="auto", extent=_extent(columns, len(pairs)), **style
+    )
+    below.imshow((ours - theirs).numpy(), aspect="auto", extent=_extent(columns, count), **style)
     rows = [f"generated {int(usable[i])}" for i in spread_evenly(len(usable), models)]
     above.set_yticks(
         [3 * i + j for i in range(count) for j in (0.5, 1.5)],
@@ -83,7 +85,7 @@ def plot_heat_map(
     save_small(figure, path)
 
 
-def _extent(columns: slice, rows: int) -> tuple[float, float, float, float]:
+def _extent(columns: slice, rows: int) -> tuple[int, int, int, int]:
     return columns.start, columns.stop, rows, 0
 
 
