@@ -54,8 +54,8 @@ def model_table(
         columns = {
             "group": group,
             "model": range(len(errors)),
-            "accuracy": accuracy(predictions[group], labels).numpy(),
-            "choosing_accuracy": accuracy(chosen_by[group], chosen_labels).numpy(),
+            "accuracy": accuracy(predictions[group], labels).double().numpy(),
+            "choosing_accuracy": accuracy(chosen_by[group], chosen_labels).double().numpy(),
             "max_similarity": similar.double().numpy(),
         }
         tables.append(pd.DataFrame(columns))

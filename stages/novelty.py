@@ -1,16 +1,28 @@
-"""Turn predictions into what the paper reports: accuracies, similarities, tables, figures.
+"""Turn predictions into what the paper reports, and ask whether what was generated is new.
 
-predictions, latents -> one row per model, bootstrap replicates, tables, figures, headline numbers
+predictions, latents, and for the audit images, base net and all models' parameters
+-> one row per model, bootstrap replicates, tables, figures, headline numbers, the audit's report
 """
 
+import shutil
 from pathlib import Path
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from pdiff import tracking
+from pdiff.audit import Evidence, write_audit
 from pdiff.bootstrap import bootstrap
-from pdiff.config import load_params
+from pdiff.boundaries import Boundaries, boundary_maps
+from pdiff.codec import load_codec
+from pdiff.config import Params, load_params
+from pdiff.data import ImageSet, load_images
 from pdiff.evaluation import wrong
+from pdiff.families import name
 from pdiff.files import load_json, load_tensor, write_json
 from pdiff.groups import load_predictions
+from pdiff.nets import load_net
 from pdiff.novelty import spread
 from pdiff.report import (
     headline,
@@ -21,16 +33,34 @@ from pdiff.report import (
     similarity_table,
     summary_table,
 )
+from pdiff.rivals import from_originals, latents_of_rivals, matrix, soup_of
+from pdiff.runtime import get_device
+from pdiff.stack import StackFile
+from pdiff.subset import spread_evenly
 from stages import stage
 
 PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
+IMAGES = Path("data/images.safetensors")
+BASE = Path("models/base.safetensors")
+CHECKPOINTS = Path("data/checkpoints.safetensors")
+UNSEEN = {
+    "held_back": Path("data/held_back.safetensors"),
+    "second_run": Path("data/second_run.safetensors"),
+}
+SOUP = Path("data/greedy_soup.json")
+AUTOENCODER = Path("models/autoencoder.safetensors")
+GENERATED = Path("data/generated.safetensors")
 LATENTS = Path("data/latents.safetensors")
 GENERATED_LATENTS = Path("data/generated_latents.safetensors")
 AUTOENCODER_METRICS = Path("metrics/train_autoencoder.json")
 MODELS = Path("data/models.csv")
 BOOTSTRAP = Path("data/bootstrap.csv")
 REPORT = Path("report")
+AUDIT = REPORT / "audit"
 METRICS = Path("metrics/novelty.json")
+MAPPED_MODELS, MAP_SIDE = 3, 40
+"""Decision boundaries: generated models, and points along each side of the plane."""
+OF_THE_PAPER = ("original", "ensemble", "generated", "reconstructed")
 
 
 def main() -> None:
@@ -43,21 +73,39 @@ def main() -> None:
         "generated": spread(load_tensor(GENERATED_LATENTS, "latents")),
     }
 
-    with tracking.run("novelty", params, "novelty") as log:
+    with tracking.run("novelty", params, "seed", "evaluate", "novelty") as log:
         models = model_table(predictions, labels, chosen_by, chosen_labels)
-        summary = summary_table(models, predictions, labels)
-        metrics = headline(summary, models, spreads)
+        main_groups = [*OF_THE_PAPER, *(name("noised", n) for n in params.evaluate.noise_levels)]
+        shown = {group: predictions[group] for group in main_groups}
+        of_shown = models[models["group"].isin(main_groups)]
+        summary = summary_table(of_shown, shown, labels)
+        metrics = headline(summary, of_shown, spreads)
         metrics["reconstruction"] = {"r2": load_json(AUTOENCODER_METRICS).get("r2")}
-        log.summary(metrics)
         errors = {group: wrong(found, labels) for group, found in predictions.items()}
         choosing = {group: wrong(found, chosen_labels) for group, found in chosen_by.items()}
-        drawn = bootstrap(errors, choosing, params.novelty.bootstrap, params.seed)
-        save_table(BOOTSTRAP, drawn)
+        replicates = bootstrap(errors, choosing, params.novelty.bootstrap, params.seed)
         save_table(MODELS, models)
+        save_table(BOOTSTRAP, replicates)
         save_table(REPORT / "summary.csv", summary)
-        save_table(REPORT / "similarity.csv", similarity_table(predictions, labels))
-        plot_scatter(REPORT / "scatter.png", models, split)
-        plot_similarity(REPORT / "similarity.png", models)
+        save_table(REPORT / "similarity.csv", similarity_table(shown, labels))
+        plot_scatter(REPORT / "scatter.png", of_shown, split)
+        plot_similarity(REPORT / "similarity.png", of_shown)
+        shutil.rmtree(AUDIT, ignore_errors=True)
+        AUDIT.mkdir(parents=True)
+        if params.novelty.audit:
+            evidence = Evidence(errors, choosing, _matrices(params), models, replicates)
+            images = load_images(IMAGES, get_device())
+            metrics["audit"] = write_audit(
+                AUDIT,
+                evidence,
+                _maps(params, evidence, images),
+                images.classes,
+                metrics,
+                _facts(params, evidence),
+                params.novelty,
+                params.seed.model,
+            )
+        log.summary(metrics)
         write_json(METRICS, metrics)
         print(summary.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
         tracking.finish(params)
@@ -69,6 +117,59 @@ def _load(split: str) -> tuple[dict, object]:
         found, labels = load_predictions(Path(path), split)
         groups |= found
     return groups, labels
+
+
+def _matrices(params: Params) -> dict[str, Float[Tensor, "_ D"]]:
+    """The parameters of every model that was evaluated; what was drawn is drawn again."""
+    originals, config, seed = StackFile(CHECKPOINTS), params.evaluate, params.seed
+    unseen = {group: StackFile(path) for group, path in UNSEEN.items()}
+    groups = from_originals(originals, config, seed.base) | {"generated": StackFile(GENERATED)}
+    groups |= {group: stack for group, stack in unseen.items() if len(stack)}
+    groups["soup_greedy"] = soup_of(originals, load_json(SOUP)["members"])
+    found = {group: matrix(models, originals.subset) for group, models in groups.items()}
+
+    device = get_device()
+    codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
+    latents = load_tensor(LATENTS, "latents", device)
+    chosen = spread_evenly(len(latents), config.reconstructed_models)
+    coded = {"reconstructed": latents[chosen]}
+    coded |= latents_of_rivals(latents, config, params.autoencoder.kind, seed.model)
+    for group, own in coded.items():
+        found[group] = torch.cat([block for _, block in codec.decode(own)], 1).cpu()
+    return found
+
+
+def _maps(params: Params, evidence: Evidence, images: ImageSet) -> Boundaries:
+    config = params.evaluate
+    return boundary_maps(
+        load_net(BASE, get_device()),
+        StackFile(CHECKPOINTS).subset,
+        evidence.matrices["original"],
+        evidence.matrices["generated"],
+        images.test,
+        params.data,
+        models=MAPPED_MODELS,
+        side=MAP_SIDE,
+        batch_size=config.batch_size,
+        boundary_mib=config.boundary_mib,
+    )
+
+
+def _facts(params: Params, evidence: Evidence) -> dict[str, str]:
+    """What was run, for a reader of the report."""
+    counts = {group: len(errors) for group, errors in evidence.wrong.items()}
+    images, subset = evidence.wrong["original"].shape[1], StackFile(CHECKPOINTS).subset
+    return {
+        "images": f"{params.data.name}, {images:,} of the {params.novelty.split} split",
+        "net": f"{params.base.net}, {subset.length:,} parameters in {len(subset.names)} tensors",
+        "originals": f"{counts['original']} checkpoints",
+        "generated": f"{counts['generated']} models, sampler {params.generate.sampler}",
+        "noise": f"parameters {params.noise.param:g}, latents {params.noise.latent:g}",
+        "autoencoder": f"{params.autoencoder.kind}, {params.autoencoder.latent_dim} latents, "
+        f"decode_norm {params.autoencoder.decode_norm}",
+        "seeds": f"base {params.seed.base}, model {params.seed.model}",
+        "all groups": f"{len(counts)} with {sum(counts.values()):,} models",
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""What one experiment says of the paper's claims, in words and numbers for its report.
+
+Several seeds say more: `pdiff.tables.verdict`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pdiff.comparisons import words
+from pdiff.families import label
+from pdiff.html import Claim
+from pdiff.statistics import holm
+
+ACCURACY = (
+    ("better than the originals on average", "original"),
+    ("better than the ensemble", "ensemble"),
+    ("better than a Gaussian of the checkpoints", "gaussian_full"),
+    ("better than a Gaussian of the latents", "latent_gaussian"),
+)
+NOVELTY = (
+    ("more novel than a Gaussian of the checkpoints", "gaussian_full"),
+    ("more novel than a Gaussian of the latents", "latent_gaussian"),
+)
+LADDERS = {
+    "noised": "more novel than noise at equal accuracy",
+    "soup": "more novel than a soup at equal accuracy",
+}
+MUCH, LOW_R2 = 0.05, 0.5
+"""From where on a generator counts as collapsed: more similarity within, less R2."""
+
+
+def claims(comparisons: pd.DataFrame, ladders: pd.DataFrame) -> list[Claim]:
+    """The generated models against the paper's rivals and ours, those that this run has.
+
+    `comparisons` and `ladders` are tables of `pdiff.comparisons`; their p-values are corrected for
+    the number of rows in them (Holm).
+    """
+    rows = comparisons.set_index("group")
+    found = [_paired(rows, text, group, "accuracy") for text, group in ACCURACY]
+    found.insert(1, _chosen(rows))
+    found += [_paired(rows, text, group, "novelty") for text, group in NOVELTY]
+    return found + _ladders(ladders)
+
+
+def _paired(rows: pd.DataFrame, text: str, group: str, name: str) -> Claim:
+    row = rows.loc[group]
+    value, low, high = (row[f"{name}_{key}"] for key in ("difference", "low", "high"))
+    numbers = f"{_shown(value, low, high, name)} against {label(group)}"
+    return Claim(text, row[f"{name}_word"], numbers)
+
+
+def _chosen(rows: pd.DataFrame) -> Claim:
+    row = rows.loc["original"]
+    numbers = f"{100 * row['chosen_difference']:+.2f} %, McNemar p = {row['chosen_p']:.3f}"
+    return Claim("the chosen one is better than the chosen original", row["chosen_word"], numbers)
+
+
+def _ladders(ladders: pd.DataFrame) -> list[Claim]:
+    shown = ladders[ladders["ladder"].isin(list(LADDERS))]
+    outcomes = words(holm(shown["p"].to_numpy()), shown["difference"].to_numpy())
+    return [
+        Claim(LADDERS[row["ladder"]], outcome, _equal(row))
+        for (_, row), outcome in zip(shown.iterrows(), outcomes, strict=True)
+    ]
+
+
+def _equal(row: pd.Series) -> str:
+    missing = f"no overlap in {100 * row['no_overlap']:.0f} % of replicates"
+    if pd.isna(row["difference"]):
+        return missing
+    ends = row["difference_low"], row["difference_high"]
+    return f"{_shown(row['difference'], *ends, 'novelty')}, {missing}"
+
+
+def _shown(value: float, low: float, high: float, name: str) -> str:
+    if name == "accuracy":
+        return f"{100 * value:+.2f} % [{100 * low:+.2f}, {100 * high:+.2f}]"
+    return f"{value:+.3f} similarity [{low:+.3f}, {high:+.3f}]"
+
+
+def collapse(metrics: Mapping[str, Any]) -> list[str]:
+    """Reasons not to take a win for one: a generator that always returns about the same net.
+
+    `metrics` as in metrics/novelty.json.
+    """
+    own, originals = (metrics["similarity"][f"{g}_within"] for g in ("generated", "original"))
+    r2, reasons = metrics["reconstruction"]["r2"], []
+    if own > originals + MUCH:
+        reasons.append(f"generated models are more alike than originals by {own - originals:.3f}")
+    if r2 < LOW_R2:
+        reasons.append(f"R2 is below {LOW_R2}, so much of what is decoded is the mean checkpoint")
+    return reasons
