@@ -104,7 +104,7 @@ def test_off_the_noise_ladder_nothing_can_be_told_and_the_side_is_said(tmp_path,
     judged = judge(make_seeds(tmp_path, shift, shift), "4")
     assert judged.word == "cannot tell"
     assert judged.combined is None
-    assert judged.reason.startswith(f"no overlap: p-diff is {side} than the ladder (noise 0.")
+    assert judged.reason.startswith(f"no overlap: p-diff is {side} than every noise level")
     assert judged.reason.endswith("in 2 of 2 runs")
 
 
@@ -117,7 +117,8 @@ def test_one_run_off_the_ladder_is_enough_to_tell_nothing(tmp_path):
 def test_at_the_end_of_the_ladder_replicates_off_it_are_too_many(tmp_path):
     judged = judge(make_seeds(tmp_path, 0.0199, noise=0.002), "4")
     assert judged.word == "cannot tell"
-    assert "of the replicates" in judged.reason
+    assert "more accurate than every noise level" in judged.reason
+    assert re.search(r"in [1-9]\d% of the replicates", judged.reason)
 
 
 def test_the_matching_soup_is_chosen_on_validation(tmp_path):
@@ -130,7 +131,7 @@ def test_the_ensemble_is_a_soup_too(tmp_path):
     seeds = make_seeds(tmp_path, *WHOLE, groups=groups)
     assert matching_soup(seeds[0].run()) == "ensemble"
     claim = judge(seeds, "5b").claim
-    assert claim.beside(seeds) == "ensemble in 3"
+    assert claim.beside(seeds) == "ensemble, 3 of 3"
 
 
 def test_without_rivals_their_claims_are_not_run(tmp_path):
@@ -280,6 +281,12 @@ def test_runs_on_two_bases_say_so_and_show_each_base(tmp_path):
     assert "| n | base 0 | base 1 |" in text
     assert re.search(r"\| 1 \| .* \| 4 \| \+2\.10 \| \+3\.20 \|", text)
     assert frame.set_index("claim").loc["1", "units"] == 4
+
+
+def test_a_claim_off_the_ladder_has_no_mean_on_any_base(tmp_path):
+    seeds = [replace(seed, base=0) for seed in make_seeds(tmp_path, 0.03, 0.03)]
+    text = write_verdict(SETTING, seeds, tmp_path, "command")[0][1].read_text()
+    assert re.search(r"\| 4 \| more novel .* equal accuracy (\| - ){7}\| 0.90 \|", text)
 
 
 def test_several_models_on_three_bases_are_averaged_first(tmp_path):

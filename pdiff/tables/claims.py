@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from jaxtyping import Float
 
 from pdiff.families import family, label, level, ordered
 from pdiff.statistics import crossing
@@ -96,7 +97,7 @@ def matching_soup(run: Run) -> str:
 
 def matched_soups(seeds: Sequence[Seed]) -> str:
     counts = Counter(matching_soup(seed.run()) for seed in seeds)
-    return ", ".join(f"{label(group)} in {count}" for group, count in counts.items())
+    return ", ".join(f"{label(group)}, {count} of {len(seeds)}" for group, count in counts.items())
 
 
 def more_novel_than_noise(seed: Seed) -> Measure:
@@ -105,22 +106,19 @@ def more_novel_than_noise(seed: Seed) -> Measure:
     rungs = _rungs(run)
     accuracies, similarities = ([f(g) for g in rungs] for f in (run.accuracy, run.similarity))
     accuracy, similarity = run.accuracy("generated"), run.similarity("generated")
-    (at,) = crossing(
-        np.array([[m.estimate for m in accuracies]]),
-        np.array([[m.estimate for m in similarities]]),
-        np.array([accuracy.estimate]),
-    )
-    if math.isnan(at):
-        raise NoOverlap(_side(run, rungs))
-    replicates = crossing(
-        np.stack([m.replicates for m in accuracies], -1),  # (R, L)
-        np.stack([m.replicates for m in similarities], -1),
-        accuracy.replicates,
-    )
-    off = float(np.isnan(replicates).mean())
-    if off > MOST_OFF:
-        raise NoOverlap(f"{_side(run, rungs)} in {off:.0%} of the replicates")
-    return Measure(float(at), replicates) - similarity
+    levels = np.array([[m.estimate for m in accuracies]])
+    at = np.array([accuracy.estimate])
+    (found,) = crossing(levels, np.array([[m.estimate for m in similarities]]), at)
+    if math.isnan(found):
+        raise NoOverlap(_off(run, rungs, levels, at))
+    levels = np.stack([m.replicates for m in accuracies], 1)  # (R, L)
+    similar = np.stack([m.replicates for m in similarities], 1)
+    replicates = crossing(levels, similar, accuracy.replicates)
+    lost = np.isnan(replicates)
+    if lost.mean() > MOST_OFF:
+        side = _off(run, rungs, levels[lost], accuracy.replicates[lost])
+        raise NoOverlap(f"{side}, in {lost.mean():.0%} of the replicates")
+    return Measure(float(found), replicates) - similarity
 
 
 def _rungs(run: Run) -> list[str]:
@@ -131,13 +129,18 @@ def _rungs(run: Run) -> list[str]:
     return sorted(rungs, key=level)
 
 
-def _side(run: Run, rungs: Sequence[str]) -> str:
-    """Where p-diff lies when its accuracy is not on the ladder, beside the rung nearest to it."""
-    own = run.mean("generated", "accuracy")
-    near = min(rungs, key=lambda group: abs(run.mean(group, "accuracy") - own))
-    side = "more" if own > run.mean(near, "accuracy") else "less"
-    gap = run.mean(near, "max_similarity") - run.mean("generated", "max_similarity")
-    return f"no overlap: p-diff is {side} accurate than the ladder ({label(near)}: {gap:+.3f})"
+def _off(
+    run: Run, rungs: Sequence[str], levels: Float[np.ndarray, "R L"], at: Float[np.ndarray, " R"]
+) -> str:
+    """On which side of the ladder p-diff lies, and how it compares with the rung at that end."""
+    above = (at > levels.max(1)).mean() >= 0.5
+    end = (max if above else min)(rungs, key=lambda group: run.mean(group, "accuracy"))
+    gap = run.mean(end, "max_similarity") - run.mean("generated", "max_similarity")
+    side = "more" if above else "less"
+    return (
+        f"no overlap: p-diff is {side} accurate than every noise level "
+        f"(similarity of {label(end)}: {gap:+.3f})"
+    )
 
 
 def novelty_grows(seed: Seed) -> Measure:

@@ -104,7 +104,7 @@ def _make_verdict(options: argparse.Namespace, command: str) -> int:
     library, failures = completed
     seeds = gather(wanted, library, failures)
     paths, frame = write_verdict(setting, seeds, options.out or root() / "results", command)
-    return _publish(f"{VERDICT} ({', '.join(chosen)})", frame, paths, asked, failures)
+    return _publish(f"{VERDICT} ({setting.title})", frame, paths, asked, failures)
 
 
 def _publish(

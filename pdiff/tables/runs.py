@@ -43,8 +43,15 @@ class Setting:
     @property
     def name(self) -> str:
         """Of its section: where images lie does not tell settings apart, other overrides do."""
-        more = [clean_name(o) for o in self.overrides if not o.startswith("data.root=")]
-        return "_".join([self.recipe, self.data, self.net, *more])
+        return "_".join([self.recipe, self.data, self.net, *map(clean_name, self._other)])
+
+    @property
+    def title(self) -> str:
+        return ", ".join([self.data, self.net, f"recipe {self.recipe}", *self._other])
+
+    @property
+    def _other(self) -> list[str]:
+        return [o for o in self.overrides if not o.startswith("data.root=")]
 
     def experiment(self, base: int, model: int, ablation: str = "") -> Experiment:
         chosen = (f"recipe={self.recipe}", f"data={self.data}", f"net={self.net}")

@@ -63,9 +63,9 @@ class Judged:
 
     @property
     def by_base(self) -> dict[int, float]:
-        """The mean difference on each base."""
+        """The mean difference on each base; nothing where there is no difference."""
         found: dict[int, list[float]] = {}
-        for seed, measure in zip(self.seeds, self.measures, strict=True):
+        for seed, measure in zip(self.seeds, self.measures, strict=bool(self.measures)):
             found.setdefault(seed.base, []).append(measure.estimate)
         return {base: float(np.mean(values)) for base, values in found.items()}
 

@@ -26,7 +26,7 @@ section. It *holds* if the interval lies wholly above 0, *does not hold* if whol
 otherwise we *cannot tell*; then the smallest difference that would have been seen stands there.
 Accuracies are differences in percentage points, similarities are IoU of wrong predictions.
 
-- **Interval** and p are corrected for the number of rows (Holm): {LEVEL:.0%} is of all together.
+- **Interval** and p are corrected for the number of rows (Holm): {1 - LEVEL:.0%} of error in all.
   *Within* is the standard deviation of one unit (bootstrap over images and models, paired on the
   images), *between* that of the units' differences. The unit is the pipeline; with fewer than
   {MIN_BASES} bases and several models on each it is the run, and nothing is said of other bases.
@@ -85,7 +85,7 @@ def section(setting: Setting, judged: Sequence[Judged], seeds: Sequence[Seed], c
     found = [seed for seed in seeds if "" in seed.runs]
     bases = list(dict.fromkeys(seed.base for seed in found)) if is_conditional(found) else []
     lines = [
-        f"## {setting.data}, {setting.net}, recipe {setting.recipe}",
+        f"## {setting.title}",
         "",
         f"`{command}`, run at commit {', '.join(commits(found))}.",
         "",
@@ -134,7 +134,7 @@ def _unit(seeds: Sequence[Seed]) -> str:
 
 
 def claim_lines(judged: Sequence[Judged], bases: Sequence[int]) -> list[str]:
-    heads = ["", "claim", "difference", "interval", "p", "within", "between", "n"]
+    heads = ["#", "claim", "difference", "interval", "p", "within", "between", "n"]
     heads += [f"base {base}" for base in bases]
     heads += [*SIGNS, "verdict"]
     return [line(heads), line(["-"] * len(heads)), *(line(_cells(j, bases)) for j in judged)]
