@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.__main__ import PAGE, write_section
 from benchmarks.timing import duration, once, table
-from pdiff.bootstrap import interval
+from pdiff.bootstrap import interval, weighted_iou
 from pdiff.codec import load_codec
 from pdiff.config import load_params
 from pdiff.data import EvaluationBatches, load_images
@@ -64,16 +64,10 @@ def numbers(
     g, o = errors.generated.float(), errors.originals.float()
     share = drawn / drawn.sum()
     accuracy = 100 * (1 - (g @ weights) @ share / weights.sum())
-    nearest = _iou(g, o, weights).amax(1) @ share
-    among = _iou(g, g, weights).fill_diagonal_(0)
+    nearest = weighted_iou(g, o, weights).amax(1) @ share
+    among = weighted_iou(g, g, weights).fill_diagonal_(0)
     pairs = torch.outer(drawn, drawn).fill_diagonal_(0)
     return torch.stack([accuracy, nearest, (among * pairs).sum() / pairs.sum()])
-
-
-def _iou(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    both = (a * weights) @ b.T
-    either = (a @ weights)[:, None] + b @ weights - both
-    return torch.where(either > 0, both / either, 1.0)
 
 
 def differences(found: list[Errors], reference: list[Errors]) -> Float[Tensor, "R 3"]:
