@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from pdiff.bootstrap import accuracy_column, similarity_column
 from pdiff.errors import InputError
 from pdiff.tables.complete import seed_list
 from pdiff.tables.experiments import Experiment, Library, Result, make_experiment
@@ -112,12 +113,10 @@ class Run:
         return self._means[group][column]
 
     def accuracy(self, group: str) -> Measure:
-        name = "ensemble" if group == "ensemble" else f"{group}_mean"
-        return Measure(self.mean(group, "accuracy"), self._column(name))
+        return Measure(self.mean(group, "accuracy"), self._column(accuracy_column(group)))
 
     def similarity(self, group: str) -> Measure:
-        column = self._column(f"{group}_max_similarity")
-        return Measure(self.mean(group, "max_similarity"), column)
+        return Measure(self.mean(group, "max_similarity"), self._column(similarity_column(group)))
 
     def chosen(self, group: str) -> Measure:
         """Accuracy of the model that the choosing split likes best."""
