@@ -26,6 +26,7 @@ from pdiff.evaluation import predict_plain
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
 from pdiff.stack import StackFile
+from pdiff.tables.counts import made_by_codec, made_of_originals
 from pdiff.tables.estimate import work_of
 from pdiff.tables.experiments import make_experiment
 
@@ -73,8 +74,7 @@ def _row(name: str, seconds: float, params: Params, plain: dict[str, float]) -> 
 
 def _plain(folder: Path, params: Params) -> dict[str, float]:
     """Seconds of evaluating each model whole, and of T steps for one latent after another."""
-    each, count = _whole_net(folder, params)
-    config, generated = params.evaluate, params.generate.models
+    each, generated = _whole_net(folder, params), params.generate.models
     device = get_device()
     ddpm, length = params.ddpm, params.autoencoder.latent_dim
     denoiser = Denoiser(length, ddpm.channels, ddpm.kernel_size).to(device).eval()
@@ -87,13 +87,13 @@ def _plain(folder: Path, params: Params) -> dict[str, float]:
     latent()
     return {
         "generate": once(latent) * generated * ddpm.timesteps / FEW_STEPS,
-        "evaluate_originals": each * (count + 1 + len(config.noise_levels) * config.noised_models),
-        "evaluate_generated": each * (generated + config.reconstructed_models),
+        "evaluate_originals": each * made_of_originals(params),
+        "evaluate_generated": each * made_by_codec(params),
     }
 
 
-def _whole_net(folder: Path, params: Params) -> tuple[float, int]:
-    """Seconds for one model on both splits the plain way, and how many originals there are."""
+def _whole_net(folder: Path, params: Params) -> float:
+    """Seconds for one model on both splits the plain way."""
     device = get_device()
     images = load_images(folder / "data/images.safetensors", device)
     net = load_net(folder / "models/base.safetensors", device)
@@ -106,7 +106,7 @@ def _whole_net(folder: Path, params: Params) -> tuple[float, int]:
             predict_plain(net, one, lambda batches=batches: batches)
 
     evaluate()
-    return once(evaluate), len(originals)
+    return once(evaluate)
 
 
 if __name__ == "__main__":

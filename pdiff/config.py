@@ -43,9 +43,9 @@ class Section(BaseModel):
 
 class SeedConfig(Section):
     base: NonNegativeInt
-    """Seed of the images, the base net, its checkpoints and the noised models."""
+    """Seed of the images, the base net, its checkpoints and the rivals made from them."""
     model: NonNegativeInt
-    """Seed of the autoencoder, the denoiser and the generated models."""
+    """Seed of the autoencoder, the denoiser, the generated models and the codec's rivals."""
 
 
 class DataConfig(Section):
@@ -276,6 +276,35 @@ class EvaluateConfig(Section):
     """Number of originals whose reconstruction is evaluated, spread evenly; all if fewer."""
     max_accuracy_drop: NonNegativeFloat
     """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
+    rival_models: PositiveInt
+    """Models of each rival below, which `novelty.audit` adds."""
+    noise_ladder: tuple[PositiveFloat, ...]
+    """Further levels of noise, as `noise_levels`; one that stands there is none of its own."""
+    absolute_noise: tuple[PositiveFloat, ...]
+    """Noise-added copies of originals: std in the units of the parameters themselves."""
+    soups: tuple[AtLeastTwo, ...]
+    """Means of so many random originals; more than K are left out."""
+    soup_candidates: PositiveInt
+    """The greedy soup tries so many originals, the best on the validation split; all if fewer."""
+    ema_decay: Fraction
+    """What the exponential average along the run keeps of itself at each checkpoint."""
+    latent_noise: tuple[PositiveFloat, ...]
+    """Reconstructions of originals whose latents get noise of this std, as in `noise.latent`."""
+
+    @model_validator(mode="after")
+    def _levels_have_names(self) -> "EvaluateConfig":
+        levels = {
+            "noise_levels, noise_ladder": {*self.noise_levels, *self.noise_ladder},
+            "absolute_noise": {*self.absolute_noise},
+            "latent_noise": {*self.latent_noise},
+        }
+        for key, values in levels.items():
+            if len({f"{value:g}" for value in values}) < len(values):
+                raise ValueError(
+                    f"evaluate.{key}: {sorted(values)} are not all different in six digits, which "
+                    "name the groups"
+                )
+        return self
 
 
 class NoveltyConfig(Section):

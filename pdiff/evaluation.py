@@ -52,24 +52,48 @@ def predict(
     has a length. Raises ValueError for a model whose names or shapes are not those of the subset,
     and if there are no models or no images.
     """
-    if not len(models):
-        raise ValueError("there are no models to evaluate")
-    stream = batches()
-    count, limit = length_hint(stream), boundary_mib * 2**20
-    images = iter(stream)
-    first = next(images, None)
-    if first is None:
-        raise ValueError("there are no images: batches() is empty")
-    images = chain([first], images)
-    disable = None if progress else True
-    with tqdm(
-        total=count * len(models) or None, desc=progress, unit="batch", disable=disable
-    ) as bar:
-        if cut.subset_first and limit < count * first.nbytes < len(models) * cut.model_bytes:
-            streams = chain([images], (batches() for _ in range(1, len(models))))
+    return Predictor(cut, batches, boundary_mib).predict(models, progress)
+
+
+class Predictor:
+    """`predict` for models that come a few at a time, on images that stay the same.
+
+    Where all images fit `boundary_mib` at the boundary, they are kept there, and the prefix does
+    not run again.
+    """
+
+    def __init__(self, cut: CutNet, batches: Batches, boundary_mib: int) -> None:
+        self._cut, self._batches, self._limit = cut, batches, boundary_mib * 2**20
+        self._kept: list[Boundary] | None = None
+
+    def predict(self, models: Sequence[Model], progress: str | None = None) -> Int16[Tensor, "M N"]:
+        if not len(models):
+            raise ValueError("there are no models to evaluate")
+        disable = None if progress else True
+        with tqdm(desc=progress, unit="batch", disable=disable) as bar:
+            if self._kept is None:
+                return self._stream(models, bar)
+            bar.reset(len(self._kept) * len(models))
+            return _rows(self._cut, models, repeat(self._kept), bar)
+
+    def _stream(self, models: Sequence[Model], bar: tqdm) -> Int16[Tensor, "M N"]:
+        """The images pass the prefix, or pass once for every model."""
+        cut, stream = self._cut, self._batches()
+        count, images = length_hint(stream), iter(stream)
+        first = next(images, None)
+        if first is None:
+            raise ValueError("there are no images: batches() is empty")
+        bar.reset(count * len(models) or None)
+        images = chain([first], images)
+        size = count * first.nbytes
+        if cut.subset_first and self._limit < size < len(models) * cut.model_bytes:
+            streams = chain([images], (self._batches() for _ in range(1, len(models))))
             return _rows(cut, models, (map(cut.prefix, stream) for stream in streams), bar)
-        columns = [_rows(cut, models, repeat(block), bar) for block in _blocks(cut, images, limit)]
-    return torch.cat(columns, 1)
+        columns, block = [], []
+        for block in _blocks(cut, images, self._limit):
+            columns.append(_rows(cut, models, repeat(block), bar))
+        self._kept = block if len(columns) == 1 else None
+        return torch.cat(columns, 1)
 
 
 def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[Boundary]]:

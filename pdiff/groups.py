@@ -3,7 +3,7 @@
 Axes: M models of a group, N images of a split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,14 +11,17 @@ from jaxtyping import Int16, Int64
 from torch import Tensor, nn
 
 from pdiff.config import DataConfig
-from pdiff.data import EvaluationBatches, ImageSet, own_batches
+from pdiff.data import EvaluationBatches, ImageSet, Split, own_batches
 from pdiff.distributed import gather
 from pdiff.errors import InputError
-from pdiff.evaluation import CutNet, Model, predict
+from pdiff.evaluation import CutNet, Model, Predictor
 from pdiff.files import load_tensors, save_tensors
 from pdiff.speed import measured
 
 EVALUATED = ("validation", "test")
+Predict = Callable[[Sequence[Model]], Int16[Tensor, "M N"]]
+Choose = Callable[[Mapping[str, Int16[Tensor, "_ N"]], Predict], Mapping[str, Sequence[Model]]]
+"""Groups that are made after the validation split, from all its predictions and further ones."""
 TRAJECTORY = "trajectory"
 """The group of unfinished samples: no rival of the others, so it has a curve and no table."""
 
@@ -45,37 +48,61 @@ def predict_groups(
     data: DataConfig,
     batch_size: int,
     boundary_mib: int,
+    choose: Choose = lambda *_: {},
 ) -> dict[str, Tensor]:
     """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass.
 
-    The net is cut once. `boundary_mib` is what `predict` takes. Of processes that share a stage,
-    each predicts for whole batches of the images, the same ones that a single process makes, so
-    that the predictions are the same to the bit.
+    The net is cut once. `boundary_mib` is what `predict` takes. What `choose` adds is evaluated as
+    well; it gets `{group: predictions}` on the validation split, and may have other models predict.
+
+    Of processes that share a stage, each predicts for whole batches of the images, the same ones
+    that a single process makes, so that the predictions are the same to the bit.
     """
     cut = CutNet(net, names, next(iter(EvaluationBatches(images.validation, data, 2))))
-    sizes = [len(group) for group in groups.values()]
-    models = _Joined(list(groups.values()))
     predictions: dict[str, Tensor] = {}
     for name in EVALUATED:
-        split = own_batches(getattr(images, name), batch_size)
         if name == "test" and data.split == "paper":  # both splits are the same images
             again = {k.replace(".validation", ".test"): v for k, v in predictions.items()}
-            predictions |= again
-            break
+            return predictions | again
+        split = own_batches(getattr(images, name), batch_size)
+        predict = _predictor(cut, split, data, batch_size, boundary_mib)
+        found = _of_groups(predict, groups, f"evaluate on {name}")
+        if name == "validation":
+            more = choose(found, predict)
+            found |= _of_groups(predict, more)
+            groups = {**groups, **more}
+        predictions |= {f"{group}.{name}": part for group, part in found.items()}
+    return predictions
+
+
+def _predictor(
+    cut: CutNet, split: Split, data: DataConfig, batch_size: int, boundary_mib: int
+) -> Predict:
+    """Predictions on a split by all processes, of which this one's share of the images is given."""
+    batches = EvaluationBatches(split, data, batch_size)
+    predictor = Predictor(cut, lambda: batches, boundary_mib)
+
+    def predict(models: Sequence[Model], progress: str | None = None) -> Int16[Tensor, "M N"]:
         found = torch.empty(len(models), 0, dtype=torch.int16)
         with measured(models=len(models), predictions=len(models) * len(split)):
             if len(split):
-                found = predict(
-                    cut,
-                    models,
-                    lambda split=split: EvaluationBatches(split, data, batch_size),
-                    boundary_mib=boundary_mib,
-                    progress=f"evaluate on {name}",
-                )
-            found = gather(found)
-        parts = zip(groups, found.split(sizes), strict=True)
-        predictions |= {f"{group}.{name}": part for group, part in parts}
-    return predictions
+                found = predictor.predict(models, progress)
+            return gather(found)
+
+    return predict
+
+
+def _of_groups(
+    predict: Callable[..., Tensor],
+    groups: Mapping[str, Sequence[Model]],
+    progress: str | None = None,
+) -> dict[str, Tensor]:
+    """All groups together, since they share what `predict` does for a call."""
+    if not groups:
+        return {}
+    found = predict(_Joined(list(groups.values())), progress)
+    parts = found.split([len(group) for group in groups.values()])
+    return dict(zip(groups, parts, strict=True))
 
 
 def save_predictions(path: Path, predictions: Mapping[str, Tensor], images: ImageSet) -> None:
@@ -94,8 +121,3 @@ def load_predictions(
     ending = f".{split}"
     groups = {key.removesuffix(ending): t for key, t in tensors.items() if key.endswith(ending)}
     return groups, labels
-
-
-def noised_name(level: float) -> str:
-    """The group of originals with noise of this level."""
-    return f"noised_{level:g}"

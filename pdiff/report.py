@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from pdiff.evaluation import accuracy, wrong
+from pdiff.families import colour, label, ordered
 from pdiff.novelty import (
     best_of_n,
     max_similarity,
@@ -25,15 +26,6 @@ from pdiff.novelty import (
 )
 
 matplotlib.use("Agg")
-
-ORDER = ("original", "ensemble", "generated", "reconstructed")
-COLOURS = {
-    "original": "#3b6fb6",
-    "generated": "#d1495b",
-    "reconstructed": "#e0a030",
-    "ensemble": "black",
-}
-NOISE_COLOURS = ("#9fd0a8", "#5cae72", "#2a7a48", "#175230")
 
 Predictions = Mapping[str, Int16[Tensor, "_ _"]]
 """{group: predictions (M, N)}; M differs from group to group."""
@@ -148,13 +140,6 @@ def headline(
     return {"accuracy": accuracy, "similarity": similarity, "latents": latents, "n": n}
 
 
-def ordered(groups: Mapping[str, Any]) -> list[str]:
-    """Groups in the order that tables and figures show them, noise levels last and rising."""
-    noised = [name for name in groups if name.startswith("noised_")]
-    known = [name for name in ORDER if name in groups]
-    return known + sorted(noised, key=lambda name: float(name.removeprefix("noised_")))
-
-
 def save_table(path: Path, table: pd.DataFrame) -> None:
     """CSV with six digits, which is more than any accuracy here holds."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,8 +158,8 @@ def plot_scatter(path: Path, models: pd.DataFrame, split: str) -> None:
             s=14,
             alpha=0.65,
             linewidths=0,
-            color=_colour(group, models),
-            label=f"{_label(group)} ({len(part)})",
+            color=colour(group, shown),
+            label=f"{label(group)} ({len(part)})",
         )
     ensemble = models[models["group"] == "ensemble"]
     axes.scatter(
@@ -182,7 +167,7 @@ def plot_scatter(path: Path, models: pd.DataFrame, split: str) -> None:
         100 * ensemble["accuracy"],
         s=90,
         marker="*",
-        color=COLOURS["ensemble"],
+        color=colour("ensemble", shown),
         label="ensemble",
         zorder=3,
     )
@@ -203,10 +188,10 @@ def plot_similarity(path: Path, models: pd.DataFrame) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     violins = axes.violinplot(values, showmedians=True, showextrema=True, widths=0.8)
     for body, group in zip(violins["bodies"], groups, strict=True):
-        body.set(facecolor=_colour(group, models), alpha=0.7)
+        body.set(facecolor=colour(group, groups), alpha=0.7)
     for part in ("cmedians", "cmins", "cmaxes", "cbars"):
         violins[part].set(color="#444444", linewidth=1)
-    axes.set_xticks(range(1, len(groups) + 1), [_label(group) for group in groups], fontsize=8)
+    axes.set_xticks(range(1, len(groups) + 1), [label(group) for group in groups], fontsize=8)
     axes.set_ylabel("maximum similarity")
     tidy(axes)
     save_figure(figure, path)
@@ -217,17 +202,6 @@ def _drawn(models: pd.DataFrame) -> list[str]:
     groups = ordered(dict.fromkeys(models["group"]))
     front = ["reconstructed", "original", "generated"]
     return [g for g in groups if g not in front] + [g for g in front if g in groups]
-
-
-def _colour(group: str, models: pd.DataFrame) -> str:
-    if group in COLOURS:
-        return COLOURS[group]
-    noised = [g for g in ordered(dict.fromkeys(models["group"])) if g.startswith("noised_")]
-    return NOISE_COLOURS[noised.index(group) % len(NOISE_COLOURS)]
-
-
-def _label(group: str) -> str:
-    return group.replace("noised_", "noise ")
 
 
 def _trimmed(percent: pd.Series) -> tuple[float, float]:

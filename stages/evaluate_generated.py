@@ -1,7 +1,8 @@
 """Predict with the generated models, and with the checkpoints as the autoencoder returns them.
 
 images, base net, autoencoder, checkpoints with their latents, generated, originals' predictions
--> predictions of generated, reconstructed; accuracy along the trajectories
+-> predictions of generated, reconstructed and the rivals that the codec decodes; accuracy along
+the trajectories
 """
 
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from pdiff.groups import (
 )
 from pdiff.nets import load_net
 from pdiff.paths import root
+from pdiff.rivals import latents_of_rivals
 from pdiff.runtime import get_device
 from pdiff.stack import StackFile, temporary_stack
 from pdiff.subset import spread_evenly
@@ -56,7 +58,10 @@ def main() -> None:
     steps = load_tensor(GENERATED_LATENTS, "trajectory_steps").tolist()
     trajectories = load_tensor(GENERATED_LATENTS, "trajectories", device)  # (S, P, L)
 
-    with tracking.run("evaluate_generated", params, "evaluate") as log, ExitStack() as files:
+    with (
+        tracking.run("evaluate_generated", params, "seed", "evaluate") as log,
+        ExitStack() as files,
+    ):
 
         def decoded(latents: Float[Tensor, "M L"]) -> StackFile:
             columns = codec.decode(latents)
@@ -66,6 +71,10 @@ def main() -> None:
         latents = load_tensor(LATENTS, "latents", device)  # (K, L)
         chosen = spread_evenly(len(latents), config.reconstructed_models)
         groups = {"generated": generated, "reconstructed": decoded(latents[chosen])}
+        if params.novelty.audit:
+            kind = params.autoencoder.kind
+            rivals = latents_of_rivals(latents, config, kind, params.seed.model)
+            groups |= {group: decoded(own) for group, own in rivals.items()}
         if steps:
             groups[TRAJECTORY] = decoded(trajectories.flatten(0, 1))
         predictions = predict_groups(

@@ -1,25 +1,37 @@
 """Predict with the checkpoints and with what is made from them without a generator.
 
-images, base net, checkpoints -> predictions of original, ensemble, noised_LEVEL
+images, base net, checkpoints, those held back and those of a second run
+-> predictions of original, ensemble, noised_LEVEL and all rivals; the members of the greedy soup
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxtyping import Int16
+from torch import Tensor
+
 from pdiff import tracking
-from pdiff.baselines import Noised, ensemble
+from pdiff.baselines import of_the_paper
 from pdiff.config import load_params
 from pdiff.data import load_images
-from pdiff.evaluation import accuracy
-from pdiff.groups import noised_name, predict_groups, save_predictions
+from pdiff.evaluation import Model, accuracy
+from pdiff.files import write_json
+from pdiff.groups import Predict, predict_groups, save_predictions
 from pdiff.nets import load_net
-from pdiff.runtime import derive_seed, get_device
+from pdiff.rivals import GreedySoup, from_originals, greedy_soup, soup_of
+from pdiff.runtime import get_device
 from pdiff.stack import StackFile
 from stages import stage
 
 IMAGES = Path("data/images.safetensors")
 BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")
+UNSEEN = {
+    "held_back": Path("data/held_back.safetensors"),
+    "second_run": Path("data/second_run.safetensors"),
+}
 PREDICTIONS = Path("data/predictions_originals.safetensors")
+SOUP = Path("data/greedy_soup.json")
 
 
 def main() -> None:
@@ -29,11 +41,21 @@ def main() -> None:
     net = load_net(BASE, device)
     originals = StackFile(CHECKPOINTS)
     config = params.evaluate
+    audit = params.novelty.audit
 
-    groups = {"original": originals, "ensemble": ensemble(originals)}
-    for level in config.noise_levels:
-        seed = derive_seed(params.seed.base, "noised", repr(level))
-        groups[noised_name(level)] = Noised(originals, level, config.noised_models, seed)
+    groups = (from_originals if audit else of_the_paper)(originals, config, params.seed.base)
+    unseen = {group: StackFile(path) for group, path in UNSEEN.items() if audit}
+    groups |= {group: stack for group, stack in unseen.items() if len(stack)}
+    soup = GreedySoup([], [])
+
+    def choose(
+        found: Mapping[str, Int16[Tensor, "_ N"]], predict: Predict
+    ) -> dict[str, Sequence[Model]]:
+        nonlocal soup
+        labels = images.validation.labels.cpu()
+        best = config.soup_candidates
+        soup = greedy_soup(originals, found["original"], labels, best, predict)
+        return {"soup_greedy": soup_of(originals, soup.members)}
 
     with tracking.run("evaluate_originals", params, "seed", "evaluate") as log:
         predictions = predict_groups(
@@ -44,10 +66,18 @@ def main() -> None:
             params.data,
             config.batch_size,
             config.boundary_mib,
+            *([choose] if audit else []),
         )
         labels = images.test.labels.cpu()
-        log.summary({g: accuracy(predictions[f"{g}.test"], labels).mean().item() for g in groups})
+        tests = {key: found for key, found in predictions.items() if key.endswith(".test")}
+        log.summary(
+            {
+                key.removesuffix(".test"): accuracy(found, labels).mean().item()
+                for key, found in tests.items()
+            }
+        )
         save_predictions(PREDICTIONS, predictions, images)
+        write_json(SOUP, {"members": soup.members, "validation_accuracy": soup.accuracy})
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ TINY = {  # the default with a few values shrunk: seconds in all
     "generate.steps": 5,
     "evaluate.noised_models": 4,
     "evaluate.reconstructed_models": 4,
+    "evaluate.rival_models": 3,
+    "evaluate.noise_ladder": [0.05, 0.5],
+    "evaluate.absolute_noise": [0.06],
+    "evaluate.soups": [2, 8, 16],
+    "evaluate.soup_candidates": 5,
+    "evaluate.latent_noise": [1.0],
     "novelty.bootstrap": 20,
     "evaluate.max_accuracy_drop": 1.0,
 }

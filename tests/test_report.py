@@ -8,7 +8,6 @@ import torch
 from pdiff.report import (
     headline,
     model_table,
-    ordered,
     plot_scatter,
     plot_similarity,
     save_table,
@@ -42,17 +41,6 @@ def models() -> pd.DataFrame:
 @pytest.fixture
 def summary(models) -> pd.DataFrame:
     return summary_table(models, GROUPS, LABELS).set_index("group")
-
-
-def test_groups_come_in_one_order():
-    assert ordered(GROUPS) == [
-        "original",
-        "ensemble",
-        "generated",
-        "reconstructed",
-        "noised_0.001",
-        "noised_0.05",
-    ]
 
 
 def test_accuracies_and_similarities_of_each_model(models):

@@ -13,7 +13,7 @@ import yaml
 
 from pdiff.errors import InputError
 from pdiff.files import save_tensors
-from pdiff.tables import cli, figures, results
+from pdiff.tables import cli, figures, results, runner
 from pdiff.tables.complete import repeatable
 from pdiff.tables.definitions import ABLATIONS, DATA, NETS, Claim, Row, names, table
 from pdiff.tables.estimate import _WORK, _count_net, compare, estimate, work_of
@@ -188,7 +188,7 @@ def test_the_operations_of_resnet18_are_the_known_ones():
     ("stage", "override", "factor"),
     [
         ("train_base", "base.epochs=80", 10),
-        ("finetune", "finetune.checkpoints=30", 0.1),
+        ("finetune", "finetune.held_back=400", 2),
         ("train_autoencoder", "autoencoder.steps=500", 2),
         ("train_ddpm", "ddpm.steps=60", 0.1),
         ("generate", "generate.models=400", 2),
@@ -272,8 +272,9 @@ def make_result(folder: Path, best: float, noise: int = 0) -> Result:
 @pytest.fixture
 def measured(tmp_path):
     def make(label: str, *bests: float | None, failure: str = "") -> Measured:
+        shared = {"label": label, "evaluate": {"noise_levels": [0.05]}}
         experiments = [
-            Experiment((f"seed.model={i}",), {"seed": {"model": i, "base": 0}, "label": label})
+            Experiment((f"seed.model={i}",), {"seed": {"model": i, "base": 0}, **shared})
             for i in range(len(bests))
         ]
         found = [
@@ -479,3 +480,14 @@ def test_a_table_runs_as_plain_stages_and_shares_what_is_equal(project):
     assert output.count("train_autoencoder: ") >= 2
     again = project.run(sys.executable, *TABLE, "--rows", "0.1;x10", "--plain")
     assert "2 experiments, 0 to run" in again
+
+
+def test_a_folder_among_a_stages_outputs_is_handed_on_whole(tmp_path):
+    kept, folder = tmp_path / "kept", tmp_path / "run"
+    (kept / "report/audit").mkdir(parents=True)
+    (kept / "report/audit/new.csv").write_text("new")
+    (folder / "report/audit").mkdir(parents=True)
+    (folder / "report/audit/old.csv").write_text("old")
+    runner._link(kept, folder, ["report/audit"])
+    assert [path.name for path in (folder / "report/audit").iterdir()] == ["new.csv"]
+    assert (folder / "report/audit/new.csv").samefile(kept / "report/audit/new.csv")

@@ -1,6 +1,6 @@
 """The paper's claims, each as a difference that is positive if the claim is true.
 
-Axes: R bootstrap replicates, L noise levels.
+Axes: R bootstrap replicates.
 """
 
 import math
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
 
-from pdiff.families import family, label, level, ordered
-from pdiff.statistics import crossing
+from pdiff.bootstrap import accuracy_column, similarity_column
+from pdiff.comparisons import at_equal_accuracy, estimates
+from pdiff.families import family, label, ordered
 from pdiff.tables.runs import Measure, NotRun, Run, Seed
 
 SOUPS = ("soup", "soup_greedy", "ensemble")
@@ -103,38 +104,30 @@ def matched_soups(seeds: Sequence[Seed]) -> str:
 def more_novel_than_noise(seed: Seed) -> Measure:
     """Similarity of originals with as much noise as leaves p-diff's accuracy, less p-diff's own."""
     run = seed.run()
-    rungs = _rungs(run)
-    accuracies, similarities = ([f(g) for g in rungs] for f in (run.accuracy, run.similarity))
-    accuracy, similarity = run.accuracy("generated"), run.similarity("generated")
-    levels = np.array([[m.estimate for m in accuracies]])
-    at = np.array([accuracy.estimate])
-    (found,) = crossing(levels, np.array([[m.estimate for m in similarities]]), at)
+    if len(_rungs(run)) < 2:
+        raise NotRun("no groups noised_LEVEL")
+    point = estimates(run.models).to_frame().T
+    (found,), replicates = (at_equal_accuracy("noised", f) for f in (point, run.replicates))
     if math.isnan(found):
-        raise NoOverlap(_off(run, rungs, levels, at))
-    levels = np.stack([m.replicates for m in accuracies], 1)  # (R, L)
-    similar = np.stack([m.replicates for m in similarities], 1)
-    replicates = crossing(levels, similar, accuracy.replicates)
+        raise NoOverlap(_off(run, point))
     lost = np.isnan(replicates)
     if lost.mean() > MOST_OFF:
-        side = _off(run, rungs, levels[lost], accuracy.replicates[lost])
+        side = _off(run, run.replicates[lost])
         raise NoOverlap(f"{side}, in {lost.mean():.0%} of the replicates")
-    return Measure(float(found), replicates) - similarity
+    return Measure(float(found), replicates) - run.similarity("generated")
 
 
 def _rungs(run: Run) -> list[str]:
-    """The groups of the noise ladder, in the authors' units, levels rising."""
-    rungs = [group for group in run.groups if family(group) == "noised"]
-    if len(rungs) < 2:
-        raise NotRun("fewer than two groups noised_LEVEL")
-    return sorted(rungs, key=level)
+    """The groups of the noise ladder, in the authors' units, that have replicates."""
+    noised = [group for group in run.groups if family(group) == "noised"]
+    return [group for group in noised if similarity_column(group) in run.replicates]
 
 
-def _off(
-    run: Run, rungs: Sequence[str], levels: Float[np.ndarray, "R L"], at: Float[np.ndarray, " R"]
-) -> str:
-    """On which side of the ladder p-diff lies, and how it compares with the rung at that end."""
-    above = (at > levels.max(1)).mean() >= 0.5
-    end = (max if above else min)(rungs, key=lambda group: run.mean(group, "accuracy"))
+def _off(run: Run, rows: pd.DataFrame) -> str:
+    """On which side of the ladder p-diff lies in these rows, beside the rung at that end."""
+    ladder = rows[[accuracy_column(group) for group in _rungs(run)]]
+    above = (rows[accuracy_column("generated")] > ladder.max(axis=1)).mean() >= 0.5
+    end = (max if above else min)(_rungs(run), key=lambda group: run.mean(group, "accuracy"))
     gap = run.mean(end, "max_similarity") - run.mean("generated", "max_similarity")
     side = "more" if above else "less"
     return (

@@ -25,6 +25,7 @@ from pdiff.denoiser import Denoiser
 from pdiff.errors import InputError
 from pdiff.nets import build_net
 from pdiff.subset import select_subset
+from pdiff.tables.counts import made_by_codec, made_of_originals
 from pdiff.tables.definitions import REFERENCE
 from pdiff.tables.experiments import Experiment
 from pdiff.tables.pipeline import stage_keys
@@ -351,9 +352,11 @@ def _evaluate(params: Params, models: int) -> Work:
 
 
 def _evaluate_originals(params: Params) -> Work:
-    config = params.evaluate
-    noised = len(config.noise_levels) * config.noised_models
-    return _evaluate(params, params.finetune.checkpoints + 1 + noised)
+    """The candidates of the greedy soup count by the images of one split."""
+    _, held, test = _image_counts(params)
+    candidates = min(params.evaluate.soup_candidates, params.finetune.checkpoints)
+    tried = candidates * held / (held + test) if params.novelty.audit else 0
+    return _evaluate(params, made_of_originals(params) + round(tried))
 
 
 def _evaluate_generated(params: Params) -> Work:
@@ -362,8 +365,7 @@ def _evaluate_generated(params: Params) -> Work:
     if config.trajectories:
         steps = params.ddpm.timesteps if config.sampler == "ddpm" else config.steps
         followed = config.trajectories * (steps // config.trajectory_every + 1)
-    models = config.models + params.evaluate.reconstructed_models + followed
-    return _evaluate(params, models)
+    return _evaluate(params, made_by_codec(params) + followed)
 
 
 def _novelty(params: Params) -> Work:

@@ -12,13 +12,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from pdiff import families
 from pdiff.errors import InputError
 from pdiff.files import load_tensors
-from pdiff.report import COLOURS, NOISE_COLOURS, save_figure, tidy
+from pdiff.report import save_figure, tidy
 from pdiff.tables.results import Measured
 
 CHECKPOINTS = "data/checkpoints.safetensors"
 TRAJECTORY = "plots/evaluate_generated.csv"
+PAIR = ("original", "generated")
 LINES = ("#3b6fb6", "#d1495b", "#e0a030", "#5cae72", "#7a5195", "#444444")
 SHOWN = 64
 """Values of each tensor that the heat map shows: more cannot be told apart."""
@@ -51,11 +53,11 @@ def scatter_panels(path: Path, rows: Sequence[Measured]) -> None:
 
 def _scatter(axes: Axes, row: Measured) -> None:
     models = row.models
-    noised = [g for g in dict.fromkeys(models["group"]) if g.startswith("noised_")]
-    colours = dict(zip(noised, NOISE_COLOURS, strict=False)) | COLOURS
+    levels = row.experiments[0].params["evaluate"]["noise_levels"]
+    noised = [families.name("noised", level) for level in levels]
     for group in [*noised, "original", "generated"]:
         part = models[models["group"] == group]
-        _points(axes, part, colours[group], group.replace("noised_", "noise "))
+        _points(axes, part, families.colour(group, noised), families.label(group))
     tidy(axes)
 
 
@@ -104,10 +106,10 @@ def violins(path: Path, rows: Sequence[Measured]) -> None:
     """Maximum similarity of originals and of generated models, a pair a row (Figure 5c)."""
     figure, axes = plt.subplots(figsize=(1.6 * len(rows) + 1.5, 4.2), layout="constrained")
     for i, row in enumerate(rows):
-        for offset, group in ((-0.2, "original"), (0.2, "generated")):
+        for offset, group in zip((-0.2, 0.2), PAIR, strict=True):
             part = row.models.loc[row.models["group"] == group, "max_similarity"]
             found = axes.violinplot([part], [i + offset], widths=0.36, showmedians=True)
-            found["bodies"][0].set(facecolor=COLOURS[group], alpha=0.7)
+            found["bodies"][0].set(facecolor=families.colour(group, PAIR), alpha=0.7)
             for line in ("cmedians", "cmins", "cmaxes", "cbars"):
                 found[line].set(color="#444444", linewidth=1)
             percent = 100 * row.value(f"{group}_best")
@@ -119,10 +121,17 @@ def violins(path: Path, rows: Sequence[Measured]) -> None:
                 textcoords="offset points",
                 ha="center",
                 fontsize=7,
-                color=COLOURS[group],
+                color=families.colour(group, PAIR),
             )
-    for group in ("original", "generated"):
-        axes.plot([], [], color=COLOURS[group], linewidth=6, alpha=0.7, label=f"{group} (best, %)")
+    for group in PAIR:
+        axes.plot(
+            [],
+            [],
+            color=families.colour(group, PAIR),
+            linewidth=6,
+            alpha=0.7,
+            label=f"{group} (best, %)",
+        )
     axes.set_xticks(range(len(rows)), [row.row.label for row in rows])
     axes.set_ylabel("maximum similarity")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)

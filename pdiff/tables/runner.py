@@ -128,7 +128,7 @@ def _run_stage(stage: str, key: str, folder: Path, name: str) -> str:
         _link(kept, folder, outs)
         return ""
     for out in outs:
-        (folder / out).unlink(missing_ok=True)
+        _remove(folder / out)
     paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(paths), "DVC_ROOT": str(root())}
     environment |= {"DVC_EXP_NAME": name}
@@ -154,12 +154,26 @@ def _run_stage(stage: str, key: str, folder: Path, name: str) -> str:
 def _link(source: Path, target: Path, outs: Sequence[str]) -> None:
     """Hard links, which cost no space; stages replace files and never write into them."""
     for out in outs:
+        _remove(target / out)
         (target / out).parent.mkdir(parents=True, exist_ok=True)
-        (target / out).unlink(missing_ok=True)
-        try:
-            os.link(source / out, target / out)
-        except OSError:
-            shutil.copyfile(source / out, target / out)
+        if (source / out).is_dir():
+            shutil.copytree(source / out, target / out, copy_function=_link_file)
+        else:
+            _link_file(source / out, target / out)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _last_error(text: str) -> str:

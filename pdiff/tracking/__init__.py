@@ -231,7 +231,7 @@ def _save_results(key: str, params: Mapping[str, Any]) -> None:
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".results"))
     for name in [*here.results(), "dvc.yaml", "dvc.lock"]:
         if (data := here.read(name)) is not None:
-            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(data)
     (temporary / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False))
     shutil.rmtree(target, ignore_errors=True)

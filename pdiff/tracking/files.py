@@ -3,6 +3,7 @@
     metrics/<stage>.json   final values, perhaps nested
     plots/<stage>.csv      curves; the first column is the step
     report/*.csv, *.png    tables and figures
+    report/audit/*         those of the audit, and its report
 
 They are read from a folder or from a commit alike (`Tree`). Nothing here knows MLflow.
 """
@@ -22,7 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 REPORT_STAGE = "novelty"
-RESULT_FOLDERS = ("metrics", "plots", "report")
+RESULT_FOLDERS = ("metrics", "plots", "report", "report/audit")
 RESULT_SUFFIXES = {".json", ".csv", ".png", ".svg", ".md", ".html"}
 HEADLINE_TABLE = "report/summary.csv"
 COLUMNS = {  # what the comparison shows of an experiment, and the heading that fits there
@@ -233,7 +234,7 @@ def write_artifacts(tree: Tree, folder: Path) -> list[str]:
     for path in [*results, "params.yaml", "dvc.lock"]:
         data = tree.read(path)
         if data is not None and not path.startswith(("metrics/", "plots/")):
-            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
     for path in tables:
         rows = read_csv(tree, path)
