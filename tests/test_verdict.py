@@ -146,6 +146,17 @@ def test_without_rivals_their_claims_are_not_run(tmp_path):
     assert found["6c"].reason == "no group gaussian_full"
 
 
+def test_rivals_without_replicates_are_not_run(tmp_path):
+    seeds = make_seeds(tmp_path, *WHOLE)
+    for seed in seeds:
+        path = seed.run().result.tree.path / "data/bootstrap.csv"
+        frame = pd.read_csv(path)
+        old = [column for column in frame if not column.startswith(("noised", "soup"))]
+        frame[old].to_csv(path, index=False)
+    assert judge(seeds, "4").reason == "no groups noised_LEVEL"
+    assert judge(seeds, "5a").reason == "no replicates soup_8_mean"
+
+
 @pytest.fixture
 def ablated(tmp_path):
     """Two pipelines with the ablations of claims 7 and 8."""
@@ -436,13 +447,19 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_command_finds_runs_by_their_parameters(workplace, capsys):
+def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypatch):
+    logged = []
+    monkeypatch.setattr(cli.tracking, "log_table", lambda *table: logged.append(table))
     assert cli.main([*DIGITS, "--no-run"]) == 0
     text = (workplace / "results/verdict.md").read_text()
     assert f"`python -m pdiff.tables {' '.join(DIGITS)}`, run at commit abc1234." in text
     assert "2 whole pipelines" in text
     assert "not run: ablation=noise_latent, ablation=noise_param |" in text
     assert f"wrote {workplace}/results/verdict.md" in capsys.readouterr().out
+    ((name, columns, rows, paths),) = logged
+    assert name == "verdict (digits, resnet18, recipe quick)"
+    assert json.loads(json.dumps(rows))[0][: columns.index("estimate")][-2:] == ["holds", ""]
+    assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
 
 
 def test_a_dry_run_lists_what_is_missing_and_writes_nothing(workplace, capsys):
