@@ -14,6 +14,7 @@ import yaml
 from pdiff.errors import InputError
 from pdiff.files import save_tensors
 from pdiff.tables import cli, figures, results, runner
+from pdiff.tables.complete import repeatable
 from pdiff.tables.definitions import ABLATIONS, DATA, NETS, Claim, Row, names, table
 from pdiff.tables.estimate import _WORK, _count_net, compare, estimate, work_of
 from pdiff.tables.estimate import Measured as Measurement
@@ -391,7 +392,7 @@ def test_measures_of_the_tables_are_all_known():
 def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
     given = ["3c", "-S", f"data.root={tmp_path}", "--seeds", "0,1", "--no-run", "--out", "/tmp"]
     own = f"data.root=/path/to/{tmp_path.name}"
-    assert cli._repeatable(given) == ["3c", "-S", own, "--seeds", "0,1"]
+    assert repeatable(given) == ["3c", "-S", own, "--seeds", "0,1"]
     experiment = Experiment((f"data.root={tmp_path}",), {})
     assert experiment.shared_command == f"dvc exp run -S {own}"
     assert experiment.command == f"dvc exp run -S data.root={tmp_path}"

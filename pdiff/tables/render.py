@@ -78,12 +78,12 @@ def markdown(table: Table, rows: Sequence[Measured], command: str) -> str:
         "there is no number. The interval is a bootstrap over test images and models, averaged "
         "over the seeds; ± is the standard deviation over seeds. n: seeds x generated models.",
         "",
-        _line(heads),
-        _line(["-"] * len(heads)),
+        line(heads),
+        line(["-"] * len(heads)),
     ]
     for row in rows:
         cells = [_cell(row, measure) for measure in table.measures]
-        lines.append(_line([row.row.label, *cells, _count(row), row.commits or "-"]))
+        lines.append(line([row.row.label, *cells, _count(row), row.commits or "-"]))
     if table.claims:
         lines += ["", "## The paper's claims in this table", "", *_claim_lines(table, rows)]
     lines += _notes(rows)
@@ -96,15 +96,15 @@ def _title(table: Table) -> str:
 
 
 def _claim_lines(table: Table, rows: Sequence[Measured]) -> list[str]:
-    lines = [_line(["claim", "difference", "95 % interval", "in our data"]), _line(["-"] * 4)]
+    lines = [line(["claim", "difference", "95 % interval", "in our data"]), line(["-"] * 4)]
     for verdict in verdicts(table, rows):
         measure = verdict.measure
         lines.append(
-            _line(
+            line(
                 [
                     verdict.text,
-                    _number(verdict.difference, measure, signed=True),
-                    _interval(verdict.low, verdict.high, measure, signed=True) or "-",
+                    number(verdict.difference, measure, signed=True),
+                    bracket(verdict.low, verdict.high, measure, signed=True) or "-",
                     verdict.word,
                 ]
             )
@@ -113,15 +113,15 @@ def _claim_lines(table: Table, rows: Sequence[Measured]) -> list[str]:
 
 
 def _cell(row: Measured, measure: str) -> str:
-    paper = _number(row.row.paper.get(measure, math.nan), measure, digits=1)
-    authors = _number(row.row.authors().get(measure, math.nan), measure)
+    paper = number(row.row.paper.get(measure, math.nan), measure, digits=1)
+    authors = number(row.row.authors().get(measure, math.nan), measure)
     if not row.found:
         ours = "failed" if row.status.startswith("failed") else "not run"
         return f"{paper} / {authors} / {ours}"
-    text = f"**{_number(row.value(measure), measure)}**"
+    text = f"**{number(row.value(measure), measure)}**"
     if not math.isnan(row.spread(measure)):
-        text += f" ± {_number(row.spread(measure), measure)}"
-    return f"{paper} / {authors} / {text} {_interval(*row.interval(measure), measure)}".rstrip()
+        text += f" ± {number(row.spread(measure), measure)}"
+    return f"{paper} / {authors} / {text} {bracket(*row.interval(measure), measure)}".rstrip()
 
 
 def _count(row: Measured) -> str:
@@ -145,7 +145,7 @@ def _notes(rows: Sequence[Measured]) -> list[str]:
     return lines
 
 
-def _number(value: float, measure: str, digits: int = 2, signed: bool = False) -> str:
+def number(value: float, measure: str, digits: int = 2, signed: bool = False) -> str:
     if math.isnan(value):
         return "-"
     sign = "+" if signed else ""
@@ -154,13 +154,13 @@ def _number(value: float, measure: str, digits: int = 2, signed: bool = False) -
     return f"{100 * value:{sign}.{digits}f}"
 
 
-def _interval(low: float, high: float, measure: str, signed: bool = False) -> str:
+def bracket(low: float, high: float, measure: str, signed: bool = False) -> str:
     if math.isnan(low):
         return ""
-    return f"[{_number(low, measure, signed=signed)}, {_number(high, measure, signed=signed)}]"
+    return f"[{number(low, measure, signed=signed)}, {number(high, measure, signed=signed)}]"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -211,9 +211,9 @@ def recipe_table() -> pd.DataFrame:
 def plain_markdown(
     table: Table, frame: pd.DataFrame, command: str, notes: Sequence[str] = ()
 ) -> str:
-    lines = [f"# {_title(table)}", "", f"`{command}`", "", _line(list(frame.columns))]
-    lines.append(_line(["-"] * len(frame.columns)))
-    lines += [_line([str(value) for value in row]) for row in frame.itertuples(index=False)]
+    lines = [f"# {_title(table)}", "", f"`{command}`", "", line(list(frame.columns))]
+    lines.append(line(["-"] * len(frame.columns)))
+    lines += [line([str(value) for value in row]) for row in frame.itertuples(index=False)]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
