@@ -19,6 +19,7 @@ import yaml
 
 from benchmarks.timing import duration, matmul_peak, once, table
 from pdiff.config import PARAMS, Params, parse_params
+from pdiff.counts import made_by_codec, made_of_originals
 from pdiff.data import EvaluationBatches, load_images
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import Diffusion
@@ -26,7 +27,6 @@ from pdiff.evaluation import predict_plain
 from pdiff.nets import load_net
 from pdiff.runtime import get_device
 from pdiff.stack import StackFile
-from pdiff.tables.counts import made_by_codec, made_of_originals
 from pdiff.tables.estimate import work_of
 from pdiff.tables.experiments import make_experiment
 

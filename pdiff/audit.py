@@ -31,6 +31,7 @@ from pdiff.performant import performant_table
 from pdiff.projection import plot_projection, project
 from pdiff.report import save_table
 from pdiff.runtime import derive_seed
+from pdiff.statistics import centred
 
 COMPARED = ("original", "generated", "gaussian_diagonal", "second_run")
 """Groups whose values are drawn on top of each other."""
@@ -58,6 +59,7 @@ def write_audit(
     metrics: Mapping[str, Any],
     facts: Mapping[str, str],
     config: NoveltyConfig,
+    min_r2: float,
     seed: int,
 ) -> dict[str, float | None]:
     """All analyses, and the report of them; the numbers that experiments are compared by.
@@ -74,7 +76,7 @@ def write_audit(
     plot_boundaries(folder / "boundaries.png", maps, classes)
     audit_report(
         folder,
-        lead=lead(metrics),
+        lead=lead(metrics, min_r2),
         facts=facts,
         headline=groups[groups["group"].map(family).isin(MAIN[:-1])],
         claims=claims(compared, ladders),
@@ -90,6 +92,7 @@ def audit_metrics(
     novel = own["performant"].set_index("c")["novel_performant"]
     found = {
         "interpolation_index": own["distances"]["interpolation_mean"],
+        "outside_span": own["distances"]["outside_span_mean"],
         "nearest_relative": own["distances"]["nearest_relative"],
         "z_second_run": own["copying"]["z_second_run"],
         "z_held_back": own["copying"]["z_held_back"],
@@ -105,16 +108,17 @@ def audit_metrics(
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
 
-def lead(metrics: Mapping[str, Any]) -> str:
+def lead(metrics: Mapping[str, Any], min_r2: float) -> str:
     """What the generator is like, before anything is said of what it wins."""
-    similarity, latents = metrics["similarity"], metrics["latents"]
+    r2, latents = metrics["reconstruction"]["r2"], metrics["latents"]
+    within = {g: metrics["similarity"][f"{g}_within"] for g in ("generated", "original")}
     sentence = (
-        f"The codec explains R2 = {metrics['reconstruction']['r2']:.2f} of the checkpoints' "
-        f"deviation from their mean; the mean similarity is {similarity['generated_within']:.3f} "
-        f"among generated models and {similarity['original_within']:.3f} among originals; latents "
-        f"spread {latents['generated_spread']:.2f} (originals {latents['original_spread']:.2f})."
+        f"The codec explains R2 = {r2:.2f} of the checkpoints' deviation from their mean; the mean "
+        f"similarity is {within['generated']:.3f} among generated models and "
+        f"{within['original']:.3f} among originals; latents spread "
+        f"{latents['generated_spread']:.2f} (originals {latents['original_spread']:.2f})."
     )
-    reasons = collapse(metrics)
+    reasons = collapse(within, r2, min_r2)
     return sentence + (f" Take no win for one: {'; '.join(reasons)}." if reasons else "")
 
 
@@ -139,7 +143,8 @@ def group_table(evidence: Evidence, similar: pd.DataFrame) -> pd.DataFrame:
     for group in ordered(counts.index):
         row: dict[str, object] = {"group": group, "models": counts[group]}
         for name, column in (("accuracy", accuracy_column), ("max_similarity", similarity_column)):
-            low, high = interval(evidence.bootstrap[column(group)])
+            draws = evidence.bootstrap[column(group)].to_numpy()[None]
+            low, high = interval(centred(point[[column(group)]].to_numpy(), draws)[0])
             row |= {name: point[column(group)], f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {"similarity_within": within.loc[group, group]})
     return pd.DataFrame(rows)

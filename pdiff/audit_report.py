@@ -85,7 +85,8 @@ ANALYSES = (
         "L2 distance in the parameters as they are. An original leaves out itself; held-back "
         "checkpoints follow the originals in their run, the second run has another data order. "
         "The index is the distance to the mean of all originals over the originals' root mean "
-        "square distance from it.",
+        "square distance from it; outside span is the share of that squared distance which no "
+        "mixture of originals explains.",
         f"Not in the paper; {MEMORISATION}.",
     ),
     Analysis(

@@ -4,7 +4,6 @@ Several seeds say more: `pdiff.tables.verdict`.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -27,8 +26,8 @@ LADDERS = {
     "noised": "more novel than noise at equal accuracy",
     "soup": "more novel than a soup at equal accuracy",
 }
-MUCH, LOW_R2 = 0.05, 0.5
-"""From where on a generator counts as collapsed: more similarity within, less R2."""
+WITHIN_MARGIN = 0.05
+"""Generated models that are this much more alike than the originals are a collapse."""
 
 
 def claims(comparisons: pd.DataFrame, ladders: pd.DataFrame) -> list[Claim]:
@@ -80,15 +79,16 @@ def _shown(value: float, low: float, high: float, name: str) -> str:
     return f"{value:+.3f} similarity [{low:+.3f}, {high:+.3f}]"
 
 
-def collapse(metrics: Mapping[str, Any]) -> list[str]:
+def collapse(within: Mapping[str, float], r2: float, min_r2: float) -> list[str]:
     """Reasons not to take a win for one: a generator that always returns about the same net.
 
-    `metrics` as in metrics/novelty.json.
+    Args:
+        within: mean similarity among the models of the groups original and generated.
+        r2: of the reconstruction; it should be at least `min_r2`.
     """
-    own, originals = (metrics["similarity"][f"{g}_within"] for g in ("generated", "original"))
-    r2, reasons = metrics["reconstruction"]["r2"], []
-    if own > originals + MUCH:
-        reasons.append(f"generated models are more alike than originals by {own - originals:.3f}")
-    if r2 < LOW_R2:
-        reasons.append(f"R2 is below {LOW_R2}, so much of what is decoded is the mean checkpoint")
+    more, reasons = within["generated"] - within["original"], []
+    if more > WITHIN_MARGIN:
+        reasons.append(f"generated models are more alike than originals by {more:.3f}")
+    if r2 < min_r2:
+        reasons.append(f"R2 is below autoencoder.min_r2: {min_r2}")
     return reasons

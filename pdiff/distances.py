@@ -99,6 +99,28 @@ def interpolation_index(
     return found if radius > 0 else torch.full_like(found, math.nan)
 
 
+def outside_span(
+    models: Float[Tensor, "M D"], originals: Float[Tensor, "K D"]
+) -> Float64[Tensor, " M"]:
+    """Share of a model's squared distance from the mean original that no mixture of them explains.
+
+    0 for whatever is a weighted sum of originals, averages and `gaussian_full` among them; for a
+    random direction 1 - (K - 1) / D. NaN at the mean itself, and where a value is not finite.
+    """
+    finite = originals[originals.isfinite().all(1)].double()
+    if not len(finite):
+        return torch.full((len(models),), math.nan, dtype=torch.float64)
+    mean = finite.mean(0)
+    spans, deviations = finite - mean, models.double() - mean
+    values, vectors = torch.linalg.eigh(spans @ spans.T)
+    kept = values > values[-1] * len(values) * 1e-12  # what rounding makes of equal checkpoints
+    scores = deviations @ spans.T @ vectors[:, kept] / values[kept].sqrt()  # (M, rank)
+    total = deviations.square().sum(1)
+    share = (1 - scores.square().sum(1) / total).clamp(0, 1)
+    far = total > values[-1] * 1e-12
+    return torch.where(far & total.isfinite(), share, math.nan)
+
+
 def distance_table(matrices: Matrices) -> pd.DataFrame:
     """One row per model: group, model, and where it lies among originals and held-out checkpoints.
 
@@ -106,7 +128,8 @@ def distance_table(matrices: Matrices) -> pd.DataFrame:
     there is none), `nearest_thinned` the same among as many originals, spread evenly, as the
     second run has checkpoints: the nearest of many is nearer than the nearest of few.
     `nearest_held_back` and `nearest_second_run` look among held-out checkpoints; NaN without any.
-    A model that belongs to the reference itself is left out of it.
+    A model that belongs to the reference itself is left out of it. `interpolation_index` and
+    `outside_span` are what the functions of these names give.
     """
     originals = matrices["original"]
     held_out = {name: matrices.get(name, originals[:0]) for name in HELD_OUT}
@@ -125,6 +148,7 @@ def distance_table(matrices: Matrices) -> pd.DataFrame:
         for name, reference in held_out.items():
             columns[f"nearest_{name}"] = nearest(_from(group, models, name, reference))[0].numpy()
         columns["interpolation_index"] = interpolation_index(models, originals).numpy()
+        columns["outside_span"] = outside_span(models, originals).numpy()
         tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(nearest_original=table["nearest_original"].replace(-1, pd.NA))
@@ -160,6 +184,7 @@ def distance_summary(table: pd.DataFrame, replicates: int, seed: int) -> pd.Data
             row |= zip((name, f"{name}_low", f"{name}_high"), found, strict=True)
         index = part["interpolation_index"]
         row |= {"interpolation_mean": index.mean(), "interpolation_std": index.std()}
+        row["outside_span_mean"] = part["outside_span"].mean()
         rows.append(row)
     return pd.DataFrame(rows)
 

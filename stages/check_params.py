@@ -9,9 +9,11 @@ from torch import nn
 
 from pdiff.checkpoints import list_checkpoints, load_checkpoints, read_checkpoint
 from pdiff.config import Params, load_params
+from pdiff.counts import made_by_codec, made_of_originals
 from pdiff.data import check_images
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import check_sampler
+from pdiff.errors import InputError
 from pdiff.files import write_text
 from pdiff.nets import build_net, check_net, check_size, head_classes, read_weights
 from pdiff.subset import select_subset
@@ -19,6 +21,8 @@ from stages import stage
 
 CHECKED = Path("data/params_checked.txt")
 SOME_CLASSES = 10
+AUDITED = 16 * 2**30
+"""Most bytes that the parameters of all models in an audit may take; the same on every machine."""
 
 
 def main() -> None:
@@ -32,6 +36,7 @@ def main() -> None:
     check_size(net, params.base.net, params.data.size)
     subset = select_subset(net, params.subset.select)
     list(load_checkpoints(paths[:1], subset))
+    _check_audit(params, subset.length)
     Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
     print(f"{params.base.net}: {subset.length:,} parameters are generated: {_short(subset.names)}")
     write_text(CHECKED, "params.yaml was found to be valid\n")
@@ -50,6 +55,17 @@ def _build(params: Params, checkpoints: list[Path]) -> nn.Module:
     known = (head_classes(net, state) for state in states)
     classes = next((count for count in known if count), SOME_CLASSES)
     return build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
+
+
+def _check_audit(params: Params, length: int) -> None:
+    """The audit holds every model that is evaluated; refuse what no memory would hold."""
+    models = made_of_originals(params) + made_by_codec(params)
+    if params.novelty.audit and 4 * models * length > AUDITED:
+        raise InputError(
+            f"novelty.audit: it would hold {models:,} models of {length:,} parameters, "
+            f"{4 * models * length / 2**30:.0f} GiB of at most {AUDITED // 2**30}; set "
+            "novelty.audit: false, fewer evaluate.rival_models, or a smaller subset.select"
+        )
 
 
 def _short(names: tuple[str, ...]) -> str:

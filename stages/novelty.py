@@ -103,6 +103,7 @@ def main() -> None:
                 metrics,
                 _facts(params, evidence),
                 params.novelty,
+                params.autoencoder.min_r2,
                 params.seed.model,
             )
         log.summary(metrics)

@@ -16,6 +16,7 @@ from pdiff.distances import (
     distances_among,
     interpolation_index,
     nearest,
+    outside_span,
     ratio,
 )
 
@@ -267,3 +268,25 @@ def test_the_summary_repeats_and_its_seed_counts():
     first, again, other = (distance_summary(table, 50, seed) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(first, again)
     assert first["ratio_thinned_low"][1] != other["ratio_thinned_low"][1]
+
+
+def test_mixtures_of_originals_lie_in_their_span_and_other_directions_outside():
+    originals = torch.tensor([[0.0, 0, 0, 5], [2, 0, 0, 5], [0, 2, 0, 5]])
+    mean = originals.mean(0)
+    models = torch.stack(
+        [mean + torch.tensor(v) for v in ([1.0, -3, 0, 0], [0.0, 0, 0, 7], [3.0, 0, 4, 0])]
+    )
+    assert outside_span(models, originals).tolist() == pytest.approx([0, 1, 16 / 25], abs=1e-6)
+
+
+def test_nothing_is_known_of_the_mean_itself_and_of_models_that_are_not_finite():
+    originals = torch.tensor([[0.0, 0], [2.0, 0]])
+    models = torch.tensor([[1.0, 0], [math.nan, 0], [1.0, 3]])
+    found = outside_span(models, originals).tolist()
+    assert math.isnan(found[0]) and math.isnan(found[1]) and found[2] == pytest.approx(1)
+
+
+def test_of_a_single_original_and_of_equal_ones_everything_lies_outside():
+    models = torch.tensor([[1.0, 4.0]])
+    for count in (1, 3):
+        assert outside_span(models, torch.ones(count, 2)).tolist() == pytest.approx([1])

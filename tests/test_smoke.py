@@ -12,6 +12,7 @@ import yaml
 
 from pdiff.codec import ConvCodec
 from pdiff.config import parse_params
+from pdiff.counts import made_by_codec, made_of_originals
 from pdiff.data import load_images
 from pdiff.evaluation import accuracy
 from pdiff.files import load_tensors
@@ -20,7 +21,6 @@ from pdiff.nets import build_net, load_net
 from pdiff.rivals import from_originals
 from pdiff.stack import StackFile, load_stack
 from pdiff.subset import Models
-from pdiff.tables.counts import made_by_codec, made_of_originals
 from pdiff.training import measure_accuracy
 from tests.conftest import change
 from tests.toy_pipeline import STAGES, run_stages

@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pdiff.autoencoder import Autoencoder
 from pdiff.config import Params, parse_params
+from pdiff.counts import made_by_codec, made_of_originals
 from pdiff.denoiser import Denoiser
 from pdiff.errors import InputError
 from pdiff.nets import build_net
 from pdiff.subset import select_subset
-from pdiff.tables.counts import made_by_codec, made_of_originals
 from pdiff.tables.definitions import REFERENCE
 from pdiff.tables.experiments import Experiment
 from pdiff.tables.pipeline import stage_keys

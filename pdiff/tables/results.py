@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pdiff.bootstrap import interval
+from pdiff.statistics import centred
 from pdiff.tables.definitions import Claim, Row
 from pdiff.tables.experiments import Experiment, Result
 
@@ -89,7 +90,7 @@ class Measured:
         """95 %, over images and models and averaged over seeds; NaN without replicates."""
         if self._replicates is None:
             return math.nan, math.nan
-        return interval(self._replicates[HEADLINE[measure][1]])
+        return _around(self.value(measure), self._replicates[HEADLINE[measure][1]])
 
     @cached_property
     def _replicates(self) -> pd.DataFrame | None:
@@ -141,5 +142,13 @@ def judge(claim: Claim, rows: Mapping[str, Measured]) -> Verdict:
     frames = [part._replicates for part in (first, second)]
     low = high = math.nan
     if all(frame is not None for frame in frames) and len(frames[0]) == len(frames[1]):
-        low, high = interval(frames[0][HEADLINE[measure_a][1]] - frames[1][HEADLINE[measure_b][1]])
+        pairs = zip(frames, (measure_a, measure_b), strict=True)
+        larger, smaller = (frame[HEADLINE[measure][1]] for frame, measure in pairs)
+        low, high = _around(difference, larger - smaller)
     return Verdict(claim.text, measure_a, difference, low, high)
+
+
+def _around(estimate: float, replicates: pd.Series) -> tuple[float, float]:
+    """The interval of replicates that are centred at the estimate (`statistics.centred`)."""
+    draws = replicates.to_numpy(dtype=float)[None]
+    return interval(centred(np.array([estimate]), draws)[0])

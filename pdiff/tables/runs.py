@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from pdiff.bootstrap import accuracy_column, similarity_column
+from pdiff.claims import collapse
 from pdiff.errors import InputError
 from pdiff.tables.complete import seed_list
 from pdiff.tables.experiments import Experiment, Library, Result, make_experiment
@@ -24,8 +25,6 @@ ABLATIONS = ("checkpoints_10", "noise_latent", "noise_param", "noise_none")
 """What the claims need beside the experiment itself, which is called ""."""
 HEALTH = ("r2", "generated_within", "original_within", "latent_spread")
 """The signs of a collapse: reconstruction R2, mean IoU within groups, latent spread."""
-WITHIN_MARGIN = 0.05
-"""Generated models that are this much more alike than the originals are a collapse."""
 
 
 class NotRun(Exception):
@@ -152,9 +151,8 @@ class Run:
     @property
     def is_collapsed(self) -> bool:
         """The codec explains too little, or the generated models are nearly one model."""
-        health = self.health
-        alike = health["generated_within"] > health["original_within"] + WITHIN_MARGIN
-        return alike or health["r2"] < self.params["autoencoder"]["min_r2"]
+        within = {g: self.health[f"{g}_within"] for g in ("generated", "original")}
+        return bool(collapse(within, self.health["r2"], self.params["autoencoder"]["min_r2"]))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from pdiff.claims import WITHIN_MARGIN
 from pdiff.errors import InputError
 from pdiff.files import write_text
 from pdiff.tables.copies import copies_lines, copies_sentence
 from pdiff.tables.render import bracket, line, number
-from pdiff.tables.runs import HEALTH, WITHIN_MARGIN, Seed, Setting
+from pdiff.tables.runs import HEALTH, Seed, Setting
 from pdiff.tables.verdict import LEVEL, MIN_BASES, Judged, is_conditional, judge_all, units
 
 SIGNS = ("R²", "IoU among generated / originals", "latent spread")
