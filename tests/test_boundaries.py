@@ -58,12 +58,12 @@ def matrices(net, subset) -> tuple[torch.Tensor, torch.Tensor]:
 def draw(net, subset, matrices, split, params):
     """`boundary_maps` of these models and images, or of others."""
 
-    def draw(originals=matrices[0], generated=matrices[1], split=split) -> Boundaries:
+    def make(originals=matrices[0], generated=matrices[1], split=split) -> Boundaries:
         data = params.data.model_copy(update={"size": 8, "resize": 8})
         options = {"models": 3, "side": SIDE, "batch_size": 20, "boundary_mib": 16}
         return boundary_maps(net, subset, originals, generated, split, data, **options)
 
-    return maps
+    return make
 
 
 @pytest.fixture(scope="module")
