@@ -50,11 +50,18 @@ ANALYSES = (
         "Comparisons",
         "Which differences are larger than chance?",
         {},
-        {"comparisons": "Differences with 95 % intervals"},
+        {
+            "comparisons": "Generated models against each group; positive where they win",
+            "equal_accuracy": "Similarity of rivals that are as accurate as the generated models",
+        },
         "A difference counts where its interval lies wholly on one side of 0. Where it does not, "
         "this run cannot tell, which is not the same as no difference.",
         "Groups are compared on the same test images; intervals come from a bootstrap over images "
-        "and models, and p-values are corrected for the number of claims (Holm).",
+        "and models, and p-values are corrected for the number of rows (Holm), at whose level the "
+        "intervals stand: a difference below `detectable` could not have been seen. The chosen "
+        "models, one of each group, are compared by McNemar's exact test. A ladder's similarity "
+        "is interpolated where its accuracy crosses that of the generated models; `no overlap` is "
+        "the share of replicates in which it does not.",
         "Not in the paper.",
     ),
     Analysis(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pdiff.comparisons import words
 from pdiff.families import label
-from pdiff.html import Claim
+from pdiff.html import Claim, p_value
 from pdiff.statistics import holm
 
 ACCURACY = (
@@ -52,8 +52,13 @@ def _paired(rows: pd.DataFrame, text: str, group: str, name: str) -> Claim:
 
 def _chosen(rows: pd.DataFrame) -> Claim:
     row = rows.loc["original"]
-    numbers = f"{100 * row['chosen_difference']:+.2f} %, McNemar p = {row['chosen_p']:.3f}"
+    numbers = f"{100 * row['chosen_difference']:+.2f} %, McNemar p {_equals(row['chosen_p'])}"
     return Claim("the chosen one is better than the chosen original", row["chosen_word"], numbers)
+
+
+def _equals(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _ladders(ladders: pd.DataFrame) -> list[Claim]:

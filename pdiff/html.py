@@ -29,7 +29,8 @@ PERCENT = re.compile(
     r"|novel|bar|rank_first|farther_\w+|(original|generated)_(mean|best|chosen)\w*"
 )
 """Columns of fractions that readers see in percent."""
-P_VALUE = re.compile(r"p|p_\w+|\w+_p")
+P_VALUE = re.compile(r"p|p_\w+|\w+_p|\w+_holm")
+WORD = re.compile(r"\w+_word")
 LONG = 40
 """Text of more characters than this may wrap in its cell."""
 LEAST_WIDTH = 640
@@ -186,7 +187,8 @@ def heading(name: str) -> str:
     except ValueError:
         pass
     words = name.replace("_", " ")
-    return f"{words} (%)" if PERCENT.fullmatch(name) else words
+    other = P_VALUE.fullmatch(name) or WORD.fullmatch(name)
+    return f"{words} (%)" if PERCENT.fullmatch(name) and not other else words
 
 
 def number(column: str, value: Any) -> str:
@@ -196,7 +198,7 @@ def number(column: str, value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if P_VALUE.fullmatch(column):
-        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+        return p_value(float(value))
     if PERCENT.fullmatch(column):
         return f"{100 * value:.2f}"
     if isinstance(value, int | np.integer):
@@ -204,3 +206,8 @@ def number(column: str, value: Any) -> str:
     if 0 < abs(value) < 0.0005:
         return f"{value:.1e}"
     return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def p_value(value: float) -> str:
+    """Three digits, or a bound."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

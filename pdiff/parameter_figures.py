@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from matplotlib import pyplot as plt
 from torch import Tensor
 
+from pdiff.distances import distances, nearest
 from pdiff.drawing import empty_figure, save_small
 from pdiff.families import colour, label
 from pdiff.report import tidy
@@ -27,7 +28,7 @@ def finite_rows(matrix: Matrix) -> Int64[Tensor, " _"]:
 
 def nearest_rows(models: Float[Tensor, "M D"], originals: Float[Tensor, "K D"]) -> list[int]:
     """Index of the original at the smallest L2 distance of each model."""
-    return torch.cdist(models.double(), originals.double()).argmin(1).tolist()
+    return nearest(distances(models, originals))[1].tolist()
 
 
 def plot_heat_map(
@@ -47,9 +48,9 @@ def plot_heat_map(
     if not len(usable):
         return empty_figure(path, "no generated model has finite parameters")
     chosen = generated[usable[spread_evenly(len(usable), models)]]
-    nearest = nearest_rows(chosen, originals)
+    nearest_ones = nearest_rows(chosen, originals)
     mean = originals[:, columns].mean(0)
-    ours, theirs = chosen[:, columns] - mean, originals[nearest][:, columns] - mean
+    ours, theirs = chosen[:, columns] - mean, originals[nearest_ones][:, columns] - mean
     pairs = torch.stack([ours, theirs, torch.full_like(ours, torch.nan)], 1).flatten(0, 1)[:-1]
     limit = float((originals[:, columns] - mean).abs().flatten().quantile(0.95)) or 1.0
     count = len(chosen)
@@ -71,7 +72,7 @@ def plot_heat_map(
         [3 * i + j for i in range(count) for j in (0.5, 1.5)],
         [
             text
-            for row, near in zip(rows, nearest, strict=True)
+            for row, near in zip(rows, nearest_ones, strict=True)
             for text in (row, f"original {near}")
         ],
         fontsize=7,

@@ -19,7 +19,7 @@ from pdiff.codec import load_codec
 from pdiff.config import Params, load_params
 from pdiff.data import ImageSet, load_images
 from pdiff.evaluation import wrong
-from pdiff.families import name
+from pdiff.families import name, ordered
 from pdiff.files import load_json, load_tensor, write_json
 from pdiff.groups import load_predictions
 from pdiff.nets import load_net
@@ -137,7 +137,7 @@ def _matrices(params: Params) -> dict[str, Float[Tensor, "_ D"]]:
     coded |= latents_of_rivals(latents, config, params.autoencoder.kind, seed.model)
     for group, own in coded.items():
         found[group] = torch.cat([block for _, block in codec.decode(own)], 1).cpu()
-    return found
+    return {group: found[group] for group in ordered(found)}
 
 
 def _maps(params: Params, evidence: Evidence, images: ImageSet) -> Boundaries:
