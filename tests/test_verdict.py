@@ -393,7 +393,8 @@ def test_the_audit_has_mean_and_spread_over_runs(tmp_path):
     assert row.split(" | ")[1:5] == ["-4.00 ± 0.00", "-5.00 ± 0.00", "0.50 ± 0.00", "0.40 ± 0.10"]
     assert row.endswith("| 0.10 ± 0.00 | 0.20 ± 0.00 |")
     text = write_verdict(SETTING, seeds, tmp_path, "x")[0][1].read_text()
-    assert "and at 0.40 of the originals' distance from their mean; 10% of them are novel" in text
+    assert "and at 0.40 of the originals' distance from their mean, 25% of it (squared)" in text
+    assert "; 10% of them are novel and performant" in text
 
 
 def test_without_an_audit_there_is_no_table_of_copies(tmp_path):

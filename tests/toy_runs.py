@@ -74,7 +74,7 @@ def write_audit(folder: Path, index: float) -> None:
     copying = {**group, "models": 3, "z_held_back": [0.0, -4.0], "z_second_run": [-1.0, -5.0]}
     pd.DataFrame(copying).to_csv(audit / "copying.csv", index=False)
     distances = {**group, "models": 3, "nearest_relative": [1.0, 0.5]}
-    distances |= {"interpolation_mean": [1.0, index]}
+    distances |= {"interpolation_mean": [1.0, index], "outside_span_mean": [0.0, 0.25]}
     pd.DataFrame(distances).to_csv(audit / "distances.csv", index=False)
     shares = [(g, c, 0.1 * c) for g in group["group"] for c in (1, 2, 3)]
     performant = pd.DataFrame(shares, columns=["group", "c", "novel_performant"])

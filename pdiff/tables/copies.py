@@ -17,6 +17,7 @@ TESTS = {"z_held_back": "Z_U, held back", "z_second_run": "Z_U, second run"}
 DISTANCES = {
     "nearest_relative": "distance to nearest original",
     "interpolation_mean": "interpolation index",
+    "outside_span_mean": "outside the span",
 }
 SHARES = {1: "novel and performant, c = 1", 2: "novel and performant, c = 2"}
 COLUMNS = (*TESTS.values(), *DISTANCES.values(), *SHARES.values())
@@ -24,7 +25,8 @@ READING = """\
 Mean ± standard deviation over runs. Z_U far below 0: nearer to the originals than held-out
 checkpoints are, which is copying; as checkpoints of a run are alike, compare it with other rows.
 Distance in units of the originals' own. Interpolation index: distance to the mean of the originals
-over theirs, 0 for the mean itself. Novel and performant: the share of models that are farther from
+over theirs, 0 for the mean itself; outside the span: the share of that distance, squared, which
+no mixture of originals explains. Novel and performant: the share of models that are farther from
 every original than c times the originals' own distance, and better than they (validation)."""
 
 
@@ -62,11 +64,12 @@ def copies_sentence(seeds: Sequence[Seed]) -> list[str]:
     if "generated" not in table.index:
         return []
     mean = table.loc[["generated"]].mean()
-    distance, index = (mean[name] for name in DISTANCES.values())
+    distance, index, outside = (mean[name] for name in DISTANCES.values())
     return [
         f"In parameters, generated models lie {distance:.2f} times as far from the nearest "
         f"original as originals do, and at {index:.2f} of the originals' distance from their "
-        f"mean; {mean[SHARES[1]]:.0%} of them are novel and performant."
+        f"mean, {outside:.0%} of it (squared) in directions that no mixture of originals reaches; "
+        f"{mean[SHARES[1]]:.0%} of them are novel and performant."
     ]
 
 
