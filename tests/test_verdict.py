@@ -131,7 +131,7 @@ def test_the_ensemble_is_a_soup_too(tmp_path):
     seeds = make_seeds(tmp_path, *WHOLE, groups=groups)
     assert matching_soup(seeds[0].run()) == "ensemble"
     claim = judge(seeds, "5b").claim
-    assert claim.beside(seeds) == "ensemble, 3 of 3"
+    assert claim.beside(seeds) == "3 x ensemble"
 
 
 def test_without_rivals_their_claims_are_not_run(tmp_path):

@@ -77,7 +77,7 @@ def write_audit(folder: Path, index: float) -> None:
     distances |= {"interpolation_mean": [1.0, index], "outside_span_mean": [0.0, 0.25]}
     pd.DataFrame(distances).to_csv(audit / "distances.csv", index=False)
     shares = [(g, c, 0.1 * c) for g in group["group"] for c in (1, 2, 3)]
-    performant = pd.DataFrame(shares, columns=["group", "c", "novel_performant"])
+    performant = pd.DataFrame(shares, columns=["group", "c", "novel_performant_choosing"])
     performant.to_csv(audit / "performant.csv", index=False)
 
 

@@ -98,7 +98,7 @@ def matching_soup(run: Run) -> str:
 
 def matched_soups(seeds: Sequence[Seed]) -> str:
     counts = Counter(matching_soup(seed.run()) for seed in seeds)
-    return ", ".join(f"{label(group)}, {count} of {len(seeds)}" for group, count in counts.items())
+    return ", ".join(f"{count} x {label(group)}" for group, count in counts.items())
 
 
 def more_novel_than_noise(seed: Seed) -> Measure:

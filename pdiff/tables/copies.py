@@ -27,7 +27,8 @@ checkpoints are, which is copying; as checkpoints of a run are alike, compare it
 Distance in units of the originals' own. Interpolation index: distance to the mean of the originals
 over theirs, 0 for the mean itself; outside the span: the share of that distance, squared, which
 no mixture of originals explains. Novel and performant: the share of models that are farther from
-every original than c times the originals' own distance, and better than they (validation)."""
+every original than c times the originals' own distance, and on the validation split better than
+the originals' mean there."""
 
 
 def audit_table(seeds: Sequence[Seed]) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def audit_table(seeds: Sequence[Seed]) -> pd.DataFrame:
         frames = [seed.run().audit(name) for name in ("copying", "distances", "performant")]
         if all(frame is not None for frame in frames):
             copying, distances, performant = (frame.set_index("group") for frame in frames)
-            shares = performant.pivot(columns="c", values="novel_performant")
+            shares = performant.pivot(columns="c", values="novel_performant_choosing")
             parts = ((copying, TESTS), (distances, DISTANCES), (shares, SHARES))
             chosen = [part[[*names]].rename(columns=names) for part, names in parts]
             tables.append(pd.concat(chosen, axis=1))
