@@ -127,11 +127,14 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        if math.isnan(self.low):
-            return "not run"
-        if self.low > 0:
-            return "holds"
-        return "does not hold" if self.high < 0 else "cannot tell"
+        return "not run" if math.isnan(self.low) else word(self.low, self.high)
+
+
+def word(low: float, high: float) -> str:
+    """What an interval says of a claim that the difference is positive."""
+    if low > 0:
+        return "holds"
+    return "does not hold" if high < 0 else "cannot tell"
 
 
 def judge(claim: Claim, rows: Mapping[str, Measured]) -> Verdict:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from pdiff.statistics import Combined, combine_seeds, holm, holm_levels
 from pdiff.tables.claims import CLAIMS, Claim, NoOverlap
+from pdiff.tables.results import word
 from pdiff.tables.runs import Measure, NotRun, Seed
 
 LEVEL = 0.95
@@ -43,9 +44,8 @@ class Judged:
     def word(self) -> str:
         if self.combined is None:
             return "cannot tell" if self.off else "not run"
-        if self.combined.low > 0:
-            return "holds, by collapse" if self.is_collapsed else "holds"
-        return "does not hold" if self.combined.high < 0 else "cannot tell"
+        found = word(self.combined.low, self.combined.high)
+        return "holds, by collapse" if found == "holds" and self.is_collapsed else found
 
     @property
     def is_collapsed(self) -> bool:
