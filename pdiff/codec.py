@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pdiff.autoencoder import Autoencoder
+from pdiff.blocks import Norm
 from pdiff.errors import InputError
 from pdiff.files import load_header, load_tensors, save_tensors, whole
 from pdiff.linear import LinearCodec
@@ -51,7 +52,7 @@ class ConvCodec:
     subset: Subset
     autoencoder: Autoencoder
     normalisation: Normalisation
-    encode_norm: Literal["batch", "running"]
+    encode_norm: Literal["batch", "running", "minibatch"]
     decode_norm: Literal["sample", "running"]
 
     @property
@@ -62,15 +63,19 @@ class ConvCodec:
 
     @torch.no_grad()
     def encode(self, models: Rows) -> Float[Tensor, "M L"]:
-        """On the autoencoder's device; `encode_norm` batch takes the statistics of all models."""
-        matrix = models.block(slice(0, self.subset.length)).to(
-            self.autoencoder.output.weight.device
-        )
+        """On the autoencoder's device; batch statistics, if wanted, are those of all models."""
+        device = self.autoencoder.output.weight.device
+        return self.encode_matrix(models.block(slice(0, self.subset.length)).to(device))
+
+    @torch.no_grad()
+    def encode_matrix(self, matrix: Float[Tensor, "M D"]) -> Float[Tensor, "M L"]:
+        """`encode` for a matrix on the autoencoder's device."""
         normalised = self.normalisation.apply(matrix)
-        if self.encode_norm == "batch" and len(matrix) > self.rows:
+        norm: Norm = "running" if self.encode_norm == "running" else "batch"
+        if norm == "batch" and len(matrix) > self.rows:
             return self.autoencoder.encode_in_parts(normalised, self.rows)
         parts = normalised.split(self.rows)
-        return torch.cat([self.autoencoder.encode(part, self.encode_norm) for part in parts])
+        return torch.cat([self.autoencoder.encode(part, norm) for part in parts])
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "G L"]) -> Columns:
@@ -89,6 +94,7 @@ class ConvCodec:
             tensors,
             autoencoder=self.autoencoder.config(),
             subset=list(self.subset.shapes.items()),
+            normalise=self.normalisation.kind,
             encode_norm=self.encode_norm,
             decode_norm=self.decode_norm,
         )
@@ -104,7 +110,7 @@ class ConvCodec:
             model = Autoencoder(**header["autoencoder"]).to(device)
             model.load_state_dict(tensors)
             subset = Subset({name: tuple(shape) for name, shape in header["subset"]})
-            normalisation = Normalisation(mean, std, subset.sizes)
+            normalisation = Normalisation(mean, std, subset.sizes, header["normalise"])
             norms = header["encode_norm"], header["decode_norm"]
             return cls(subset, model.eval(), normalisation, *norms)
 

@@ -203,10 +203,17 @@ class AutoencoderConfig(Section):
     The batch norms still see the whole batch, so the gradients are the same. It takes several
     times as long, keeps less than `checkpointing` does, and excludes it.
     """
+    normalise: Literal["tensor", "parameter"]
+    """What has a mean and std of its own: each tensor (the authors'), or each parameter over the
+    checkpoints, so that the codec spends itself on how checkpoints differ."""
     kl_weight: NonNegativeFloat
     """Weight of the KL term; only `vae` has one."""
-    encode_norm: Literal["batch", "running"]
-    """Batch-norm statistics while encoding: of all checkpoints at once, or the running ones."""
+    encode_norm: Literal["batch", "running", "minibatch"]
+    """Batch-norm statistics while encoding: of all checkpoints at once, or the running ones.
+
+    `minibatch`: latents for the diffusion model are encoded anew in each of its steps, with the
+    statistics of that random batch (the authors'); anything else is encoded as with `batch`.
+    """
     decode_norm: Literal["sample", "running"]
     """While decoding: of each single sample over its length (the authors'), or the running ones."""
     min_r2: float
@@ -240,8 +247,18 @@ class DdpmConfig(Section):
     batch_size: Annotated[int, Field(ge=2)]
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
-    standardise: bool
-    """Give each latent dimension mean 0 and std 1 first; the authors do not."""
+    standardise: Literal["none", "dimension", "whiten"]
+    """Scale of the latents that the denoiser sees: as they are (the authors'); each dimension with
+    mean 0 and std 1; or rotated to their principal directions, each with mean 0 and std 1."""
+    prediction: Literal["epsilon", "v"]
+    """What the denoiser predicts: the noise (the authors'), or the velocity of Salimans and Ho
+    (2022, arXiv 2202.00512), which weighs nearly clean and nearly noisy steps alike."""
+    held_out: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the latents, evenly spread, that the denoiser does not learn from: `generate`
+    measures its loss on them. 0 learns from all (the authors')."""
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    """Sampling uses an exponential average of the weights, which keeps this share of itself at each
+    step (less in the first steps); 0 takes the last weights (the authors')."""
 
 
 class GenerateConfig(Section):
@@ -255,6 +272,12 @@ class GenerateConfig(Section):
     """
     steps: PositiveInt
     """Steps of `ddim` and `dpm_solver`; `ddpm` always takes all T."""
+    variance_ratio: tuple[NonNegativeFloat, PositiveFloat]
+    """Warn when the variance of the generated latents over that of the originals' lies outside of
+    these two numbers, along any principal direction that holds more than 1 % of it."""
+    max_outside: Share
+    """Warn when more than this share of the generated latents' variance lies outside the principal
+    directions that hold 99 % of the originals'."""
     trajectories: NonNegativeInt
     """Further samples that are followed along the reverse process (Figure 5b)."""
     trajectory_every: PositiveInt
@@ -351,6 +374,11 @@ class Params(Section):
                 f"autoencoder.latent_dim: {components} is more than the "
                 f"{self.finetune.checkpoints - 1} components that finetune.checkpoints: "
                 f"{self.finetune.checkpoints} have with autoencoder.kind: linear"
+            )
+        if kind == "linear" and self.autoencoder.encode_norm == "minibatch":
+            raise ValueError(
+                "autoencoder.encode_norm: minibatch needs a batch norm, and linear has none; "
+                "give batch"
             )
         for name in ("autoencoder", "ddpm"):
             if getattr(self, name).kernel_size % 2 == 0:

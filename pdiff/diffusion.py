@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +22,12 @@ from pdiff.optimise import Log, Resume, autocast, check_finite, optimise, seeded
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, L), t (B,)) -> epsilon (B, L)."""
+
+Prediction = Literal["epsilon", "v"]
+"""What a denoiser predicts: the noise, or v = signal * epsilon - noise * x_0 (arXiv 2202.00512)."""
+
+Encode = Callable[[Int64[Tensor, " B"]], Float[Tensor, "B L"]]
+"""Indices of checkpoints to their latents."""
 
 Step = Callable[[Tensor, Tensor, int], Tensor]
 """(x_t (B, L), epsilon (B, L), t) -> x at the next, earlier step (B, L)."""
@@ -74,17 +80,35 @@ class Diffusion:
         mean = self.posterior_mean_x0[t, None] * x0 + self.posterior_mean_xt[t, None] * xt
         return mean, self.posterior_variance[t, None]
 
+    def velocity(
+        self, x0: Float[Tensor, "B L"], noise: Float[Tensor, "B L"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B L"]:
+        """v at x_t, Salimans and Ho 2022, appendix D."""
+        return self.signal[t, None] * noise - self.noise[t, None] * x0
+
+    def predicts_noise(self, denoiser: PredictNoise, prediction: Prediction) -> PredictNoise:
+        """`denoiser`, which predicts `prediction`, as a predictor of epsilon."""
+        if prediction == "epsilon":
+            return denoiser
+
+        def predict(xt: Float[Tensor, "B L"], t: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+            return self.signal[t, None] * denoiser(xt, t) + self.noise[t, None] * xt
+
+        return predict
+
     def loss(
         self,
-        predict_noise: PredictNoise,
+        denoiser: PredictNoise,
         x0: Float[Tensor, "B L"],
         generator: torch.Generator,
+        prediction: Prediction = "epsilon",
     ) -> Float[Tensor, ""]:
-        """Mean squared error of the predicted noise at uniformly drawn steps, DDPM eq. 14."""
+        """Mean squared error of the prediction at uniformly drawn steps (epsilon: DDPM eq. 14)."""
         size = (len(x0),)
         t = torch.randint(self.timesteps, size, generator=generator, device=self.device)
         noise = torch.randn(x0.shape, generator=generator, device=self.device)
-        return F.mse_loss(predict_noise(self.add_noise(x0, noise, t), t).float(), noise)
+        target = noise if prediction == "epsilon" else self.velocity(x0, noise, t)
+        return F.mse_loss(denoiser(self.add_noise(x0, noise, t), t).float(), target)
 
     def ddpm_step(
         self,
@@ -200,11 +224,13 @@ def train_denoiser(
     log: Log,
     *,
     resume: Resume | None = None,
+    encode: Encode | None = None,
 ) -> Denoiser:
-    """Train a noise predictor on the latents as they are; returns it in eval mode.
+    """Train a denoiser on the latents as they are; returns it in eval mode.
 
     Standardising them (`config.standardise`) is the caller's business, and undoing it after
-    sampling too. `generator` must live on the latents' device.
+    sampling too. `encode(rows)` gives the latents of a batch of checkpoints anew in each step; by
+    default they are `latents[rows]`. `generator` must live on the latents' device.
     """
     check_finite(latents, "latents")
     device = latents.device
@@ -216,8 +242,9 @@ def train_denoiser(
     def batch_loss() -> Float[Tensor, ""]:
         size = (config.batch_size,)
         rows = torch.randint(len(latents), size, generator=generator, device=device)
+        batch = latents[rows] if encode is None else encode(rows)
         with autocast(device):
-            return diffusion.loss(model, latents[rows], generator)
+            return diffusion.loss(model, batch, generator, config.prediction)
 
     optimise(
         model,
@@ -227,6 +254,7 @@ def train_denoiser(
         weight_decay=config.weight_decay,
         generator=generator,
         log=log,
+        ema=config.ema,
         resume=resume,
         name="denoiser",
     )

@@ -1,44 +1,101 @@
 """Denoiser, noise schedule and latent statistics as one thing: it draws new latents.
 
-Axes: K checkpoints, G models, L latent length, S samples that are followed, P points of each.
+Axes: K checkpoints, G models, L latent length, R directions that latents differ in, S samples that
+are followed, P points of each.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pdiff.config import DdpmConfig, GenerateConfig
 from pdiff.denoiser import Denoiser
-from pdiff.diffusion import Diffusion
+from pdiff.diffusion import Diffusion, Prediction, PredictNoise
 from pdiff.errors import InputError
 from pdiff.files import load_tensors, save_tensors, whole
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """Mean and std of each latent dimension; 0 and 1 where latents are taken as they are."""
+    """How latents are scaled for the denoiser, in R coordinates, and how that is undone."""
 
     mean: Float[Tensor, " L"]
-    std: Float[Tensor, " L"]
+    directions: Float[Tensor, "L R"]
+    """Orthonormal columns: a unit vector for each dimension, or the principal directions."""
+    std: Float[Tensor, " R"]
+    """Along each direction."""
 
     @classmethod
-    def fit(cls, latents: Float[Tensor, "K L"], standardise: bool) -> "LatentStatistics":
-        """The statistics of `latents`, or none of them if not `standardise` (as the authors)."""
-        mean, std = torch.zeros_like(latents[0]), torch.ones_like(latents[0])
-        if standardise:
-            mean, std = latents.mean(0), latents.std(0)
-            std = torch.where(std > 0, std, 1.0)
-        return cls(mean, std)
+    def fit(
+        cls, latents: Float[Tensor, "K L"], standardise: Literal["none", "dimension", "whiten"]
+    ) -> "LatentStatistics":
+        """The statistics of `latents`; mean 0 and std 1 if they are left as they are (`none`).
 
-    def apply(self, latents: Float[Tensor, "K L"]) -> Float[Tensor, "K L"]:
-        return (latents - self.mean) / self.std
+        `whiten` leaves out directions in which rounding alone makes latents differ.
+        """
+        mean, unit = latents.mean(0), torch.eye(latents.shape[1]).to(latents)
+        if standardise == "none":
+            return cls(torch.zeros_like(mean), unit, torch.ones_like(mean))
+        if standardise == "dimension":
+            std = latents.std(0)
+            return cls(mean, unit, torch.where(std > 0, std, 1.0))
+        std, directions = principal_directions(latents)
+        return cls(mean, directions, std)
 
-    def invert(self, latents: Float[Tensor, "G L"]) -> Float[Tensor, "G L"]:
-        return latents * self.std + self.mean
+    def apply(self, latents: Float[Tensor, "K L"]) -> Float[Tensor, "K R"]:
+        return (latents - self.mean) @ self.directions / self.std
+
+    def invert(self, latents: Float[Tensor, "G R"]) -> Float[Tensor, "G L"]:
+        return latents * self.std @ self.directions.T + self.mean
+
+
+def held_out_rows(count: int, share: float) -> Bool[Tensor, " K"]:
+    """Which of `count` checkpoints are held out: `share` of them, evenly spread."""
+    edges = (torch.arange(count + 1, dtype=torch.float64) * share + 0.5).floor()
+    return edges[:-1] < edges[1:]
+
+
+def principal_directions(
+    latents: Float[Tensor, "K L"],
+) -> tuple[Float[Tensor, " R"], Float[Tensor, "L R"]]:
+    """Std along each principal direction, largest first, and the directions as columns.
+
+    Directions in which rounding alone makes latents differ are left out; equal latents differ
+    along their first dimension, by 1.
+    """
+    centred = (latents - latents.mean(0)).double().cpu()
+    variance, directions = torch.linalg.eigh(centred.T @ centred / max(len(latents) - 1, 1))
+    variance, directions = variance.flip(0), directions.flip(1)
+    rounding = variance[0] * latents.shape[1] * torch.finfo(torch.float32).eps
+    kept = int((variance > rounding).sum())
+    if not kept:
+        return latents.new_ones(1), torch.eye(latents.shape[1], 1).to(latents)
+    # the sign of an eigenvector is arbitrary: its largest entry shall be positive
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    directions = (directions * largest.sign())[:, :kept]
+    return variance[:kept].sqrt().to(latents), directions.to(latents)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise schedule that a denoiser was trained under, and what it predicts."""
+
+    timesteps: int
+    beta_start: float
+    beta_end: float
+    prediction: Prediction
+
+    @classmethod
+    def of(cls, config: DdpmConfig) -> "Schedule":
+        return cls(config.timesteps, config.beta_start, config.beta_end, config.prediction)
+
+    def diffusion(self, device: torch.device) -> Diffusion:
+        return Diffusion(self.timesteps, self.beta_start, self.beta_end, device)
 
 
 @dataclass(frozen=True)
@@ -47,9 +104,14 @@ class LatentModel:
 
     denoiser: Denoiser
     statistics: LatentStatistics
-    timesteps: int
-    beta_start: float
-    beta_end: float
+    schedule: Schedule
+    held_out: Bool[Tensor, " K"]
+    """Which checkpoints' latents it did not learn from."""
+
+    def noise_predictor(self) -> tuple[Diffusion, PredictNoise]:
+        """The diffusion and the denoiser as its predictor of epsilon, in scaled coordinates."""
+        diffusion = self.schedule.diffusion(self.statistics.mean.device)
+        return diffusion, diffusion.predicts_noise(self.denoiser, self.schedule.prediction)
 
     def sample(self, config: GenerateConfig, generator: torch.Generator) -> Float[Tensor, "G L"]:
         """`config.models` new latents, all in one batch.
@@ -80,7 +142,7 @@ class LatentModel:
         if not config.trajectories:
             nothing = torch.empty(0, 0, len(self.statistics.mean))
             return torch.empty(0, dtype=torch.int64), nothing
-        taken = self.timesteps if config.sampler == "ddpm" else config.steps
+        taken = self.schedule.timesteps if config.sampler == "ddpm" else config.steps
         last = self._sample(config, config.trajectories, generator, "follow samples", keep)
         if steps[-1] != taken:
             steps.append(taken)
@@ -95,13 +157,12 @@ class LatentModel:
         generator: torch.Generator,
         progress: str,
         trajectory: Callable[[int, Tensor], None] | None = None,
-    ) -> Float[Tensor, "G L"]:
-        """Samples in the space that the denoiser was trained in."""
-        device = self.statistics.mean.device
-        diffusion = Diffusion(self.timesteps, self.beta_start, self.beta_end, device)
+    ) -> Float[Tensor, "G R"]:
+        """Samples in the coordinates that the denoiser was trained in."""
+        diffusion, predict_noise = self.noise_predictor()
         return diffusion.sample(
-            self.denoiser,
-            (count, len(self.statistics.mean)),
+            predict_noise,
+            (count, len(self.statistics.std)),
             generator,
             sampler=config.sampler,
             steps=config.steps,
@@ -111,9 +172,9 @@ class LatentModel:
 
     def save(self, path: Path) -> None:
         tensors = {f"denoiser.{name}": t for name, t in self.denoiser.state_dict().items()}
-        tensors |= {"latent.mean": self.statistics.mean, "latent.std": self.statistics.std}
-        schedule = {"timesteps": self.timesteps}
-        schedule |= {"beta_start": self.beta_start, "beta_end": self.beta_end}
+        tensors |= {f"latent.{name}": t for name, t in vars(self.statistics).items()}
+        tensors["held_out"] = self.held_out
+        schedule = asdict(self.schedule)
         save_tensors(path, tensors, denoiser=self.denoiser.config(), schedule=schedule)
 
     @classmethod
@@ -123,13 +184,9 @@ class LatentModel:
         if "denoiser" not in header:
             raise InputError(f"{path} is not a denoiser")
         with whole(path):
-            statistics = LatentStatistics(tensors.pop("latent.mean"), tensors.pop("latent.std"))
+            names = ("mean", "directions", "std")
+            statistics = LatentStatistics(*(tensors.pop(f"latent.{name}") for name in names))
+            held_out = tensors.pop("held_out")
             denoiser = Denoiser(**header["denoiser"]).to(device)
             denoiser.load_state_dict({n.removeprefix("denoiser."): t for n, t in tensors.items()})
-            return cls(denoiser.eval(), statistics, **header["schedule"])
-
-    @classmethod
-    def of(
-        cls, denoiser: Denoiser, statistics: LatentStatistics, config: DdpmConfig
-    ) -> "LatentModel":
-        return cls(denoiser, statistics, config.timesteps, config.beta_start, config.beta_end)
+            return cls(denoiser.eval(), statistics, Schedule(**header["schedule"]), held_out)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from pdiff.errors import InputError
 from pdiff.files import load_tensors, save_tensors, whole
-from pdiff.normalisation import Normalisation
+from pdiff.normalisation import Normalisation, Normalise
 from pdiff.optimise import check_finite
 from pdiff.stack import StackFile, write_columns
 from pdiff.subset import CHUNK, Columns, Rows, Subset, spans
@@ -56,13 +56,19 @@ class LinearCodec:
         return ((len(self.checkpoints) - 1) * self.variance / self.variance[0]).sqrt()
 
     @classmethod
-    def fit(cls, checkpoints: Rows, latent_dim: int, values: int = CHUNK) -> "LinearCodec":
+    def fit(
+        cls,
+        checkpoints: Rows,
+        latent_dim: int,
+        normalise: Normalise = "tensor",
+        values: int = CHUNK,
+    ) -> "LinearCodec":
         """The first `latent_dim` components; at most `values` values are read at a time.
 
         Raises:
             InputError: a checkpoint is not finite, or they have fewer directions than that.
         """
-        normalisation = Normalisation.fit(checkpoints, values)
+        normalisation = Normalisation.fit(checkpoints, normalise, values)
         gram = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
         for span, _, deviations in _deviations(checkpoints, "compare checkpoints", values):
             scaled = deviations.div_(normalisation.columns(deviations, span)[1])
@@ -97,7 +103,8 @@ class LinearCodec:
         """All but the checkpoints, of which the file only says how many there are."""
         statistics = {"mean": self.normalisation.mean, "std": self.normalisation.std}
         tensors = {"dual": self.dual, "variance": self.variance, **statistics}
-        save_tensors(path, tensors, kind="linear", subset=list(self.subset.shapes.items()))
+        header = {"normalise": self.normalisation.kind, "subset": list(self.subset.shapes.items())}
+        save_tensors(path, tensors, kind="linear", **header)
 
     @classmethod
     def load(cls, path: Path, checkpoints: Rows) -> "LinearCodec":
@@ -108,7 +115,8 @@ class LinearCodec:
         """
         tensors, header = load_tensors(path)
         with whole(path):
-            statistics = Normalisation(tensors["mean"], tensors["std"], checkpoints.subset.sizes)
+            sizes, kind = checkpoints.subset.sizes, header["normalise"]
+            statistics = Normalisation(tensors["mean"], tensors["std"], sizes, kind)
             codec = cls(checkpoints, statistics, tensors["dual"], tensors["variance"])
             subset = Subset({name: tuple(shape) for name, shape in header["subset"]})
         if subset != checkpoints.subset or len(codec.dual) != len(checkpoints):

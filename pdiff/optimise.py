@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from pdiff.errors import InputError
@@ -98,19 +99,26 @@ def optimise(
     log: Log,
     resume: Resume | None,
     name: str,
+    ema: float = 0.0,
 ) -> None:
     """Minimise `batch_loss()`, a fresh batch's loss each time; leave `model` in eval mode.
 
     Step i of `steps` has the rate lr (1 + cos(pi i / steps)) / 2. `batch_loss` draws from
     `generator` alone. `log` gets loss and rate some 500 times at most; a resumed training logs the
     points from before the interruption again. A loss that is not finite raises `InputError`.
+
+    With `ema` above 0 the model ends with the exponential average of its weights and running
+    statistics, which keeps at step i the share min(ema, i / (i + 9)) of itself.
     """
     model.train()
     optimizer = make_optimizer(model, optimizer_name, lr, weight_decay)
+    average = AveragedModel(model, avg_fn=_moving(ema), use_buffers=True) if ema else None
     start, curve = 0, []  # curve: [step, loss, rate]
     if resume is not None and (state := resume.load()) is not None:
         start, curve = int(state["step"]), list(state["curve"])
         _set_state(state, model, optimizer, generator)
+        if average is not None:
+            average.load_state_dict(state["average"])
     for step, loss_value, rate in curve:
         log({"loss": loss_value, "lr": rate}, int(step))
 
@@ -121,6 +129,8 @@ def optimise(
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = train_step(optimizer, batch_loss)
+        if average is not None:
+            average.update_parameters(model)
         if step % every == 0 or step == steps - 1:  # reading the loss makes the CPU wait for a GPU
             value = loss.item()
             if not math.isfinite(value):
@@ -130,8 +140,25 @@ def optimise(
             curve.append([step, value, rate])
         if resume is not None:
             done = step + 1
-            resume.save(lambda done=done: _state(done, curve, model, optimizer, generator))
+            averaged = {} if average is None else {"average": average.state_dict()}
+            resume.save(
+                lambda done=done, averaged=averaged: (
+                    _state(done, curve, model, optimizer, generator) | averaged
+                )
+            )
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     model.eval()
+
+
+def _moving(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """How an average takes in new values after `count` others, as `AveragedModel` wants it."""
+
+    def update(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        kept = min(decay, int(count) / (int(count) + 9))
+        return average + (1 - kept) * (value - average) if value.is_floating_point() else value
+
+    return update
 
 
 def _state(

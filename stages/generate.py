@@ -1,7 +1,7 @@
-"""Draw new latents and decode them; follow some further ones on their way from noise.
+"""Draw new latents and decode them; measure how well they are distributed as the originals' are.
 
-denoiser, autoencoder, checkpoints
--> generated models (G, D), their latents (G, L), trajectories (S, P, L)
+denoiser, autoencoder, checkpoints with their latents
+-> generated models (G, D), their latents (G, L), trajectories (S, P, L); the fit of the latents
 """
 
 from pathlib import Path
@@ -9,19 +9,22 @@ from pathlib import Path
 from pdiff import tracking
 from pdiff.codec import load_codec
 from pdiff.config import load_params
-from pdiff.files import save_tensors
+from pdiff.files import load_tensor, save_tensors, write_json
+from pdiff.latent_fit import latent_fit, missed_bars
 from pdiff.latents import LatentModel
 from pdiff.optimise import check_finite
 from pdiff.runtime import get_device, make_generator
 from pdiff.speed import measured
 from pdiff.stack import write_columns
-from stages import stage
+from stages import stage, warn
 
 CHECKPOINTS = Path("data/checkpoints.safetensors")
 AUTOENCODER = Path("models/autoencoder.safetensors")
+LATENTS = Path("data/latents.safetensors")
 DENOISER = Path("models/denoiser.safetensors")
 GENERATED = Path("data/generated.safetensors")
-LATENTS = Path("data/generated_latents.safetensors")
+GENERATED_LATENTS = Path("data/generated_latents.safetensors")
+METRICS = Path("metrics/generate.json")
 
 
 def main() -> None:
@@ -29,6 +32,7 @@ def main() -> None:
     device = get_device()
     codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
     model = LatentModel.load(DENOISER, device)
+    originals = load_tensor(LATENTS, "latents", device)  # (K, L)
     generator = make_generator(params.seed.model, "generate", device=device)
 
     with tracking.run("generate", params, "seed", "generate") as log:
@@ -40,7 +44,14 @@ def main() -> None:
         own = make_generator(params.seed.model, "trajectories", device=device)
         steps, trajectories = model.follow(params.generate, own)
         tensors = {"latents": latents, "trajectories": trajectories, "trajectory_steps": steps}
-        save_tensors(LATENTS, tensors)
+        save_tensors(GENERATED_LATENTS, tensors)
+
+        own = make_generator(params.seed.model, "latent_fit", device=device)
+        fit = latent_fit(model, originals, latents, own)
+        if missed := missed_bars(fit, params.generate):
+            warn(f"the generator does not fit the originals' latents: {'; '.join(missed)}")
+        log.summary({"latent_fit": fit})
+        write_json(METRICS, {"latent_fit": fit})
 
 
 if __name__ == "__main__":

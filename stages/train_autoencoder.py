@@ -39,7 +39,7 @@ def main() -> None:
         curve = Curve(log, "autoencoder", "loss", "lr")
         if config.kind == "linear":
             checkpoints: Rows = StackFile(CHECKPOINTS)
-            codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim)
+            codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim, config.normalise)
         else:
             subset, matrix = load_stack(CHECKPOINTS)
             checkpoints = Models(subset, matrix.to(get_device()))
@@ -67,7 +67,7 @@ def _train(checkpoints: Models, params: Params, curve: Curve, done: ExitStack) -
     sections = [params.seed, config, params.noise]
     checkpointer = make_checkpointer("train_autoencoder", sections, [CHECKPOINTS], device)
     resume = done.enter_context(checkpointer)
-    normalisation = Normalisation.fit(checkpoints)
+    normalisation = Normalisation.fit(checkpoints, config.normalise)
     normalised = normalisation.apply(checkpoints.block(slice(0, checkpoints.subset.length)))
     model = train_autoencoder(normalised, config, params.noise, generator, curve, resume=resume)
     norms = config.encode_norm, config.decode_norm

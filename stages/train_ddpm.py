@@ -1,20 +1,28 @@
 """Train the denoising diffusion model on the latents.
 
-latents (K, L) -> denoiser with its schedule and latent statistics
+latents (K, L), and with `encode_norm: minibatch` also checkpoints (K, D) and autoencoder
+-> denoiser with its schedule and latent statistics
 """
 
 from pathlib import Path
 
+from jaxtyping import Float, Int64
+from torch import Tensor
+
 from pdiff import tracking
+from pdiff.codec import ConvCodec, load_codec
 from pdiff.config import load_params
 from pdiff.curve import Curve
 from pdiff.diffusion import train_denoiser
 from pdiff.files import load_tensor
-from pdiff.latents import LatentModel, LatentStatistics
+from pdiff.latents import LatentModel, LatentStatistics, Schedule, held_out_rows
 from pdiff.resume import make_checkpointer
 from pdiff.runtime import get_device, make_generator
+from pdiff.stack import load_stack
 from stages import stage
 
+CHECKPOINTS = Path("data/checkpoints.safetensors")
+AUTOENCODER = Path("models/autoencoder.safetensors")
 LATENTS = Path("data/latents.safetensors")
 DENOISER = Path("models/denoiser.safetensors")
 PLOT = Path("plots/train_ddpm.csv")
@@ -24,20 +32,30 @@ def main() -> None:
     params = load_params()
     device = get_device()
     latents = load_tensor(LATENTS, "latents", device)  # (K, L)
+    codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
     generator = make_generator(params.seed.model, "train_ddpm", device=device)
     config = params.ddpm
-    sections = [params.seed, config]
+    sections, inputs = [params.seed, config], [LATENTS, AUTOENCODER]
 
     with (
         tracking.run("train_ddpm", params, "seed", "ddpm") as log,
-        make_checkpointer("train_ddpm", sections, [LATENTS], device) as resume,
+        make_checkpointer("train_ddpm", sections, inputs, device) as resume,
     ):
         curve = Curve(log, "ddpm", "loss", "lr")
-        statistics = LatentStatistics.fit(latents, config.standardise)
+        held_out = held_out_rows(len(latents), config.held_out).to(device)
+        seen = latents[~held_out]
+        statistics = LatentStatistics.fit(seen, config.standardise)
+        encode = None
+        if isinstance(codec, ConvCodec) and codec.encode_norm == "minibatch":
+            matrix = load_stack(CHECKPOINTS)[1][~held_out.cpu()].to(device)
+
+            def encode(rows: Int64[Tensor, " B"]) -> Float[Tensor, "B R"]:
+                return statistics.apply(codec.encode_matrix(matrix[rows]))
+
         denoiser = train_denoiser(
-            statistics.apply(latents), config, generator, curve, resume=resume
+            statistics.apply(seen), config, generator, curve, resume=resume, encode=encode
         )
-        LatentModel.of(denoiser, statistics, config).save(DENOISER)
+        LatentModel(denoiser, statistics, Schedule.of(config), held_out).save(DENOISER)
         curve.write(PLOT)
 
 

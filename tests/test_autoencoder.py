@@ -19,6 +19,7 @@ PAPER = ((64, 128, 256, 256, 32), 7)  # channels, kernel size
 SMALL = ((4, 8, 4), 3)
 CONFIG = AutoencoderConfig(
     kind="conv",
+    normalise="tensor",
     channels=SMALL[0],
     kernel_size=SMALL[1],
     latent_dim=8,

@@ -10,7 +10,7 @@ from pdiff.autoencoder import Autoencoder
 from pdiff.codec import ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.denoiser import Denoiser
 from pdiff.errors import InputError
-from pdiff.latents import LatentModel, LatentStatistics
+from pdiff.latents import LatentModel, LatentStatistics, Schedule
 from pdiff.normalisation import Normalisation
 from pdiff.subset import Models, Subset
 
@@ -104,20 +104,23 @@ def test_errors_of_blocks_are_those_of_the_whole(generator):
 
 def test_a_latent_model_on_disk_draws_the_same(params, tmp_path, generator):
     latents = torch.randn(10, 6, generator=generator) * 3 + 2
-    statistics = LatentStatistics.fit(latents, standardise=True)
+    statistics = LatentStatistics.fit(latents, "dimension")
     config = params.ddpm.model_copy(update={"timesteps": 20})
-    model = LatentModel.of(Denoiser(6, (4, 8, 4), 3).eval(), statistics, config)
+    model = LatentModel(
+        Denoiser(6, (4, 8, 4), 3).eval(), statistics, Schedule.of(config), torch.arange(10) == 4
+    )
     model.save(tmp_path / "d.safetensors")
     again = LatentModel.load(tmp_path / "d.safetensors")
     wanted = params.generate.model_copy(update={"models": 3, "steps": 4})
     first, second = (m.sample(wanted, torch.Generator().manual_seed(5)) for m in (model, again))
     assert first.shape == (3, 6)
     assert torch.equal(first, second)
+    assert torch.equal(again.held_out, model.held_out)
 
 
 def test_latent_statistics_standardise_only_if_told_to(generator):
     latents = torch.randn(50, 3, generator=generator) * torch.tensor([1.0, 5.0, 0.0]) + 2
-    on, off = (LatentStatistics.fit(latents, standardise=s) for s in (True, False))
+    on, off = (LatentStatistics.fit(latents, kind) for kind in ("dimension", "none"))
     assert torch.equal(off.apply(latents), latents)
     standard = on.apply(latents)
     torch.testing.assert_close(standard.std(0)[:2], torch.ones(2))

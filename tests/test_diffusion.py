@@ -21,7 +21,10 @@ CONFIG = DdpmConfig(
     batch_size=10,
     lr=0.003,
     weight_decay=0.01,
-    standardise=False,
+    standardise="none",
+    prediction="epsilon",
+    held_out=0.0,
+    ema=0.0,
 )
 
 
@@ -366,3 +369,41 @@ def test_latents_that_are_not_finite_are_named():
     latents[[2, 4]] = float("inf")
     with pytest.raises(ValueError, match=r"latents: 2 of 20 rows are not finite: \[2, 4\]"):
         train(latents)
+
+
+def test_a_predictor_of_v_that_knows_the_data_is_one_of_the_noise(diffusion):
+    x0, noise, t = draw(7, 5), draw(7, 5, seed=1), torch.tensor([0, 1, 10, 100, 500, 900, 999])
+    xt = diffusion.add_noise(x0, noise, t)
+    predict = diffusion.predicts_noise(lambda *_: diffusion.velocity(x0, noise, t), "v")
+    close(predict(xt, t), noise, atol=1e-4)
+    loss = diffusion.loss(lambda *_: torch.zeros(7, 5), x0, torch.Generator().manual_seed(2), "v")
+    assert loss > 0.3  # a net that predicts 0 is right in neither form
+
+
+def test_the_loss_of_v_is_zero_for_the_true_velocity_of_a_single_point(diffusion):
+    point = draw(1, 5)
+
+    def velocity(xt, t):
+        noise = (xt - diffusion.signal[t, None] * point) / diffusion.noise[t, None]
+        return diffusion.velocity(point.expand_as(xt), noise, t)
+
+    own = torch.Generator().manual_seed(2)
+    assert diffusion.loss(velocity, point.expand(50, 5), own, "v") < 1e-6
+    assert diffusion.loss(velocity, point.expand(50, 5), own, "epsilon") > 0.1
+
+
+def test_latents_encoded_anew_are_what_the_denoiser_learns():
+    latents, seen = draw(20, 6), []
+
+    def encode(rows):
+        seen.append(rows)
+        return latents[rows]
+
+    def train(encode):
+        own = torch.Generator().manual_seed(0)
+        return train_denoiser(latents, CONFIG, own, lambda *_: None, encode=encode)
+
+    assert equal_weights(train(encode), train(None))
+    assert len(seen) == CONFIG.steps
+    assert all(len(rows) == CONFIG.batch_size for rows in seen)
+    assert not equal_weights(train(lambda rows: 2 * latents[rows]), train(None))

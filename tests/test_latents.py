@@ -7,10 +7,14 @@ import torch
 
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import Diffusion
-from pdiff.latents import LatentModel, LatentStatistics
+from pdiff.latents import LatentModel, LatentStatistics, Schedule
 
 LENGTH, TIMESTEPS = 16, 30
 MEAN, STD = torch.linspace(-1, 1, LENGTH), torch.linspace(0.5, 2, LENGTH)
+
+
+STATISTICS = LatentStatistics(MEAN, torch.eye(LENGTH), STD)
+SCHEDULE = Schedule(TIMESTEPS, 1e-4, 0.5, "epsilon")
 
 
 class Exact(Denoiser):
@@ -30,7 +34,7 @@ class Exact(Denoiser):
 def model() -> LatentModel:
     torch.manual_seed(0)
     denoiser = Denoiser(LENGTH, (4, 8, 4), 3).eval()
-    return LatentModel(denoiser, LatentStatistics(MEAN, STD), TIMESTEPS, 1e-4, 0.5)
+    return LatentModel(denoiser, STATISTICS, SCHEDULE, torch.zeros(12, dtype=torch.bool))
 
 
 @pytest.fixture
@@ -108,12 +112,12 @@ def test_the_prior_knows_no_statistics(model, config):
 def test_statistics_standardise_and_undo_it(generator):
     latents = torch.randn(50, LENGTH, generator=generator) * STD + MEAN
     latents[:, 3] = 2.5  # does not vary
-    statistics = LatentStatistics.fit(latents, standardise=True)
+    statistics = LatentStatistics.fit(latents, "dimension")
     standard = statistics.apply(latents)
     torch.testing.assert_close(standard.mean(0), torch.zeros(LENGTH), atol=1e-5, rtol=0)
     assert standard[:, 3].eq(0).all()
     torch.testing.assert_close(statistics.invert(standard), latents)
-    plain = LatentStatistics.fit(latents, standardise=False)
+    plain = LatentStatistics.fit(latents, "none")
     assert torch.equal(plain.apply(latents), latents)
 
 

@@ -83,7 +83,7 @@ def test_what_was_decoded_is_encoded_to_the_same_latents(matrix, generator):
 @pytest.mark.parametrize("values", [1, 60, 100, 336])
 def test_parts_of_any_size_give_the_same(matrix, values):
     whole = LinearCodec.fit(Models(SUBSET, matrix), 5)
-    parts = LinearCodec.fit(Models(SUBSET, matrix), 5, values)
+    parts = LinearCodec.fit(Models(SUBSET, matrix), 5, values=values)
     latents = whole.encode(whole.checkpoints)
     torch.testing.assert_close(parts.encode(parts.checkpoints), latents, rtol=1e-5, atol=1e-6)
     found = decoded(parts, latents, values=values)

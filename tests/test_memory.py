@@ -10,12 +10,12 @@ AUTOENCODER = {
     **{"kind": "conv", "channels": [2, 4], "kernel_size": 3, "latent_dim": 8, "steps": 1},
     **{"batch_size": 6, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.0},
     **{"checkpointing": False, "micro_batch": None, "kl_weight": 1.0},
-    **{"encode_norm": "batch", "decode_norm": "sample", "min_r2": 0.0},
+    **{"encode_norm": "batch", "decode_norm": "sample", "min_r2": 0.0, "normalise": "tensor"},
 }
 DDPM = {
     **{"channels": [2, 4, 2], "kernel_size": 3, "timesteps": 10, "beta_start": 0.1},
     **{"beta_end": 0.2, "steps": 1, "batch_size": 6, "lr": 0.01, "weight_decay": 0.0},
-    "standardise": False,
+    **{"standardise": "none", "prediction": "epsilon", "held_out": 0.0, "ema": 0.0},
 }
 
 

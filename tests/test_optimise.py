@@ -8,12 +8,22 @@ from pdiff.optimise import make_optimizer, optimise, seeded, train_step
 from tests.toy_training import FakeResume, equal_weights, one_thread  # noqa: F401
 
 
-def train(steps=40, lr=0.01, seed=0, weight_decay=0.0, log=lambda metrics, step: None, resume=None):
+def train(
+    steps=40,
+    lr=0.01,
+    seed=0,
+    weight_decay=0.0,
+    log=lambda metrics, step: None,
+    resume=None,
+    ema=0.0,
+    seen=lambda model: None,
+):
     """A line with batch norm fitted to random points."""
     generator = torch.Generator().manual_seed(seed)
     model = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), generator)
 
     def batch_loss():
+        seen(model)
         x = torch.randn(8, 3, generator=generator)
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
@@ -27,6 +37,7 @@ def train(steps=40, lr=0.01, seed=0, weight_decay=0.0, log=lambda metrics, step:
         log=log,
         resume=resume,
         name="line",
+        ema=ema,
     )
     return model
 
@@ -54,6 +65,25 @@ def test_training_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     train(steps=2)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_exponential_average_is_that_of_the_weights_after_each_step():
+    history = []
+    averaged = train(steps=40, ema=0.8, seen=lambda net: history.append(net[0].weight.clone()))
+    history = [*history[1:], train(steps=40)[0].weight]  # after steps 1 to 40
+    expected = history[0]
+    for count, weight in enumerate(history[1:], start=1):
+        kept = min(0.8, count / (count + 9))
+        expected = kept * expected + (1 - kept) * weight
+    torch.testing.assert_close(averaged[0].weight, expected)
+    assert not torch.allclose(averaged[0].weight, history[-1], atol=1e-4)
+
+
+def test_an_interrupted_average_is_that_of_a_training_in_one_go():
+    resume = FakeResume(stop_after=17)
+    with pytest.raises(KeyboardInterrupt):
+        train(ema=0.8, resume=resume)
+    assert equal_weights(train(ema=0.8, resume=resume), train(ema=0.8))
 
 
 def test_the_rate_follows_a_cosine_to_zero():

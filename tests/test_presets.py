@@ -97,7 +97,7 @@ def test_each_paper_preset_belongs_to_a_recipe():
     variants = {f"paper_{g['ablation']}" for g in groups if "ablation" in g}
     conf = ROOT / "pdiff/conf"
     assert {path.stem for path in (conf / "pair").glob("paper_*.yaml")} == pairs
-    assert {path.stem for path in (conf / "variant").glob("*.yaml")} <= variants
+    assert {path.stem for path in (conf / "variant").glob("paper_*.yaml")} <= variants
 
 
 def test_a_net_of_imagenet_is_taken_as_timm_has_it(composed):

@@ -243,7 +243,7 @@ def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
 
 
 def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_path):
-    raw = change(tiny_raw, ddpm__standardise=False, generate__sampler="ddpm", ddpm__timesteps=30)
+    raw = change(tiny_raw, ddpm__standardise="none", generate__sampler="ddpm", ddpm__timesteps=30)
     run_stages(tmp_path / "ddpm", raw)
     latents = load_tensors(tmp_path / "ddpm/data/generated_latents.safetensors")[0]["latents"]
     assert latents.isfinite().all()
