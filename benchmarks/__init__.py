@@ -2,3 +2,5 @@
 
 `make bench` runs all of it and rewrites the tables in docs/performance.md.
 """
+
+import pdiff.portable  # noqa: F401 - first, for it must come before torch

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+import pdiff.portable  # noqa: F401 - first, for it must come before torch
 from pdiff import distributed, ranks
 from pdiff.errors import InputError
 from pdiff.launch import launch, wanted_processes

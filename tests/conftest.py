@@ -2,6 +2,8 @@
 
 import os
 
+import pdiff.portable  # noqa: F401 - first, for it must come before torch
+
 os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it on where it is meant
 os.environ.setdefault("PDIFF_DEVICE", "cpu")
 

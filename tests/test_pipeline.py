@@ -9,7 +9,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
-# They hold no numbers: an edit there retrains nothing.
+# They hold no numbers: an edit there retrains nothing. Nor does one in portable.py, which only
+# `stages/__init__.py` imports: like the version of torch, it is part of the surroundings.
 NO_DEPENDENCY = {
     f"pdiff/{name}.py"
     for name in ("__init__", "config", "distributed", "errors", "ranks", "resume", "speed")
