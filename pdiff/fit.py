@@ -89,7 +89,8 @@ def describe(fit: Numbers, similarity: Numbers) -> str:
         f"and {within['original']:.3f} among originals. Along the originals' leading latent "
         f"directions generated latents have {number['variance_least']:.2f} to "
         f"{number['variance_most']:.2f} of their variance "
-        f"({number['variance_first']:.2f} along the first), with {number['outside']:.1%} of it outside; {losses}."
+        f"({number['variance_first']:.2f} along the first), with "
+        f"{number['outside']:.1%} of it outside; {losses}."
     )
 
 
