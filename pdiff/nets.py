@@ -123,7 +123,7 @@ def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Modu
 
 @torch.no_grad()
 def check_size(net: nn.Module, name: str, size: int, classes: int) -> None:
-    """Raise `InputError` if `net` does not turn images of `size` pixels into logits (B, classes)."""
+    """Raise `InputError` unless `net` turns images of `size` pixels into logits (B, classes)."""
     try:
         logits = net.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # nets check their input in many ways

@@ -8,6 +8,7 @@ import difflib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -64,7 +65,7 @@ def build_own(name: str, classes: int) -> nn.Module:
     return net
 
 
-def find_own(name: str):  # noqa: ANN201 - any callable
+def find_own(name: str) -> Callable[..., object]:
     """What NAME is in FILE.py; `InputError` if it is missing or cannot be called."""
     file = own_file(name)
     wanted = "" if name.endswith(".py") else name.rpartition(":")[2]
