@@ -97,7 +97,12 @@ class DataConfig(Section):
 
 class BaseConfig(Section):
     net: str
-    """The classifier, one of `pdiff.nets.known_nets()`: any timm name, for one."""
+    """The classifier: a timm name, one of `pdiff.minis`, or `FILE.py:NAME` for a net of your own.
+
+    NAME is a class or function of that file; `NAME(num_classes=N)` returns the net.
+    """
+    watch: str
+    """What DVC watches of it: FILE.py (or a folder that holds it), else `requirements.txt`."""
     pretrained: bool
     """Start from timm's pretrained weights (downloaded once)."""
     weights: str | None
