@@ -1,7 +1,7 @@
 """Did the generator learn? The recipe beside the first version's, over whole pipelines.
 
-`python -m pdiff.tables fit` writes `results/fit_SETTING.md` and `.csv`: the bars of a fitted generator,
-then accuracy and similarity of what was generated beside fresh runs and rivals.
+`python -m pdiff.tables fit` writes `results/fit_SETTING.md` and `.csv`: the bars of a generator that
+fits, then accuracy and similarity of what was generated beside fresh runs and rivals.
 """
 
 import math
@@ -130,8 +130,9 @@ def _page(
         f"# Did the generator learn? {setting.title}",
         "",
         f"`{command}`, run at commit {', '.join(commits)}. Whole pipelines: {counts};",
-        "mean ± standard deviation over them. Variance ratios are generated over originals, along each principal",
-        "direction of the originals' latents that holds more than 1 % of their variance.",
+        "mean ± standard deviation over them. Variance ratios are generated over",
+        "originals, along each principal direction of the originals' latents that holds more than",
+        "1 % of their variance.",
         "",
         line(["bar", "wanted", *RECIPES.values()]),
         line(["-"] * (2 + len(RECIPES))),
