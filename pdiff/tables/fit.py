@@ -1,7 +1,7 @@
 """Did the generator learn? The recipe beside the first version's, over whole pipelines.
 
-`python -m pdiff.tables fit` writes `results/fit_SETTING.md` and `.csv`: the bars of a generator that
-fits, then accuracy and similarity of what was generated beside fresh runs and rivals.
+`python -m pdiff.tables fit` writes `results/fit_SETTING.md` and `.csv`: the bars of a generator,
+then accuracy and similarity of what was generated beside fresh runs and rivals.
 """
 
 import math
