@@ -15,6 +15,7 @@ from types import ModuleType
 from torch import nn
 
 from pdiff.errors import InputError
+from pdiff.paths import root
 
 
 def is_own(name: str) -> bool:
@@ -23,8 +24,21 @@ def is_own(name: str) -> bool:
 
 
 def own_file(name: str) -> Path:
-    """The file of `FILE.py:NAME`."""
-    return Path(name if name.endswith(".py") else name.rpartition(":")[0])
+    """Where the file of `FILE.py:NAME` lies: in the working directory or the main checkout.
+
+    DVC's temporary copies of the project hold the file; folders of `make table` do not.
+    """
+    return _locate(Path(split_own(name)[0]))
+
+
+def split_own(name: str) -> tuple[str, str]:
+    """FILE.py and NAME, which is empty if it is not given."""
+    file, _, wanted = (f"{name}:" if name.endswith(".py") else name).rpartition(":")
+    return file, wanted
+
+
+def _locate(file: Path) -> Path:
+    return file if file.exists() else root() / file
 
 
 def check_watch(name: str, watch: str) -> None:
@@ -34,11 +48,11 @@ def check_watch(name: str, watch: str) -> None:
     """
     if not is_own(name):
         return
-    file, watched = own_file(name).resolve(), Path(watch).resolve()
+    file, watched = own_file(name).resolve(), _locate(Path(watch)).resolve()
     if watched != file and watched not in file.parents:
         raise InputError(
             f"base.watch: {watch!r} is not the file of base.net: {name!r}; "
-            f"give -S base.watch={own_file(name)}"
+            f"give -S base.watch={split_own(name)[0]}"
         )
 
 
@@ -67,8 +81,7 @@ def build_own(name: str, classes: int) -> nn.Module:
 
 def find_own(name: str) -> Callable[..., object]:
     """What NAME is in FILE.py; `InputError` if it is missing or cannot be called."""
-    file = own_file(name)
-    wanted = "" if name.endswith(".py") else name.rpartition(":")[2]
+    file, wanted = split_own(name)
     module = _load(file)
     known = _callables(module)
     offered = f"{file} defines {', '.join(known) or 'no class or function'}"
@@ -87,20 +100,21 @@ def find_own(name: str) -> Callable[..., object]:
     return found
 
 
-def _load(file: Path) -> ModuleType:
-    if not file.is_file():
+def _load(file: str) -> ModuleType:
+    path = _locate(Path(file)).resolve()
+    if not path.is_file():
         raise InputError(
             f"base.net: {file} is not a file; give FILE.py:NAME, the path absolute or from the "
             "project's folder"
         )
-    name = f"own_net_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    name = f"own_net_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses look their module up
     try:
         # without bytecode files, which would change a watched folder and may be out of date
-        exec(spec.loader.source_to_code(file.read_bytes(), str(file)), vars(module))
+        exec(spec.loader.source_to_code(path.read_bytes(), str(path)), vars(module))
     except (Exception, SystemExit) as error:  # somebody else's code raises anything
         del sys.modules[name]
         if before is not None:

@@ -1,6 +1,7 @@
 """Nets of one's own, `base.net: FILE.py:NAME`: what is built, and each mistake in one line."""
 
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pdiff.errors import InputError
+from pdiff.export import main as export_main
 from pdiff.nets import build_net, check_net, check_size, head_classes, load_net, save_net
 from pdiff.own_net import check_watch
 from pdiff.subset import select_subset
+from pdiff.tables.experiments import shareable
 from tests.conftest import ROOT, change
 from tests.toy_pipeline import STAGES, run_stages
 
@@ -184,17 +187,58 @@ def test_names_of_timm_need_no_file():
     check_watch("resnet18.a1_in1k", "requirements.txt")
 
 
-def test_the_pipeline_runs_with_an_own_net(folder, tiny_raw):
-    raw = change(tiny_raw, base__net="my_net.py:TinyNet", base__watch="my_net.py")
-    run_stages(folder, change(raw, subset__select="norm"), STAGES)
-    summary = pd.read_csv("report/summary.csv").set_index("group")
+@pytest.fixture(scope="module")
+def piped(tiny_raw, tmp_path_factory) -> Path:
+    """A folder in which the whole pipeline ran with an own net, given by an absolute path."""
+    folder = tmp_path_factory.mktemp("own") / "run"
+    folder.mkdir()
+    (folder / "my_net.py").write_text(CODE)
+    net = {"base__net": f"{folder}/my_net.py:TinyNet", "base__watch": "my_net.py"}
+    run_stages(folder, change(tiny_raw, subset__select="norm", **net), STAGES)
+    return folder
+
+
+def test_the_pipeline_runs_with_an_own_net(piped):
+    summary = pd.read_csv(piped / "report/summary.csv").set_index("group")
     assert summary.loc["original", "models"] == 12
     assert summary.loc["generated", "models"] == 6
-    generated = load_file("data/generated.safetensors")
+    generated = load_file(piped / "data/generated.safetensors")
     assert {name: tuple(value.shape) for name, value in generated.items()} == {
         "norm.weight": (6, 8),
         "norm.bias": (6, 8),
     }
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_the_card_of_an_own_net_loads_it_with_its_file(piped, tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(piped)
+    assert export_main(["2", "--to", f"{tmp_path}/model.{suffix}"]) == 0
+    card = (tmp_path / "model.md").read_text()
+    assert "my_net.py:TinyNet on digits: generated model 2" in card
+    assert "`base`: net my_net.py:TinyNet, pretrained false" in card
+    assert str(piped) not in card
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    names = {"images": torch.zeros(2, 3, 32, 32)}
+    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), names)
+    assert names["logits"].shape == (2, 10)
+    generated = load_file(piped / "data/generated.safetensors")
+    assert torch.equal(names["net"].norm.weight, generated["norm.weight"][2])
+
+
+def test_folders_elsewhere_use_the_main_checkouts_file(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    monkeypatch.chdir(tmp_path_factory.mktemp("table"))
+    assert build_net("my_net.py:TinyNet", 7, 32).head.out_features == 7
+    check_watch("my_net.py:TinyNet", "my_net.py")
+
+
+def test_a_command_for_other_machines_hides_where_the_file_lies(folder):
+    local = f"base.net={folder}/my_net.py:TinyNet"
+    assert shareable(local) == "base.net=/path/to/my_net.py:TinyNet"
+    assert shareable("base.net=my_net.py:TinyNet") == "base.net=my_net.py:TinyNet"
 
 
 def test_every_stage_that_builds_the_net_watches_its_file():
