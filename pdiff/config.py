@@ -312,6 +312,11 @@ class EvaluateConfig(Section):
     """Noise-added copies of originals: std in the units of the parameters themselves."""
     soups: tuple[AtLeastTwo, ...]
     """Means of so many random originals; more than K are left out."""
+    ranks: tuple[PositiveInt, ...]
+    """Projections of originals on their first principal components: the number of these.
+
+    Ranks from K - 1 on, which would give the originals back, are left out.
+    """
     soup_candidates: PositiveInt
     """The greedy soup tries so many originals, the best on the validation split; all if fewer."""
     ema_decay: Fraction
