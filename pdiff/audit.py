@@ -19,6 +19,7 @@ from pdiff.audit_report import audit_report
 from pdiff.bootstrap import accuracy_column, interval, similarity_column
 from pdiff.boundaries import Boundaries, plot_boundaries
 from pdiff.claims import claims
+from pdiff.codec_rank import plot_codec_rank, rank_table
 from pdiff.comparisons import comparisons, estimates, ladder_similarity
 from pdiff.config import NoveltyConfig
 from pdiff.copying import copying_table
@@ -70,6 +71,7 @@ def write_audit(
     """
     seed = derive_seed(seed, "audit") % 2**32  # scikit-learn takes no larger one
     groups = write_similarity(folder, evidence, config.split)
+    write_codec(folder, evidence, config.split)
     compared, ladders = write_comparisons(folder, evidence)
     lying = write_distances(folder, evidence, config.bootstrap, seed)
     write_parameters(folder, evidence, seed)
@@ -140,6 +142,13 @@ def group_table(evidence: Evidence, similar: pd.DataFrame) -> pd.DataFrame:
             row |= {name: point[column(group)], f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {"similarity_within": within.loc[group, group]})
     return pd.DataFrame(rows)
+
+
+def write_codec(folder: Path, evidence: Evidence, split: str) -> None:
+    """Where the codec and the generator stand among exact codecs of each rank."""
+    table = rank_table(evidence.models, evidence.wrong, evidence.matrices)
+    save_table(folder / "codec.csv", table)
+    plot_codec_rank(folder / "codec.png", table, split)
 
 
 def write_comparisons(folder: Path, evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,6 +14,7 @@ from pdiff.errors import InputError
 from pdiff.files import load_header
 from pdiff.minis import MINIS
 from pdiff.nets import has_fixed_size
+from pdiff.own_net import is_own, split_own
 from pdiff.tracking.files import git
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ LOCAL = {"root", "watch"}
 def model_card(model: "Exported", params: Params, file: Path) -> str:
     """Markdown; what cannot be found out is said to be unknown."""
     parts = [
-        f"# {model.name} on {params.data.name}: {_title(model)}",
+        f"# {_net(model.name)} on {params.data.name}: {_title(model)}",
         _what(model, params),
         "## Load it",
         _load(model, file),
@@ -70,6 +71,14 @@ def model_card(model: "Exported", params: Params, file: Path) -> str:
 
 def _title(model: "Exported") -> str:
     return "ensemble" if model.group == "ensemble" else f"{model.group} model {model.index}"
+
+
+def _net(name: str) -> str:
+    """The name of a net; where its file lies on one machine says nothing about it."""
+    if not is_own(name):
+        return name
+    file, made_by = split_own(name)
+    return f"{Path(file).name}:{made_by}"
 
 
 def _what(model: "Exported", params: Params) -> str:
@@ -98,12 +107,30 @@ def _load(model: "Exported", file: Path) -> str:
             f'net = build_net("{model.name}", classes={model.classes}, size={model.size}, '
             f'weights=Path("{file.name}")).eval()\n```'
         )
+    if is_own(model.name):
+        return _load_own(model, file)
     size = f", img_size={model.size}" if has_fixed_size(model.name) else ""
     return (
         "Plain [timm](https://github.com/huggingface/pytorch-image-models) loads it:\n\n"
         f'```python\nimport timm\nnet = timm.create_model("{model.name}", '
         f'num_classes={model.classes}{size}, checkpoint_path="{file.name}").eval()\n'
         f"logits = net(images)  # (B, 3, {model.size}, {model.size}) -> (B, {model.classes})\n```"
+    )
+
+
+def _load_own(model: "Exported", file: Path) -> str:
+    source, name = Path(split_own(model.name)[0]), split_own(model.name)[1]
+    if file.suffix == ".safetensors":
+        reader, state = "from safetensors.torch import load_file", f'load_file("{file.name}")'
+    else:
+        reader, state = "import torch", f'torch.load("{file.name}", weights_only=True)'
+    return (
+        f"The net is no net of timm's but `{name}` in `{source.name}`, which is needed as it was "
+        "when the pipeline ran. In a folder that holds this file and the model:\n\n"
+        f"```python\nfrom {source.stem} import {name}\n{reader}\n"
+        f"net = {name}(num_classes={model.classes})\nnet.load_state_dict({state})\n"
+        f"logits = net.eval()(images)  # (B, 3, {model.size}, {model.size}) -> "
+        f"(B, {model.classes})\n```"
     )
 
 
@@ -174,6 +201,8 @@ def _made(model: "Exported", params: Params, file: Path) -> str:
     lines = []
     for section in MADE_FROM[model.group][0]:
         values = getattr(params, section).model_dump(mode="json")
+        if section == "base":
+            values["net"] = _net(values["net"])
         shown = ", ".join(f"{k} {_plain(v)}" for k, v in values.items() if k not in LOCAL)
         lines.append(f"- `{section}`: {shown}")
     command = f"python -m pdiff.export {chosen} --group {model.group} --to {file.name}"

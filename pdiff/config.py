@@ -97,7 +97,12 @@ class DataConfig(Section):
 
 class BaseConfig(Section):
     net: str
-    """The classifier, one of `pdiff.nets.known_nets()`: any timm name, for one."""
+    """The classifier: a timm name, one of `pdiff.minis`, or `FILE.py:NAME` for a net of your own.
+
+    NAME is a class or function of that file; `NAME(num_classes=N)` returns the net.
+    """
+    watch: str
+    """What DVC watches of it: FILE.py (or a folder that holds it), else `requirements.txt`."""
     pretrained: bool
     """Start from timm's pretrained weights (downloaded once)."""
     weights: str | None
@@ -307,6 +312,11 @@ class EvaluateConfig(Section):
     """Noise-added copies of originals: std in the units of the parameters themselves."""
     soups: tuple[AtLeastTwo, ...]
     """Means of so many random originals; more than K are left out."""
+    ranks: tuple[PositiveInt, ...]
+    """Projections of originals on their first principal components: the number of these.
+
+    Ranks from K - 1 on, which would give the originals back, are left out.
+    """
     soup_candidates: PositiveInt
     """The greedy soup tries so many originals, the best on the validation split; all if fewer."""
     ema_decay: Fraction

@@ -15,8 +15,9 @@ def made_of_originals(params: Params) -> int:
     unseen = finetune.held_back
     if finetune.folder is None:
         unseen += min(finetune.second_run, count)
-    averages = min(count, config.rival_models)
-    return models + groups * config.rival_models + averages + unseen + 1
+    of_the_run = 1 + sum(rank < count - 1 for rank in set(config.ranks))  # ema, projections
+    along = of_the_run * min(count, config.rival_models)
+    return models + groups * config.rival_models + along + unseen + 1
 
 
 def made_by_codec(params: Params) -> int:

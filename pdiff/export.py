@@ -1,8 +1,8 @@
 """Take a model away: `python -m pdiff.export MODEL --to FILE`, a state dict and its model card.
 
 MODEL is an index in its group, or `best`: the one that the choosing split would choose. The state
-dict is complete and has the net's own names, so plain timm loads it; what the subset does not
-cover, running statistics among it, is the base net's.
+dict is complete and has the net's own names, so plain timm, or the file of an own net, loads it;
+what the subset does not cover, running statistics among it, is the base net's.
 
 Axes: M models of a group, D parameters of the subset, K checkpoints.
 """

@@ -56,6 +56,9 @@ FAMILIES = {
         "#4a148c",
         "The mean of originals, each added if the choosing split likes it.",
     ),
+    "projected": Family(
+        "rank {}", "RdPu", "Originals projected on their first N principal components."
+    ),
     "gaussian_diagonal": Family(
         "Gaussian, independent", "#bcbd22", "A Gaussian for each parameter on its own."
     ),

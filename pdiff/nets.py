@@ -1,4 +1,4 @@
-"""Base nets by name: the paper's small nets and every classifier that timm knows."""
+"""Base nets by name: the paper's small nets, every classifier that timm knows, and own files."""
 
 import difflib
 import inspect
@@ -13,23 +13,27 @@ from torch import Tensor, nn
 from pdiff.errors import InputError
 from pdiff.files import load_state_dict, load_tensors, save_tensors, whole
 from pdiff.minis import MINIS
+from pdiff.own_net import build_own, find_own, is_own
 
 
 @cache
 def known_nets() -> tuple[str, ...]:
-    """The names that `base.net` may have."""
+    """The names that `base.net` may have, beside `FILE.py:NAME`."""
     return (*MINIS, *timm.list_models())
 
 
 def check_net(name: str) -> None:
     """Raise `InputError` with the nearest known names if there is no such net."""
+    if is_own(name):
+        find_own(name)
+        return
     base = name.partition(".")[0]  # timm writes resnet18.a1_in1k for one set of weights
     if base not in known_nets():
         near = difflib.get_close_matches(base, known_nets(), n=5, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(
-            f"base.net: unknown net {name!r}; known are {', '.join(MINIS)} and "
-            f"timm's {len(known_nets()) - len(MINIS)} names{hint}"
+            f"base.net: unknown net {name!r}; known are {', '.join(MINIS)}, "
+            f"timm's {len(known_nets()) - len(MINIS)} names and FILE.py:NAME{hint}"
         )
 
 
@@ -54,10 +58,13 @@ def build_net(
         InputError: unknown name, a size the net cannot take, weights that cannot be had or do
             not belong to the net.
     """
-    check_net(name)
-    if name in MINIS:
+    if is_own(name):
+        _refuse_pretrained(name, pretrained)
+        net = build_own(name, classes)
+    elif name in MINIS:
         net = _build_mini(name, classes, size, pretrained)
     else:
+        check_net(name)
         net = _build_timm(name, classes, size, pretrained)
     if pretrained and not new_head:
         _same_head(name, net.pretrained_cfg.get("num_classes"), classes)
@@ -87,9 +94,16 @@ def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Modu
     make, side = MINIS[name]
     if size != side:
         raise InputError(f"data.size: {name} is made for images of {side} px, not {size}")
-    if pretrained:
-        raise InputError(f"base.pretrained: there are no pretrained weights of {name}; use false")
+    _refuse_pretrained(name, pretrained)
     return make(classes)
+
+
+def _refuse_pretrained(name: str, pretrained: bool) -> None:
+    if pretrained:
+        raise InputError(
+            f"base.pretrained: there are no pretrained weights of {name} to download; use false, "
+            "and base.weights if you have a file"
+        )
 
 
 def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
@@ -108,13 +122,19 @@ def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Modu
 
 
 @torch.no_grad()
-def check_size(net: nn.Module, name: str, size: int) -> None:
-    """Raise `InputError` if `net` cannot classify images of `size` pixels."""
+def check_size(net: nn.Module, name: str, size: int, classes: int) -> None:
+    """Raise `InputError` unless `net` turns images of `size` pixels into logits (B, classes)."""
     try:
-        net.eval()(torch.zeros(1, 3, size, size))
+        logits = net.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # nets check their input in many ways
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(
+            f"base.net: {name} turns 1 image into {found}; it must give logits of shape "
+            f"{(1, classes)}"
+        )
 
 
 def has_fixed_size(name: str) -> bool:
@@ -136,14 +156,16 @@ def _load_weights(net: nn.Module, name: str, path: Path, state: Mapping[str, Ten
     own = net.state_dict()
     head = _head_of(net)
     new_head = {key for key in own if key.startswith(head) and _differs(own[key], state.get(key))}
-    wrong = [key for key in own if key not in new_head and _differs(own[key], state.get(key))]
+    kept = {key for key in own if key not in state and key.endswith("num_batches_tracked")}
+    missing = new_head | kept  # older files lack the counters, which evaluation does not use
+    wrong = [key for key in own if key not in missing and _differs(own[key], state.get(key))]
     wrong += [key for key in state if key not in own and not key.startswith(head)]
     if wrong:
         raise InputError(
             f"base.weights: {path} does not belong to {name}: {len(wrong)} tensors are missing, "
             f"unknown or of another shape, the first {wrong[0]!r}"
         )
-    net.load_state_dict({key: state[key] for key in own if key not in new_head}, strict=False)
+    net.load_state_dict({key: state[key] for key in own if key not in missing}, strict=False)
 
 
 def _differs(own: Tensor, other: Tensor | None) -> bool:

@@ -1,6 +1,8 @@
-"""One instruction set for all processors, so that a stage gives the same bytes on each of them.
+"""One instruction set and number of threads, so that a stage gives the same bytes everywhere.
 
 A processor with AVX-512 sums in another order than one with AVX2, and so does another maker's.
+Four threads sum in another order than two: in matrix products, some convolutions, batch norm of
+1 x 1 maps and the mean over a large tensor.
 The libraries read these variables once, when they are loaded: import this module before torch and
 numpy. Child processes inherit them. A value that the user has set stays, and `PDIFF_PORTABLE=0`
 sets nothing. Processors without AVX2 (ARM too), and systems other than Linux, are left as they are.
@@ -22,7 +24,7 @@ def wanted() -> bool:
 
 
 def settings() -> dict[str, str]:
-    """The environment variables that hold torch, numpy and scikit-learn to AVX2 or less."""
+    """The environment variables that hold torch, numpy and scikit-learn to AVX2 and two threads."""
     numpy = tuple(int(part) for part in version("numpy").split(".")[:2])
     return {
         # torch's own loops: sums, exp, batch norm
@@ -37,6 +39,12 @@ def settings() -> dict[str, str]:
         "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"
         if numpy >= (2, 4)
         else "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL",
+        # two threads also where there is one core, or many
+        "OMP_NUM_THREADS": "2",
+        # MKL takes fewer where it sees fewer cores
+        "MKL_DYNAMIC": "FALSE",
+        # OpenBLAS too, whatever it is told; one it always takes
+        "OPENBLAS_NUM_THREADS": "1",
     }
 
 

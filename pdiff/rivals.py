@@ -6,7 +6,7 @@ same parameters. Their names are those of `pdiff.families`.
 Axes: K originals, M models of a group, D parameters, L latent length, N images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +27,10 @@ Weights = Float64[Tensor, "M K"]
 def from_originals(originals: Rows, config: EvaluateConfig, seed: int) -> dict[str, Rows]:
     """Every group that needs the originals alone, those of the paper first, less the greedy soup.
 
-    A rival has `config.rival_models` models; only `ema` has no more than K. Soups of more than K
-    originals are left out, and of a single original so are interpolations. An original that is
-    not finite spoils those models alone that it has a part in.
+    A rival has `config.rival_models` models; only `ema` and projections have no more than K. Soups
+    of more than K originals are left out, so are ranks from K - 1 on, which give the originals
+    back, and interpolations of a single original. An original that is not finite spoils those
+    models alone that it has a part in.
     """
     originals, count, models = _in_memory(originals), len(originals), config.rival_models
     paper = of_the_paper(originals, config, seed)
@@ -45,6 +46,8 @@ def from_originals(originals: Rows, config: EvaluateConfig, seed: int) -> dict[s
         weights = interpolations(count, models, derive_seed(seed, "interpolated"))
         groups["interpolated"] = Combined(originals, weights)
     groups["ema"] = Combined(originals, exponential_averages(count, models, config.ema_decay))
+    for rank, weights in projections(originals, config.ranks, models).items():
+        groups[f"projected_{rank}"] = Combined(originals, weights)
     weights = gaussian(count, models, derive_seed(seed, "gaussian_full"))
     groups["gaussian_full"] = Combined(originals, weights)
     own = derive_seed(seed, "gaussian_diagonal")
@@ -81,6 +84,31 @@ def exponential_averages(count: int, models: int, decay: float) -> Weights:
     weights = (1 - decay) * torch.full((), decay, dtype=torch.float64) ** age
     weights[:, 0] = decay ** steps.double()
     return weights.where(age >= 0, 0.0)
+
+
+def projections(originals: Rows, ranks: Iterable[int], models: int) -> dict[int, Weights]:
+    """What an exact codec of each rank below K - 1 makes of originals that are spread evenly.
+
+    With A (K, D) the originals less their mean and A A^T = U diag(e) U^T, largest e first, original
+    i becomes mean + sum_k (U_R U_R^T)[i, k] (x_k - mean): its projection on the first R principal
+    components, of which none is ever made. These are components of the parameters as they are,
+    whatever normalisation an autoencoder has: no original is evaluated again when that changes.
+    """
+    count = len(originals)
+    chosen, ranks = spread_evenly(count, models), [rank for rank in ranks if rank < count - 1]
+    if not ranks:
+        return {}
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    for _, block in originals.columns():
+        deviations = block.double().cpu()
+        deviations -= deviations.mean(0)
+        gram.addmm_(deviations, deviations.T)
+    if not gram.isfinite().all():  # every component has a part of every original
+        return {rank: gram.new_full((len(chosen), count), torch.nan) for rank in ranks}
+    u = torch.linalg.eigh(gram).eigenvectors.flip(1)
+    found = {rank: u[chosen, :rank] @ u[:, :rank].T for rank in ranks}
+    # Rows sum to 0, as the deviations do; rounding, or u of e = 0, may say otherwise.
+    return {rank: 1 / count + rows - rows.mean(1, keepdim=True) for rank, rows in found.items()}
 
 
 def gaussian(count: int, models: int, seed: int) -> Weights:

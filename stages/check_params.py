@@ -16,6 +16,7 @@ from pdiff.diffusion import check_sampler
 from pdiff.errors import InputError
 from pdiff.files import write_text
 from pdiff.nets import build_net, check_net, check_size, head_classes, read_weights
+from pdiff.own_net import check_watch
 from pdiff.subset import select_subset
 from stages import stage
 
@@ -28,12 +29,13 @@ AUDITED = 16 * 2**30
 def main() -> None:
     params = load_params()
     check_net(params.base.net)
+    check_watch(params.base.net, params.base.watch)
     check_images(params.data)
     check_sampler(params.generate.sampler)
     folder, count = params.finetune.folder, params.finetune.checkpoints
     paths = [] if folder is None else list_checkpoints(Path(folder), count)
-    net = _build(params, paths)
-    check_size(net, params.base.net, params.data.size)
+    net, classes = _build(params, paths)
+    check_size(net, params.base.net, params.data.size, classes)
     subset = select_subset(net, params.subset.select)
     list(load_checkpoints(paths[:1], subset))
     _check_audit(params, subset.length)
@@ -42,8 +44,8 @@ def main() -> None:
     write_text(CHECKED, "params.yaml was found to be valid\n")
 
 
-def _build(params: Params, checkpoints: list[Path]) -> nn.Module:
-    """The base net as it starts, with as many classes as the files say that it shall have.
+def _build(params: Params, checkpoints: list[Path]) -> tuple[nn.Module, int]:
+    """The base net as it starts, and its classes: as many as the files say that it shall have.
 
     The images say it too, but only once they are read; where no file does, any number will do.
     """
@@ -54,7 +56,8 @@ def _build(params: Params, checkpoints: list[Path]) -> nn.Module:
     states += [read_weights(weights)] if weights else []
     known = (head_classes(net, state) for state in states)
     classes = next((count for count in known if count), SOME_CLASSES)
-    return build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
+    net = build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
+    return net, classes
 
 
 def _check_audit(params: Params, length: int) -> None:

@@ -12,6 +12,7 @@ from pdiff.data import load_images
 from pdiff.files import write_json
 from pdiff.nets import build_net, save_net
 from pdiff.optimise import seeded
+from pdiff.own_net import is_own, own_file
 from pdiff.resume import make_checkpointer
 from pdiff.runtime import get_device, make_generator
 from pdiff.training import measure_accuracy, train_base
@@ -34,6 +35,7 @@ def main() -> None:
     net = seeded(lambda: build_net(config.net, classes, size, **options), generator).to(device)
 
     inputs = [IMAGES] + ([weights] if weights else [])
+    inputs += [own_file(config.net)] if is_own(config.net) else []
     with (
         tracking.run("train_base", params, "seed", "data", "base") as log,
         make_checkpointer(

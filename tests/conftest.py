@@ -48,6 +48,7 @@ TINY = {  # the default with a few values shrunk: seconds in all
     "evaluate.noise_ladder": [0.05, 0.5],
     "evaluate.absolute_noise": [0.06],
     "evaluate.soups": [2, 8, 16],
+    "evaluate.ranks": [1, 4],
     "evaluate.soup_candidates": 5,
     "evaluate.latent_noise": [1.0],
     "novelty.bootstrap": 20,

@@ -100,7 +100,8 @@ def make_project(path: Path, **changes: Any) -> Project:
         capture_output=True,
         text=True,
     ).stdout.splitlines()
-    kept = ("pdiff/", "stages/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "requirements")
+    kept = ("pdiff/", "stages/", "examples/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore")
+    kept += ("requirements",)
     for name in names:
         if name.startswith(kept) and (ROOT / name).is_file():
             target = path / name

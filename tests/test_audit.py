@@ -19,12 +19,12 @@ from tests.test_smoke import hashes
 from tests.toy_pipeline import run_stages
 
 TABLES = {
-    *("boundaries", "comparisons", "copying", "distances", "equal_accuracy", "front", "groups"),
-    *("performant", "similarity_matrix"),
+    *("boundaries", "codec", "comparisons", "copying", "distances", "equal_accuracy", "front"),
+    *("groups", "performant", "similarity_matrix"),
 }
 FIGURES = {
-    *("boundaries", "copying", "distances", "heat_map", "pareto", "performant", "projection"),
-    *("similarity", "similarity_matrix", "values"),
+    *("boundaries", "codec", "copying", "distances", "heat_map", "pareto", "performant"),
+    *("projection", "similarity", "similarity_matrix", "values"),
 }
 EVALUATION = ("evaluate_originals", "evaluate_generated", "novelty")
 
@@ -66,7 +66,7 @@ def test_parameters_that_are_drawn_again_are_those_that_were_evaluated(finished)
     assert near["noised_0.001"] < near["noised_0.15"] < near["noised_0.5"]
     assert similar["noised_0.001"] > similar["noised_0.5"]
     spans = table(finished, "distances")["outside_span_mean"]
-    for group in ("original", "interpolated", "soup_2", "ema", "gaussian_full"):
+    for group in ("original", "interpolated", "soup_2", "ema", "projected_4", "gaussian_full"):
         assert spans[group] == pytest.approx(0, abs=1e-4)
     assert spans["noised_0.15"] > 0.01
 

@@ -75,7 +75,7 @@ def test_failed_models_do_not_flatten_the_picture(drawn):
     low, high = drawn[0].axes[0].get_ylim()
     assert low > 70
     assert high < 100
-    assert "5 of 63 models lie below this picture: noise 5" in texts(drawn[0])
+    assert "5 of 68 models lie below this picture: noise 5" in texts(drawn[0])
 
 
 def test_a_picture_without_failures_says_nothing_of_them(drawn):

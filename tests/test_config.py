@@ -146,6 +146,8 @@ def test_a_missing_file_is_named(tmp_path):
         ["data=digits", "net=resnet18"],
         ["checkpoints=folder", "finetune.folder=/checkpoints", "base.weights=/base.pth"],
         ["data=folder", "data.root=/images", "net=timm", "base.net=vit_tiny_patch16_224"],
+        ["net=own", "base.net=my_net.py:MyNet", "base.watch=my_net.py"],
+        ["net=cifar_resnet20"],
     ],
 )
 def test_every_combination_of_presets_is_valid(recipe, overrides):
@@ -156,6 +158,7 @@ def test_every_combination_of_presets_is_valid(recipe, overrides):
     ("preset", "wanted"),
     [
         ("data=folder", "-S data.root=ROOT"),
+        ("net=own", "-S base.net=NET"),
         ("checkpoints=folder", "-S base.weights=WEIGHTS -S finetune.folder=FOLDER"),
     ],
 )

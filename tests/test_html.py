@@ -84,7 +84,7 @@ def test_all_anchors_resolve(page):
 
 def test_all_images_decode_and_say_what_they_show(page):
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 9
+    assert len(images) == 10
     for image in images:
         content = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
         with Image.open(BytesIO(content)) as picture:

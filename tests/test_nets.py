@@ -64,7 +64,7 @@ def test_a_name_with_a_tag_for_weights_is_known():
 def test_a_size_that_the_net_cannot_take_is_named():
     net = build_net("inception_v3", 10, 8)
     with pytest.raises(InputError, match=r"data\.size: inception_v3 cannot take images of 8 px"):
-        check_size(net, "inception_v3", 8)
+        check_size(net, "inception_v3", 8, 10)
 
 
 def test_a_net_on_disk_comes_back(tmp_path):

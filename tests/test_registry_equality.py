@@ -31,6 +31,7 @@ RECIPES = {  # steps of 50 images, rate
     "resnet_mini": (50, 3e-3),
     "vit_mini": (50, 2e-3),
     "convnext_mini": (30, 3e-3),
+    "examples/cifar_resnet.py:resnet20": (40, 3e-3),
     "resnet18": (12, 1e-3),
     "vit_tiny_patch16_224": (12, 3e-4),
     "convnext_tiny": (20, 1e-3),
@@ -49,7 +50,7 @@ def presets() -> dict[str, str]:
     for path in sorted((ROOT / "pdiff/conf/net").glob("*.yaml")):
         preset = yaml.safe_load(path.read_text())
         selects[preset["base"]["net"]] = preset.get("subset", {}).get("select", "last_norms:2")
-    del selects["???"]  # any net of timm
+    del selects["???"]  # any net of timm, and of one's own
     return selects
 
 

@@ -16,6 +16,7 @@ from pdiff.rivals import (
     interpolations,
     latents_of_rivals,
     matrix,
+    projections,
     soup_of,
     soups,
 )
@@ -28,6 +29,7 @@ SUBSET = Subset({"a": (3,), "b": (2, 2)})
 @pytest.fixture
 def config(raw):
     own = {"rival_models": 4, "noised_models": 6, "noise_levels": [0.1], "soups": [2, 5, 9]}
+    own |= {"ranks": [1, 3, 4, 9]}
     own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06], "latent_noise": [0.1, 2.0]}
     return parse_params(change(raw, **{f"evaluate.{k}": v for k, v in own.items()})).evaluate
 
@@ -107,6 +109,55 @@ def test_the_gaussian_of_one_point_is_that_point():
     assert gaussian(1, 3, seed=0).tolist() == [[1.0]] * 3
 
 
+def by_svd(points, rank):
+    """Projections on the first right singular vectors, the plain way."""
+    mean = points.mean(0)
+    directions = torch.linalg.svd(points - mean, full_matrices=False).Vh[:rank]
+    return mean + (points - mean) @ directions.T @ directions
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_a_projection_is_that_of_the_singular_vectors(generator, rank):
+    points = 3 + torch.randn(6, 7, generator=generator).double()
+    found = projections(Models(SUBSET, points.float()), [rank], 6)[rank]
+    torch.testing.assert_close(found @ points, by_svd(points, rank), rtol=1e-5, atol=1e-5)
+    assert torch.linalg.matrix_rank(found - 1 / 6).item() == rank
+    torch.testing.assert_close(found.sum(1), torch.ones(6).double())
+
+
+def test_projections_are_of_originals_spread_evenly(generator):
+    originals = some(9, generator)
+    every, three = (projections(originals, [2], models)[2] for models in (9, 3))
+    torch.testing.assert_close(three, every[[0, 4, 8]])
+
+
+def test_components_of_originals_are_the_same_read_in_blocks(generator, monkeypatch):
+    originals = some(6, generator)
+    whole = projections(originals, [2], 6)[2]
+    columns = originals.columns
+    monkeypatch.setattr(originals, "columns", lambda: columns(values=12))
+    assert len(list(originals.columns())) == 4
+    torch.testing.assert_close(projections(originals, [2], 6)[2], whole)
+
+
+def test_ranks_that_give_the_originals_back_are_left_out(originals):
+    assert list(projections(originals, [1, 3, 4, 5, 64], 3)) == [1, 3]  # K - 1 is 4
+
+
+def test_originals_in_few_directions_are_their_own_projections_of_any_rank(generator):
+    """They lie on a line: components behind the first say nothing, and must not move the mean."""
+    points = 50 + torch.randn(8, 1, generator=generator) * torch.randn(1, 7, generator=generator)
+    for rank, weights in projections(Models(SUBSET, points), [1, 3, 6], 8).items():
+        found = (weights @ points.double()).float()
+        torch.testing.assert_close(found, points, rtol=1e-5, atol=1e-5, msg=str(rank))
+
+
+def test_an_original_that_is_not_finite_leaves_no_projection(generator):
+    points = torch.randn(5, 7, generator=generator)
+    points[3, 2] = torch.inf
+    assert projections(Models(SUBSET, points), [2], 3)[2].isnan().all()
+
+
 # groups
 
 
@@ -121,6 +172,8 @@ def test_the_groups_of_the_originals_have_names_that_figures_know(originals, con
         "soup_2": 4,
         "soup_5": 4,  # there are no nine originals
         "interpolated": 4,
+        "projected_1": 4,
+        "projected_3": 4,  # four components would give the originals back
         "ema": 4,
         "gaussian_full": 4,
         "gaussian_diagonal": 4,
@@ -157,13 +210,15 @@ def test_the_same_seed_gives_the_same_models_whatever_is_asked_first(originals, 
 def test_another_seed_gives_other_models(originals, config):
     first, other = (from_originals(originals, config, seed) for seed in (3, 4))
     same = {n for n in first if torch.equal(matrix(first[n], SUBSET), matrix(other[n], SUBSET))}
-    assert same == {"original", "ensemble", "ema", "soup_5"}  # no chance in any of them
+    # There is no chance in these.
+    assert same == {"original", "ensemble", "ema", "soup_5", "projected_1", "projected_3"}
 
 
 def test_more_models_of_a_rival_begin_with_the_same_ones(originals, config):
     more = from_originals(originals, config.model_copy(update={"rival_models": 9}), 0)
     for name, group in from_originals(originals, config, 0).items():
-        if name not in ("original", "ensemble", "ema"):  # steps of ema are spread anew
+        anew = families.family(name) in ("ema", "projected")  # their originals are spread anew
+        if name not in ("original", "ensemble") and not anew:
             assert torch.equal(matrix(more[name], SUBSET)[:4], matrix(group, SUBSET)[:4]), name
 
 

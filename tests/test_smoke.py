@@ -75,7 +75,7 @@ def test_every_group_has_predictions_on_both_splits(finished):
 GROUPS = {"original": 12, "ensemble": 1, "generated": 6, "reconstructed": 4}
 GROUPS |= {"noised_0.001": 4, "noised_0.05": 4, "noised_0.15": 4}
 RIVALS = {"noised_0.5": 3, "absolute_0.06": 3, "soup_2": 3, "soup_8": 3, "interpolated": 3}
-RIVALS |= {"ema": 3, "gaussian_full": 3, "gaussian_diagonal": 3}
+RIVALS |= {"ema": 3, "projected_1": 3, "projected_4": 3, "gaussian_full": 3, "gaussian_diagonal": 3}
 RIVALS |= {"reconstructed_noise_1": 3, "latent_gaussian": 3}
 RIVALS |= {"soup_greedy": 1, "held_back": 3, "second_run": 5}
 SPLITS = {"validation": 60, "test": 80}
@@ -117,7 +117,7 @@ def test_rivals_can_be_drawn_again(finished, tiny):
     groups = from_originals(originals, tiny.evaluate, tiny.seed.base)
     saved, labels = load_predictions(finished / PREDICTIONS[0], "test")
     images = load_images(finished / "data/images.safetensors").test
-    for group in ("soup_8", "gaussian_full", "gaussian_diagonal", "absolute_0.06"):
+    for group in ("soup_8", "projected_4", "gaussian_full", "gaussian_diagonal", "absolute_0.06"):
         net = load_net(finished / "models/base.safetensors")
         net.load_state_dict(groups[group][2], strict=False)
         expected = accuracy(saved[group], labels)[2].item()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pdiff.audit_figures import plot_pareto, plot_similarities, plot_similarity_matrix
 from pdiff.audit_report import audit_report
+from pdiff.codec_rank import plot_codec_rank, rank_table
 from pdiff.distance_figures import plot_copying, plot_distances, plot_performant
 from pdiff.group_tables import front_table, similarity_matrix
 from pdiff.html import Claim
@@ -30,6 +31,7 @@ SIZES = {
     "noised_0.05": 5,
     "noised_0.5": 5,
     "noised_2": 5,
+    "projected_2": 5,
 }
 
 
@@ -96,6 +98,8 @@ def figures() -> Iterator[tuple[str, object]]:
     models, points = toy_models(wrong), project(matrices, 60, seed=0)
     some = {g: matrices[g] for g in ("original", "generated", "gaussian_diagonal", "second_run")}
     yield "pareto", lambda path: plot_pareto(path, models, "test")
+    ranks = rank_table(models, wrong, matrices)
+    yield "codec", lambda path: plot_codec_rank(path, ranks, "test")
     yield "similarity", lambda path: plot_similarities(path, models)
     yield "similarity_matrix", lambda p: plot_similarity_matrix(p, similarity_matrix(wrong))
     yield "distances", lambda path: plot_distances(path, toy_distances())
@@ -121,6 +125,7 @@ def toy_audit(folder: Path) -> Path:
     tables = {
         "groups": summary.set_axis(["models", "accuracy_mean"], axis=1).reset_index(),
         "front": front_table(models),
+        "codec": rank_table(models, wrong, toy_matrices()),
         "similarity_matrix": similarity_matrix(wrong),
         "copying": toy_copying(),
         "performant": toy_performant(),

@@ -15,13 +15,14 @@ from pdiff.paths import root
 from pdiff.tables.complete import complete, repeatable, seed_list
 from pdiff.tables.definitions import SAME_IMAGES, Row, Table, names, table
 from pdiff.tables.experiments import Experiment, make_experiment
+from pdiff.tables.fit import RECIPES, gather_fit, write_fit
 from pdiff.tables.memory import plan
 from pdiff.tables.render import write
 from pdiff.tables.results import Measured
 from pdiff.tables.runs import ABLATIONS, Setting, gather, seed_pairs, wanted_experiments
 from pdiff.tables.verdict_text import write_verdict
 
-VERDICT = "verdict"
+VERDICT, FIT = "verdict", "fit"
 PAPER = ("paper", "cifar100", "resnet18")
 
 
@@ -41,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdiff.tables", description=__doc__)
-    parser.add_argument("table", help=f"one of {', '.join(names())}, or {VERDICT}")
+    parser.add_argument("table", help=f"one of {', '.join(names())}, {VERDICT} or {FIT}")
     parser.add_argument("--recipe", default=PAPER[0], help="recipe preset (default: %(default)s)")
     parser.add_argument("--data", help=f"data preset (default: {PAPER[1]}, or the table's own)")
     parser.add_argument("--net", help=f"net preset (default: {PAPER[2]}, or the table's own)")
     parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", default="0", help="values of seed.model, such as 0,1,2")
-    parser.add_argument("--base-seeds", help="verdict: values of seed.base (default: 0)")
-    parser.add_argument("--whole", action="store_true", help="verdict: seed.base = seed.model")
+    parser.add_argument("--base-seeds", help="verdict, fit: values of seed.base")
+    parser.add_argument("--whole", action="store_true", help="verdict, fit: seed.base = seed.model")
     parser.add_argument("--ablations", action="store_true", help="verdict: run claims 7, 8 too")
     parser.add_argument("--rows", help="only these rows, by label, separated by semicolons")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
@@ -63,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "pdiff.tables", *repeatable(arguments)])
-    if options.table == VERDICT:
-        return _make_verdict(options, command)
+    if options.table in (VERDICT, FIT):
+        return (_make_verdict if options.table == VERDICT else _make_fit)(options, command)
     if options.whole or options.base_seeds or options.ablations:
         raise InputError(f"--whole, --base-seeds and --ablations belong to `{VERDICT}`")
     wanted = table(options.table)
@@ -105,6 +106,21 @@ def _make_verdict(options: argparse.Namespace, command: str) -> int:
     seeds = gather(wanted, library, failures)
     paths, frame = write_verdict(setting, seeds, options.out or root() / "results", command)
     return _publish(f"{VERDICT} ({setting.title})", frame, paths, asked, failures)
+
+
+def _make_fit(options: argparse.Namespace, command: str) -> int:
+    """Whether the recipe's generator fits, beside that of the first version."""
+    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
+    setting = Setting(*chosen, tuple(options.set))
+    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
+    asked = [setting.experiment(*pair, name) for name in RECIPES for pair in pairs]
+    completed = complete(asked, options, FIT)
+    if completed is None:
+        return 0
+    library, failures = completed
+    found = gather_fit(setting, pairs, library)
+    paths, frame = write_fit(setting, found, options.out or root() / "results", command)
+    return _publish(f"{FIT} ({setting.title})", frame, paths, asked, failures)
 
 
 def _publish(

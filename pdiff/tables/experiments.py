@@ -86,10 +86,14 @@ def _one_line(error: Exception) -> str:
 
 
 def shareable(text: str) -> str:
-    """An argument as it may stand in a committed file: a folder of this machine by its name."""
+    """An argument as it may stand in a committed file: a path of this machine by its last name.
+
+    What follows a file's colon stays, as in `base.net=/home/me/my_net.py:MyNet`.
+    """
     key, _, value = text.partition("=")
-    local = value.startswith("/") and Path(value).exists()
-    return f"{key}=/path/to/{Path(value).name}" if local else text
+    path, colon, rest = value.partition(":")
+    local = path.startswith("/") and Path(path).exists()
+    return f"{key}=/path/to/{Path(path).name}{colon}{rest}" if local else text
 
 
 def _quoted(override: str) -> str:
