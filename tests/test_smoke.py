@@ -21,6 +21,8 @@ from pdiff.nets import build_net, load_net
 from pdiff.rivals import from_originals
 from pdiff.stack import StackFile, load_stack
 from pdiff.subset import Models
+from pdiff.tracking.files import COLUMNS, Folder
+from pdiff.tracking.files import headline as results_headline
 from pdiff.training import measure_accuracy
 from tests.conftest import change
 from tests.toy_pipeline import STAGES, run_stages
@@ -394,6 +396,8 @@ def test_the_fit_leads_the_headline_and_the_terminal(finished, tiny_raw, tmp_pat
         for name in ("novelty", "train_autoencoder", "generate")
     )
     assert next(iter(headline)) == "fit"
+    assert next(iter(COLUMNS)) == "fit.r2"
+    assert COLUMNS.keys() <= results_headline(Folder(folder)).keys()
     fit, latents = headline["fit"], generate["latent_fit"]
     assert fit["r2"] == codec["r2"]
     shared = fit.keys() & latents.keys()

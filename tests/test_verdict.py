@@ -259,15 +259,15 @@ def test_row_0_says_whether_the_generator_learned_and_by_which_numbers(tmp_path)
     paths, frame = write_verdict(SETTING, seeds, tmp_path, "x")
     text = paths[1].read_text()
     assert row_0(text) == (
-        "| 0 | did the generator learn? (R² 0.90, variance first / least 1.10 / 0.85, outside "
+        "| 0 | did the generator learn? (R² 0.99, variance first / least 1.10 / 0.85, outside "
         "0.03, held-out / Gaussian loss 0.90) | - | - | - | - | - | 3 | **fits** (3 of 3 runs) |"
     )
     assert "Did the generator learn? **Fits** (3 of 3 runs). **Holds** (12):" in text
-    assert text.count("| 0.90 | 1.10 / 0.85 | 0.03 | 0.90 | 0.800 / 0.810 / 0.800 | yes |") == 3
+    assert text.count("| 0.99 | 1.10 / 0.85 | 0.03 | 0.90 | 0.800 / 0.810 / 0.800 | yes |") == 3
     first = frame.iloc[0]
     assert (first["claim"], first["verdict"], first["runs"], first["fitted"]) == ("0", "fits", 3, 3)
     assert first["variance_least"] == pytest.approx(0.85)
-    assert frame.loc[frame["verdict"] == "holds", "r2"].to_numpy() == pytest.approx(0.9)
+    assert frame.loc[frame["verdict"] == "holds", "r2"].to_numpy() == pytest.approx(0.99)
 
 
 def test_row_0_counts_the_runs_that_do_not_fit_and_the_text_says_why(tmp_path):
