@@ -18,7 +18,7 @@ from pdiff.audit_figures import plot_pareto, plot_similarities, plot_similarity_
 from pdiff.audit_report import audit_report
 from pdiff.bootstrap import accuracy_column, interval, similarity_column
 from pdiff.boundaries import Boundaries, plot_boundaries
-from pdiff.claims import claims, collapse
+from pdiff.claims import claims
 from pdiff.codec_rank import plot_codec_rank, rank_table
 from pdiff.comparisons import comparisons, estimates, ladder_similarity
 from pdiff.config import NoveltyConfig
@@ -26,6 +26,7 @@ from pdiff.copying import copying_table
 from pdiff.distance_figures import plot_copying, plot_distances, plot_performant
 from pdiff.distances import distance_summary, distance_table
 from pdiff.families import MAIN, family, ordered
+from pdiff.fit import conclusion, describe
 from pdiff.group_tables import front_table, similarity_matrix
 from pdiff.parameter_figures import plot_heat_map, plot_values
 from pdiff.performant import performant_table
@@ -60,13 +61,13 @@ def write_audit(
     metrics: Mapping[str, Any],
     facts: Mapping[str, str],
     config: NoveltyConfig,
-    min_r2: float,
+    missed: Sequence[str],
     seed: int,
 ) -> dict[str, float | None]:
     """All analyses, and the report of them; the numbers that experiments are compared by.
 
-    `metrics` are those of `pdiff.report.headline`, with the reconstruction's R2; `facts` say what
-    was run.
+    `metrics` are those of `pdiff.report.headline` with the `fit`, and `missed` its missed bars
+    (`pdiff.fit`); `facts` say what was run.
     """
     seed = derive_seed(seed, "audit") % 2**32  # scikit-learn takes no larger one
     groups = write_similarity(folder, evidence, config.split)
@@ -78,10 +79,10 @@ def write_audit(
     plot_boundaries(folder / "boundaries.png", maps, classes)
     audit_report(
         folder,
-        lead=lead(metrics, min_r2),
+        lead=lead(metrics, missed),
         facts=facts,
         headline=groups[groups["group"].map(family).isin(MAIN[:-1])],
-        claims=claims(compared, ladders),
+        claims=claims(compared, ladders, fits=not missed),
     )
     return audit_metrics(compared, ladders, lying)
 
@@ -110,18 +111,9 @@ def audit_metrics(
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
 
-def lead(metrics: Mapping[str, Any], min_r2: float) -> str:
-    """What the generator is like, before anything is said of what it wins."""
-    r2, latents = metrics["reconstruction"]["r2"], metrics["latents"]
-    within = {g: metrics["similarity"][f"{g}_within"] for g in ("generated", "original")}
-    sentence = (
-        f"The codec explains R2 = {r2:.2f} of the checkpoints' deviation from their mean; the mean "
-        f"similarity is {within['generated']:.3f} among generated models and "
-        f"{within['original']:.3f} among originals; latents spread "
-        f"{latents['generated_spread']:.2f} (originals {latents['original_spread']:.2f})."
-    )
-    reasons = collapse(within, r2, min_r2)
-    return sentence + (f" Take no win for one: {'; '.join(reasons)}." if reasons else "")
+def lead(metrics: Mapping[str, Any], missed: Sequence[str]) -> str:
+    """Whether the generator learned, before anything is said of what it wins."""
+    return f"{describe(metrics['fit'], metrics['similarity'])} {conclusion(missed)}"
 
 
 def write_similarity(folder: Path, evidence: Evidence, split: str) -> pd.DataFrame:

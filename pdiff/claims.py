@@ -3,7 +3,7 @@
 Several seeds say more: `pdiff.tables.verdict`.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -26,21 +26,21 @@ LADDERS = {
     "noised": "more novel than noise at equal accuracy",
     "soup": "more novel than a soup at equal accuracy",
 }
-WITHIN_MARGIN = 0.05
-"""Generated models that are this much more alike than the originals are a collapse."""
 
 
-def claims(comparisons: pd.DataFrame, ladders: pd.DataFrame) -> list[Claim]:
+def claims(comparisons: pd.DataFrame, ladders: pd.DataFrame, *, fits: bool) -> list[Claim]:
     """The generated models against the paper's rivals and ours, those that this run has.
 
     `comparisons` and `ladders` are tables of `pdiff.comparisons`; their p-values are corrected for
-    the number of rows in them (Holm).
+    the number of rows in them (Holm). Nothing can be told of a generator that does not fit
+    (`pdiff.fit`): then the numbers stand without their word.
     """
     rows = comparisons.set_index("group")
     found = [_paired(rows, text, group, "accuracy") for text, group in ACCURACY]
     found.insert(1, _chosen(rows))
     found += [_paired(rows, text, group, "novelty") for text, group in NOVELTY]
-    return found + _ladders(ladders)
+    found += _ladders(ladders)
+    return found if fits else [replace(claim, outcome="cannot tell") for claim in found]
 
 
 def _paired(rows: pd.DataFrame, text: str, group: str, name: str) -> Claim:
@@ -82,18 +82,3 @@ def _shown(value: float, low: float, high: float, name: str) -> str:
     if name == "accuracy":
         return f"{100 * value:+.2f} % [{100 * low:+.2f}, {100 * high:+.2f}]"
     return f"{value:+.3f} similarity [{low:+.3f}, {high:+.3f}]"
-
-
-def collapse(within: Mapping[str, float], r2: float, min_r2: float) -> list[str]:
-    """Reasons not to take a win for one: a generator that always returns about the same net.
-
-    Args:
-        within: mean similarity among the models of the groups original and generated.
-        r2: of the reconstruction; it should be at least `min_r2`.
-    """
-    more, reasons = within["generated"] - within["original"], []
-    if more > WITHIN_MARGIN:
-        reasons.append(f"generated models are more alike than originals by {more:.3f}")
-    if r2 < min_r2:
-        reasons.append(f"R2 is below autoencoder.min_r2: {min_r2}")
-    return reasons

@@ -3,21 +3,16 @@
 Axes: K originals, G generated, L latent length, R directions.
 """
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.config import GenerateConfig
 from pdiff.diffusion import Diffusion, PredictNoise
 from pdiff.latents import LatentModel, principal_directions
 
 HELD, SMALL = 0.99, 0.01
 """The leading directions hold the first share of the originals' variance; a direction that holds
 less than the second one is not compared by itself."""
-SLACK = 0.01
-"""By this share the loss on held-out latents may exceed a Gaussian's, as draws differ."""
 DRAWS = 2000
 """Noisy latents behind each denoising loss."""
 
@@ -110,27 +105,3 @@ def latent_fit(
         "loss_held_out": loss(predict_noise, held_out),
         "loss_gaussian": loss(gaussian_predictor(seen, diffusion), held_out),
     }
-
-
-def missed_bars(fit: Mapping[str, float | int | None], config: GenerateConfig) -> list[str]:
-    """What of `latent_fit` misses a bar of `config`, in words; empty where all is well."""
-    low, high = config.variance_ratio
-    least, most, outside = fit["variance_least"], fit["variance_most"], fit["outside"]
-    missed = []
-    if least < low or most > high:
-        missed.append(
-            f"along the originals' leading directions generated latents have {least:.2f} to "
-            f"{most:.2f} of their variance (generate.variance_ratio: {low:g} to {high:g})"
-        )
-    if outside > config.max_outside:
-        missed.append(
-            f"{outside:.0%} of their variance lies outside these directions (generate.max_outside: "
-            f"{config.max_outside:g})"
-        )
-    held_out, gaussian = fit["loss_held_out"], fit["loss_gaussian"]
-    if held_out is not None and held_out > (1 + SLACK) * gaussian:
-        missed.append(
-            f"the denoising loss on held-out latents is {held_out:.3f}, and that of a Gaussian of "
-            f"the latents {gaussian:.3f}"
-        )
-    return missed

@@ -104,9 +104,7 @@ def similarity_table(predictions: Predictions, labels: Int64[Tensor, " N"]) -> p
     return pd.DataFrame(rows)
 
 
-def headline(
-    summary: pd.DataFrame, models: pd.DataFrame, latent_spread: Mapping[str, float]
-) -> dict[str, Any]:
+def headline(summary: pd.DataFrame, models: pd.DataFrame) -> dict[str, Any]:
     """The numbers that experiments are compared by, nested as DVC and MLflow show them."""
     group = summary.set_index("group").to_dict("index")
     accuracies = {
@@ -135,9 +133,9 @@ def headline(
         "generated_max_low": group["generated"]["max_similarity_low"],
         "generated_max_high": group["generated"]["max_similarity_high"],
         "generated_within": group["generated"]["similarity_within"],
+        "reconstructed_within": group["reconstructed"]["similarity_within"],
     }
-    latents = {f"{name}_spread": value for name, value in latent_spread.items()}
-    return {"accuracy": accuracy, "similarity": similarity, "latents": latents, "n": n}
+    return {"accuracy": accuracy, "similarity": similarity, "n": n}
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:

@@ -10,7 +10,8 @@ from pdiff import tracking
 from pdiff.codec import load_codec
 from pdiff.config import load_params
 from pdiff.files import load_tensor, save_tensors, write_json
-from pdiff.latent_fit import latent_fit, missed_bars
+from pdiff.fit import missed_latent_bars
+from pdiff.latent_fit import latent_fit
 from pdiff.latents import LatentModel
 from pdiff.optimise import check_finite
 from pdiff.runtime import get_device, make_generator
@@ -48,7 +49,7 @@ def main() -> None:
 
         own = make_generator(params.seed.model, "latent_fit", device=device)
         fit = latent_fit(model, originals, latents, own)
-        if missed := missed_bars(fit, params.generate):
+        if missed := missed_latent_bars(fit, params.generate):
             warn(f"the generator does not fit the originals' latents: {'; '.join(missed)}")
         log.summary({"latent_fit": fit})
         write_json(METRICS, {"latent_fit": fit})

@@ -1,7 +1,8 @@
 """Turn predictions into what the paper reports, and ask whether what was generated is new.
 
-predictions, latents, and for the audit images, base net and all models' parameters
--> one row per model, bootstrap replicates, tables, figures, headline numbers, the audit's report
+predictions, metrics of codec and latents, and for the audit images, base net, all parameters
+-> one row per model, bootstrap replicates, tables, figures, the audit's report, and headline
+   numbers that begin with the fit of the generator
 """
 
 import shutil
@@ -21,9 +22,9 @@ from pdiff.data import ImageSet, load_images
 from pdiff.evaluation import wrong
 from pdiff.families import name, ordered
 from pdiff.files import load_json, load_tensor, write_json
+from pdiff.fit import conclusion, fit_numbers, missed_bars, one_line
 from pdiff.groups import load_predictions
 from pdiff.nets import load_net
-from pdiff.novelty import spread
 from pdiff.report import (
     headline,
     model_table,
@@ -37,7 +38,7 @@ from pdiff.rivals import from_originals, latents_of_rivals, matrix, soup_of
 from pdiff.runtime import get_device
 from pdiff.stack import StackFile
 from pdiff.subset import spread_evenly
-from stages import stage
+from stages import stage, warn
 
 PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
 IMAGES = Path("data/images.safetensors")
@@ -51,8 +52,8 @@ SOUP = Path("data/greedy_soup.json")
 AUTOENCODER = Path("models/autoencoder.safetensors")
 GENERATED = Path("data/generated.safetensors")
 LATENTS = Path("data/latents.safetensors")
-GENERATED_LATENTS = Path("data/generated_latents.safetensors")
 AUTOENCODER_METRICS = Path("metrics/train_autoencoder.json")
+GENERATE_METRICS = Path("metrics/generate.json")
 MODELS = Path("data/models.csv")
 BOOTSTRAP = Path("data/bootstrap.csv")
 REPORT = Path("report")
@@ -68,10 +69,7 @@ def main() -> None:
     split = params.novelty.split
     predictions, labels = _load(split)
     chosen_by, chosen_labels = _load("validation" if split == "test" else "test")
-    spreads = {
-        "original": spread(load_tensor(LATENTS, "latents")),
-        "generated": spread(load_tensor(GENERATED_LATENTS, "latents")),
-    }
+    codec, latents = load_json(AUTOENCODER_METRICS), load_json(GENERATE_METRICS)["latent_fit"]
 
     with tracking.run("novelty", params, "seed", "evaluate", "novelty") as log:
         models = model_table(predictions, labels, chosen_by, chosen_labels)
@@ -79,8 +77,10 @@ def main() -> None:
         shown = {group: predictions[group] for group in main_groups}
         of_shown = models[models["group"].isin(main_groups)]
         summary = summary_table(of_shown, shown, labels)
-        metrics = headline(summary, of_shown, spreads)
-        metrics["reconstruction"] = {"r2": load_json(AUTOENCODER_METRICS).get("r2")}
+        numbers = headline(summary, of_shown)
+        fit = fit_numbers(codec, latents, numbers["similarity"])
+        missed = missed_bars(fit, params.generate, params.autoencoder.min_r2)
+        metrics = {"fit": fit, **numbers}
         errors = {group: wrong(found, labels) for group, found in predictions.items()}
         choosing = {group: wrong(found, chosen_labels) for group, found in chosen_by.items()}
         replicates = bootstrap(errors, choosing, params.novelty.bootstrap, params.seed)
@@ -103,11 +103,14 @@ def main() -> None:
                 metrics,
                 _facts(params, evidence),
                 params.novelty,
-                params.autoencoder.min_r2,
+                missed,
                 params.seed.model,
             )
         log.summary(metrics)
         write_json(METRICS, metrics)
+        if missed:
+            warn(conclusion(missed))
+        print(one_line(fit, missed))
         print(summary.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
         tracking.finish(params)
 

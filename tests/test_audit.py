@@ -1,7 +1,9 @@
 """The audit of a whole toy pipeline: with everything, without, and at its edges."""
 
+import html
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -118,8 +120,32 @@ def test_all_generated_models_equal_is_a_defined_result(copied, tiny_raw):
     run_stages(copied, tiny_raw, EVALUATION[1:])
     row = table(copied, "groups").loc["generated"]
     assert row["similarity_within"] == 1
-    metrics = json.loads((copied / "metrics/novelty.json").read_text())
-    assert "Take no win for one" in lead(metrics, min_r2=-100.0)
+
+
+def test_the_report_leads_with_the_fit_and_says_what_it_misses(finished):
+    metrics = json.loads((finished / "metrics/novelty.json").read_text())
+    fit, within = metrics["fit"], metrics["similarity"]["reconstructed_within"]
+    said = lead(metrics, ["it is bad", "it is worse"])
+    assert said.startswith(f"The codec explains R² = {fit['r2']:.3f} of the checkpoints' deviation")
+    assert f"the mean similarity is {within:.3f} among reconstructed models" in said
+    assert f"{fit['variance_least']:.2f} to {fit['variance_most']:.2f} of their variance" in said
+    assert f"{fit['loss_held_out']:.3f} on held-out latents" in said
+    assert said.endswith(
+        "The generator does not fit: it is bad; it is worse; no claim about the method can be made "
+        "from this run."
+    )
+    assert lead(metrics, []).endswith("The generator fits.")
+
+
+def test_the_report_of_a_generator_that_has_not_learned_claims_nothing(finished):
+    """Twenty steps teach it nothing."""
+    report = (finished / "report/audit/report.html").read_text()
+    said = html.unescape(report).partition("The generator does not fit: ")[2][:500]
+    assert "leading directions generated latents have" in said
+    assert "no claim about the method can be made from this run.</p>" in said
+    assert report.index("The codec explains") < report.index('<div class="verdict">')
+    assert '<span class="outcome open">' in report
+    assert not re.findall('<span class="outcome (holds|fails)">', report)
 
 
 def test_one_generated_model_has_an_audit(copied, tiny_raw):

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from pdiff.claims import claims, collapse
+from pdiff.claims import claims
 
 
 def compared(**words: str) -> pd.DataFrame:
@@ -27,7 +26,9 @@ def ladders(p: float, difference: float, no_overlap: float) -> pd.DataFrame:
 
 
 def test_claims_carry_the_words_and_numbers_of_the_tables():
-    found = {c.text: c for c in claims(compared(accuracy="holds"), ladders(0.001, 0.02, 0.0))}
+    found = {
+        c.text: c for c in claims(compared(accuracy="holds"), ladders(0.001, 0.02, 0.0), fits=True)
+    }
     best = found["better than the originals on average"]
     assert (best.outcome, best.numbers) == ("holds", "+1.00 % [-0.20, +3.00] against original")
     assert found["more novel than a Gaussian of the latents"].outcome == "cannot tell"
@@ -37,26 +38,23 @@ def test_claims_carry_the_words_and_numbers_of_the_tables():
 
 
 def test_without_overlap_nothing_can_be_told():
-    found = {c.text: c for c in claims(compared(), ladders(np.nan, np.nan, 1.0))}
+    found = {c.text: c for c in claims(compared(), ladders(np.nan, np.nan, 1.0), fits=True)}
     equal = found["more novel than noise at equal accuracy"]
     assert (equal.outcome, equal.numbers) == ("cannot tell", "no overlap in 100 % of replicates")
 
 
 def test_two_ladders_are_two_claims_for_holm():
-    found = [c.outcome for c in claims(compared(), ladders(0.03, 0.02, 0.0)) if "equal" in c.text]
+    found = [
+        c.outcome
+        for c in claims(compared(), ladders(0.03, 0.02, 0.0), fits=True)
+        if "equal" in c.text
+    ]
     assert found == ["cannot tell", "cannot tell"]  # 0.03 alone would have been enough
 
 
-@pytest.mark.parametrize(
-    ("generated", "r2", "reasons"),
-    [
-        (0.75, 0.5, 0),
-        (0.79, 0.5, 0),
-        (0.81, 0.5, 1),
-        (0.75, 0.05, 1),
-        (0.81, 0.05, 2),
-    ],
-)
-def test_a_generator_collapses_by_likeness_or_by_its_codec(generated, r2, reasons):
-    within = {"generated": generated, "original": 0.75}
-    assert len(collapse(within, r2, min_r2=0.1)) == reasons
+def test_nothing_is_told_of_a_generator_that_does_not_fit():
+    tables = compared(accuracy="holds"), ladders(0.001, 0.02, 0.0)
+    fitted, unfitted = (claims(*tables, fits=fits) for fits in (True, False))
+    assert "holds" in {claim.outcome for claim in fitted}
+    assert {claim.outcome for claim in unfitted} == {"cannot tell"}
+    assert [claim.numbers for claim in unfitted] == [claim.numbers for claim in fitted]

@@ -6,7 +6,8 @@ import torch
 from pdiff.config import GenerateConfig
 from pdiff.denoiser import Denoiser
 from pdiff.diffusion import train_denoiser
-from pdiff.latent_fit import gaussian_predictor, latent_fit, missed_bars, variance_along
+from pdiff.fit import missed_latent_bars
+from pdiff.latent_fit import gaussian_predictor, latent_fit, variance_along
 from pdiff.latents import (
     LatentModel,
     LatentStatistics,
@@ -83,7 +84,7 @@ def test_the_true_scores_of_a_gaussian_pass(latents, bars, standardise):
         return Predictor(gaussian_predictor(statistics.apply(draw(100_000, seed=1)), diffusion))
 
     fit = fit_of(latents, oracle, standardise)
-    assert missed_bars(fit, bars) == []
+    assert missed_latent_bars(fit, bars) == []
     assert fit["directions"] == 4
     assert fit["outside"] < 0.02
     assert fit["loss_held_out"] == pytest.approx(fit["loss_training"], rel=0.1)
@@ -97,7 +98,7 @@ def test_a_denoiser_after_ten_steps_fails(latents, bars, params):
         own = torch.Generator().manual_seed(0)
         return train_denoiser(scaled, config, own, lambda *_: None)
 
-    missed = missed_bars(fit_of(latents, train, "whiten"), bars)
+    missed = missed_latent_bars(fit_of(latents, train, "whiten"), bars)
     assert any("generate.variance_ratio: 0.8 to 1.25" in reason for reason in missed)
     assert any("that of a Gaussian" in reason for reason in missed)
 
@@ -108,7 +109,7 @@ def test_one_that_repeats_its_latents_is_told_apart_by_the_held_out_loss(latents
     assert 0.8 < fit["variance_least"] <= fit["variance_most"] < 1.25
     assert fit["loss_training"] < fit["loss_gaussian"]
     assert fit["loss_held_out"] > 2 * fit["loss_gaussian"]
-    assert ["held-out" in reason for reason in missed_bars(fit, bars)] == [True]
+    assert ["held-out" in reason for reason in missed_latent_bars(fit, bars)] == [True]
 
 
 def test_variance_along_directions_is_that_of_generated_over_originals(latents):
@@ -127,7 +128,7 @@ def test_what_lies_outside_the_leading_directions_is_seen(latents, bars):
     _, fit["outside"] = variance_along(latents, latents + 3 * noise)
     assert 0.2 < fit["outside"] < 0.4  # 9 of 9 + 21
     fit |= {"variance_least": 1.0, "variance_most": 1.0}
-    assert [r for r in missed_bars(fit, bars) if "outside these directions" in r]
+    assert [r for r in missed_latent_bars(fit, bars) if "outside these directions" in r]
 
 
 def test_whitened_latents_have_no_correlation_and_come_back(latents):

@@ -442,6 +442,46 @@ def test_a_broken_input_is_one_line_and_outputs_stay(
     }
 
 
+def test_the_fit_leads_the_headline_and_the_terminal(finished, tiny_raw, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    run_stages(folder, change(tiny_raw, novelty__audit=False), ("novelty",))
+    headline, codec, generate = (
+        json.loads((folder / f"metrics/{name}.json").read_text())
+        for name in ("novelty", "train_autoencoder", "generate")
+    )
+    assert next(iter(headline)) == "fit"
+    fit, latents = headline["fit"], generate["latent_fit"]
+    assert fit["r2"] == codec["r2"]
+    shared = fit.keys() & latents.keys()
+    assert len(shared) == 8
+    assert {name: fit[name] for name in shared} == {name: latents[name] for name in shared}
+    summary = pd.read_csv(folder / "report/summary.csv").set_index("group")["similarity_within"]
+    assert fit["reconstructed_more_alike"] == pytest.approx(
+        summary["reconstructed"] - summary["original"], abs=1e-5
+    )
+    out, error = capsys.readouterr()
+    assert out.startswith(f"generator does not fit: r2 {fit['r2']:.3f}, ")
+    assert "WARNING: The generator does not fit: " in error
+
+
+def test_the_bars_are_those_of_the_parameters(finished, tiny_raw, tmp_path, capsys):
+    """With bars that anything reaches, only what the reconstructed models show can be missed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    path = folder / "metrics/generate.json"
+    latents = json.loads(path.read_text())["latent_fit"] | {"loss_held_out": None}
+    path.write_text(json.dumps({"latent_fit": latents}))
+    wide = {"generate.variance_ratio": [0.0, 1e9], "generate.max_outside": 1.0}
+    run_stages(folder, change(tiny_raw, novelty__audit=False, **wide), ("novelty",))
+    out, error = capsys.readouterr()
+    fit = json.loads((folder / "metrics/novelty.json").read_text())["fit"]
+    alike = fit["reconstructed_more_alike"] > 0.03
+    assert out.startswith("generator does not fit" if alike else "generator fits")
+    assert ("WARNING: The generator does not fit: reconstructed" in error) == alike
+    assert "leading directions" not in error
+
+
 def test_a_poor_autoencoder_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)

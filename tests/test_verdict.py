@@ -20,7 +20,15 @@ from pdiff.tables.runs import ABLATIONS, Seed, Setting, seed_pairs
 from pdiff.tables.verdict import Judged, is_conditional, judge_all, units
 from pdiff.tables.verdict_text import replace_section, write_verdict
 from tests.conftest import ROOT
-from tests.toy_runs import GROUPS, make_run, make_seeds, write_audit, write_results
+from tests.toy_runs import (
+    FIT,
+    GROUPS,
+    UNFITTED,
+    make_run,
+    make_seeds,
+    write_audit,
+    write_results,
+)
 
 SETTING = Setting("quick", "digits", "resnet18")
 WHOLE = (0.0, 0.001, -0.001)
@@ -198,49 +206,91 @@ def test_ablations_of_some_runs_are_judged_on_these(ablated, tmp_path):
     assert (frame.loc["7", "runs"], frame.loc["1", "runs"]) == (2, 3)
 
 
-# a collapsed generator does not win
+# a generator that has not learned has no verdict
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"r2": 0.05}, "holds, by collapse"),
-        ({"r2": 0.15}, "holds"),
-        ({"within": (0.86, 0.80)}, "holds, by collapse"),
-        ({"within": (0.84, 0.80)}, "holds"),
-        ({"within": (math.nan, math.nan), "r2": None}, "holds"),
+        ({}, "holds"),
+        ({"fit": FIT | {"r2": 0.05}}, "unfitted"),
+        ({"fit": FIT | {"r2": 0.15}}, "holds"),
+        ({"fit": FIT | {"r2": None}}, "unfitted"),
+        ({"fit": FIT | {"reconstructed_more_alike": 0.04}}, "unfitted"),
+        ({"fit": UNFITTED}, "unfitted"),
+        ({"fit": FIT | {"loss_held_out": 0.7}}, "unfitted"),
+        ({"fit": None}, "fit not measured"),
+        ({"within": (0.95, 0.80)}, "holds"),  # alike, as a Gaussian of full spread can be too
     ],
 )
-def test_a_claim_that_holds_of_a_collapsed_generator_is_marked(tmp_path, options, word):
+def test_a_claim_of_a_generator_that_does_not_fit_does_not_hold(tmp_path, options, word):
     assert alone(make_seeds(tmp_path, *WHOLE, **options), "1").word == word
 
 
-def test_a_claim_that_does_not_hold_is_not_excused_by_a_collapse(tmp_path):
-    assert alone(make_seeds(tmp_path, -0.04, -0.041, r2=0.0), "1").word == "does not hold"
+def test_a_claim_of_such_a_generator_is_not_refuted_either(tmp_path):
+    assert alone(make_seeds(tmp_path, -0.04, -0.041, -0.039), "1").word == "does not hold"
+    shifts = (-0.04, -0.041, -0.039)
+    seeds = make_seeds(tmp_path / "unfitted", *shifts, fit=UNFITTED)
+    assert alone(seeds, "1").word == "unfitted"
+    assert alone(seeds, "1").combined.estimate == pytest.approx(-0.02)
 
 
-@pytest.mark.parametrize(("collapsed", "word"), [(1, "holds"), (2, "holds, by collapse")])
-def test_half_of_the_runs_have_to_collapse(tmp_path, collapsed, word):
+@pytest.mark.parametrize(("unfitted", "word"), [(1, "holds"), (2, "unfitted")])
+def test_more_than_half_of_the_runs_have_to_fit(tmp_path, unfitted, word):
     seeds = make_seeds(tmp_path / "well", *WHOLE, 0.0)
-    bad = make_seeds(tmp_path / "collapsed", *WHOLE, 0.0, r2=0.0)
-    assert alone([*bad[:collapsed], *seeds[collapsed:]], "1").word == word
+    bad = make_seeds(tmp_path / "unfitted", *WHOLE, 0.0, fit=UNFITTED)
+    assert alone([*bad[:unfitted], *seeds[unfitted:]], "1").word == word
 
 
-def test_the_collapse_that_counts_is_that_of_the_generator_that_wins(ablated, tmp_path):
-    collapsed = make_run(tmp_path / "flat", groups=GROUPS, r2=0.0)
-    seeds = [replace(s, runs={**s.runs, "noise_latent": collapsed}) for s in ablated]
+def test_the_generator_that_counts_is_the_one_that_wins(ablated, tmp_path):
+    unfitted = make_run(tmp_path / "flat", groups=GROUPS, fit=UNFITTED)
+    seeds = [replace(s, runs={**s.runs, "noise_latent": unfitted}) for s in ablated]
     words = {j.claim.key: j.word for j in judge_all(seeds)}
-    assert words["8"] == "holds, by collapse"
+    assert words["8"] == "unfitted"
     assert words["7"] == words["1"] == "holds"
 
 
-def test_the_signs_of_a_collapse_stand_in_every_row(tmp_path):
-    paths, frame = write_verdict(SETTING, make_seeds(tmp_path, *WHOLE, r2=0.05), tmp_path, "x")
-    rows = re.findall(r"\| \d[a-f]? \| .*", paths[1].read_text())
-    run = [row for row in rows if "not run" not in row]
-    assert len(rows) == len(CLAIMS)
-    assert all("| 0.05 | 0.800 / 0.800 | 0.80 |" in row for row in run)
-    assert frame.loc[frame["verdict"] != "not run", "r2"].to_numpy() == pytest.approx(0.05)
+def row_0(text: str) -> str:
+    return re.search(r"\| 0 \|.*", text)[0]
+
+
+def test_row_0_says_whether_the_generator_learned_and_by_which_numbers(tmp_path):
+    seeds = make_seeds(tmp_path, *WHOLE)
+    paths, frame = write_verdict(SETTING, seeds, tmp_path, "x")
+    text = paths[1].read_text()
+    assert row_0(text) == (
+        "| 0 | did the generator learn? (R² 0.90, variance first / least 1.10 / 0.85, outside "
+        "0.03, held-out / Gaussian loss 0.90) | - | - | - | - | - | 3 | **fits** (3 of 3 runs) |"
+    )
+    assert "Did the generator learn? **Fits** (3 of 3 runs). **Holds** (12):" in text
+    assert text.count("| 0.90 | 1.10 / 0.85 | 0.03 | 0.90 | 0.800 / 0.810 / 0.800 | yes |") == 3
+    first = frame.iloc[0]
+    assert (first["claim"], first["verdict"], first["runs"], first["fitted"]) == ("0", "fits", 3, 3)
+    assert first["variance_least"] == pytest.approx(0.85)
+    assert frame.loc[frame["verdict"] == "holds", "r2"].to_numpy() == pytest.approx(0.9)
+
+
+def test_row_0_counts_the_runs_that_do_not_fit_and_the_text_says_why(tmp_path):
+    seeds = make_seeds(tmp_path / "well", *WHOLE)
+    bad = make_seeds(tmp_path / "unfitted", *WHOLE, fit=UNFITTED)
+    paths, frame = write_verdict(SETTING, [*bad[:2], seeds[2]], tmp_path, "x")
+    text = paths[1].read_text()
+    assert row_0(text).endswith("| 3 | **does not fit** (2 of 3 runs) |")
+    assert "variance first / least 0.45 / 0.35" in row_0(text)
+    why = "along the originals' leading directions generated latents have 0.10 to 1.20 of their"
+    assert f"**Does not fit** (2 of 3 runs); in the first that it does not fit, {why}" in text
+    assert "**Unfitted** (12): better than the originals on average (1)" in text
+    assert why in frame.iloc[0]["reason"]
+    assert re.findall(r"\| (yes|no) \|\n", text) == ["no", "no", "yes"]
+
+
+def test_runs_from_before_the_fit_was_measured_say_so(tmp_path):
+    seeds = make_seeds(tmp_path, *WHOLE, fit=None)
+    text = write_verdict(SETTING, seeds, tmp_path, "x")[0][1].read_text()
+    assert "(R² -, variance first / least - / -, outside -, held-out / Gaussian" in row_0(text)
+    assert row_0(text).endswith("| **not measured** (3 of 3 runs) |")
+    assert text.count("| - | - / - | - | - | 0.800 / - / 0.800 | not measured |") == 3
+    assert "**Fit not measured** (12): better than the originals on average (1)" in text
 
 
 # many claims, many runs
@@ -297,7 +347,7 @@ def test_runs_on_two_bases_say_so_and_show_each_base(tmp_path):
 def test_a_claim_off_the_ladder_has_no_mean_on_any_base(tmp_path):
     seeds = [replace(seed, base=0) for seed in make_seeds(tmp_path, 0.03, 0.03)]
     text = write_verdict(SETTING, seeds, tmp_path, "command")[0][1].read_text()
-    assert re.search(r"\| 4 \| more novel .* equal accuracy (\| - ){7}\| 0.90 \|", text)
+    assert re.search(r"\| 4 \| more novel .* equal accuracy (\| - ){7}\| cannot tell: no", text)
 
 
 def test_several_models_on_three_bases_are_averaged_first(tmp_path):
@@ -334,7 +384,7 @@ def test_a_verdict_on_one_data_set_leaves_the_others(tmp_path):
     assert "`third`" in text and "`second`" in text and "By hand." in text
     assert "`first`" not in text
     frame = pd.read_csv(tmp_path / "verdict.csv").set_index(["section", "claim"])
-    assert len(frame) == 2 * len(CLAIMS)
+    assert len(frame) == 2 * (1 + len(CLAIMS))
     assert frame.loc[("quick_digits_resnet18", "1"), "verdict"] == "does not hold"
     assert frame.loc[("quick_cifar10_images_resnet18", "1"), "verdict"] == "holds"
 
@@ -459,7 +509,8 @@ def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypat
     assert f"wrote {workplace}/results/verdict.md" in capsys.readouterr().out
     ((name, columns, rows, paths),) = logged
     assert name == "verdict (digits, resnet18, recipe quick)"
-    assert json.loads(json.dumps(rows))[0][: columns.index("estimate")][-2:] == ["holds", ""]
+    words = [row[: columns.index("estimate")][-2:] for row in json.loads(json.dumps(rows))]
+    assert words[:2] == [["fits", ""], ["holds", ""]]
     assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from pdiff.bootstrap import accuracy_column, similarity_column
-from pdiff.claims import collapse
+from pdiff.config import GenerateConfig
 from pdiff.errors import InputError
+from pdiff.fit import NUMBERS, missed_bars
 from pdiff.tables.complete import seed_list
 from pdiff.tables.experiments import Experiment, Library, Result, make_experiment
 from pdiff.tables.results import MODELS, REPLICATES
@@ -23,8 +24,9 @@ from pdiff.tracking.files import clean_name
 
 ABLATIONS = ("checkpoints_10", "noise_latent", "noise_param", "noise_none")
 """What the claims need beside the experiment itself, which is called ""."""
-HEALTH = ("r2", "generated_within", "original_within", "latent_spread")
-"""The signs of a collapse: reconstruction R2, mean IoU within groups, latent spread."""
+WITHIN = ("generated_within", "reconstructed_within", "original_within")
+FIT = (*NUMBERS, *WITHIN)
+"""What says whether the generator learned: `pdiff.fit`, and the mean IoU within groups."""
 
 
 class NotRun(Exception):
@@ -139,20 +141,19 @@ class Run:
         return math.nan if value is None else float(value)
 
     @cached_property
-    def health(self) -> dict[str, float]:
-        """`HEALTH`; the latent spread is that of generated models over that of originals."""
-        original, generated = (
-            self.metric(f"latents.{g}_spread") for g in ("original", "generated")
-        )
-        among = (self.metric(f"similarity.{g}_within") for g in ("generated", "original"))
-        spread = generated / original if original else math.nan
-        return dict(zip(HEALTH, (self.metric("reconstruction.r2"), *among, spread), strict=True))
+    def fit(self) -> dict[str, float]:
+        """How well the generator learned, by `FIT`; NaN where that was not measured."""
+        within = {name: self.metric(f"similarity.{name}") for name in WITHIN}
+        return {name: self.metric(f"fit.{name}") for name in NUMBERS} | within
 
-    @property
-    def is_collapsed(self) -> bool:
-        """The codec explains too little, or the generated models are nearly one model."""
-        within = {g: self.health[f"{g}_within"] for g in ("generated", "original")}
-        return bool(collapse(within, self.health["r2"], self.params["autoencoder"]["min_r2"]))
+    @cached_property
+    def missed(self) -> list[str] | None:
+        """The bars that the generator misses; None for a run that has not measured its fit."""
+        found = self.result.metrics.get("fit")
+        if found is None:
+            return None
+        config = GenerateConfig.model_validate(self.params["generate"])
+        return missed_bars(found, config, self.params["autoencoder"]["min_r2"])
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,55 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from pdiff.statistics import Combined, combine_seeds, holm, holm_levels
 from pdiff.tables.claims import CLAIMS, Claim, NoOverlap
 from pdiff.tables.results import word
-from pdiff.tables.runs import Measure, NotRun, Seed
+from pdiff.tables.runs import Measure, NotRun, Run, Seed
 
 LEVEL = 0.95
 MIN_BASES = 3
 """With fewer bases, and several models on each, the run is the unit and not the pipeline."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Row 0: did the generators of these runs learn?"""
+
+    runs: Sequence[Run]
+
+    @cached_property
+    def word(self) -> str:
+        """`fits` if more than half of the runs do; `not measured` if none is known not to."""
+        if 2 * self.fitted > len(self.runs):
+            return "fits"
+        return "does not fit" if self.unfitted else "not measured"
+
+    @property
+    def share(self) -> str:
+        """The runs that the word is true of."""
+        counts = {"fits": self.fitted, "does not fit": len(self.unfitted)}
+        count = counts.get(self.word, len(self.runs) - self.fitted)
+        return f"{count} of {len(self.runs)} runs"
+
+    @property
+    def unfitted(self) -> list[Run]:
+        return [run for run in self.runs if run.missed]
+
+    @property
+    def fitted(self) -> int:
+        return sum(run.missed == [] for run in self.runs)
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """`pdiff.tables.runs.FIT`, the mean over the runs that have measured it."""
+        return pd.DataFrame([run.fit for run in self.runs]).mean().to_dict()
+
+
+UNTOLD = {"does not fit": "unfitted", "not measured": "fit not measured"}
+"""What a claim is called whatever its interval says, by the word for its generators."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +84,12 @@ class Judged:
         if self.combined is None:
             return "cannot tell" if self.off else "not run"
         found = word(self.combined.low, self.combined.high)
-        return "holds, by collapse" if found == "holds" and self.is_collapsed else found
-
-    @property
-    def is_collapsed(self) -> bool:
-        """Whether at least half of the generators that win if the claim holds have collapsed."""
-        found = [seed.run(self.claim.about).is_collapsed for seed in self.seeds]
-        return 2 * sum(found) >= len(found) > 0
+        return found if found == "cannot tell" else UNTOLD.get(self.learned.word, found)
 
     @cached_property
-    def health(self) -> dict[str, float]:
-        """The signs of a collapse, each the mean over the runs."""
-        found = [seed.run(self.claim.about).health for seed in self.seeds]
-        return (
-            {name: float(np.mean([h[name] for h in found])) for name in found[0]} if found else {}
-        )
+    def learned(self) -> Learned:
+        """Of the generators that win if the claim holds."""
+        return Learned([seed.run(self.claim.about) for seed in self.seeds])
 
     @property
     def by_base(self) -> dict[int, float]:

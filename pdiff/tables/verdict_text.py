@@ -10,16 +10,25 @@ from pathlib import Path
 
 import pandas as pd
 
-from pdiff.claims import WITHIN_MARGIN
 from pdiff.errors import InputError
 from pdiff.files import write_text
+from pdiff.fit import MORE_ALIKE
 from pdiff.tables.copies import copies_lines, copies_sentence
 from pdiff.tables.render import bracket, line, number
-from pdiff.tables.runs import HEALTH, Seed, Setting
-from pdiff.tables.verdict import LEVEL, MIN_BASES, Judged, is_conditional, judge_all, units
+from pdiff.tables.runs import FIT, WITHIN, Seed, Setting
+from pdiff.tables.verdict import (
+    LEVEL,
+    MIN_BASES,
+    Judged,
+    Learned,
+    is_conditional,
+    judge_all,
+    units,
+)
 
-SIGNS = ("R²", "IoU among generated / originals", "latent spread")
-WORDS = ("holds", "holds, by collapse", "does not hold", "cannot tell", "not run")
+QUESTION = "did the generator learn?"
+SIGNS = ("R²", "variance first / least", "outside", "held-out / Gaussian loss")
+WORDS = ("holds", "does not hold", "cannot tell", "unfitted", "fit not measured", "not run")
 READING = f"""# Do the paper's claims hold?
 
 Each row is a claim as a difference that is positive if the claim is true, over all runs of its
@@ -35,10 +44,14 @@ Accuracies are differences in percentage points, similarities are IoU of wrong p
   noise-added originals as accurate as p-diff, by interpolation along the noise levels. **The soup**
   (5): the average of originals, of whatever number, whose validation accuracy is nearest to
   p-diff's. 5 and 6 stand only if both their rows hold: what is less accurate is easily more novel.
-- **By collapse**: a generator that makes nearly one model must not win. A claim that holds is
-  marked so if in at least half of its runs the codec's R² is below `autoencoder.min_r2`, or the IoU
-  among the generated models is more than {WITHIN_MARGIN:g} above that among the originals. R², both
-  IoUs and the spread of latents (generated over original) stand in every row.
+- **The generator** (0) comes first: R² of the codec; variance of the generated latents over the
+  originals', along their first leading direction and where it is least; the share outside these
+  directions; the denoising loss on held-out latents over that of a Gaussian of the latents. It
+  *fits* a run if R² reaches `autoencoder.min_r2`, the reconstructed models are not more alike (IoU)
+  than the originals by more than {MORE_ALIKE:g}, the loss is not above the Gaussian's and the rest
+  reaches `generate.variance_ratio` and `generate.max_outside`. A claim is *unfitted* where the
+  generator does not fit at least half of its runs: its numbers stand there, and neither *holds* nor
+  *does not hold*. Runs from before this was measured say *not measured*.
 """
 
 
@@ -58,7 +71,7 @@ def write_verdict(
     text = paths[1].read_text() if paths[1].exists() else ""
     text = replace_section(text, "how to read", READING)
     text = replace_section(text, setting.name, section(setting, judged, seeds, command))
-    frame = verdict_frame(setting, judged)
+    frame = verdict_frame(setting, judged, found)
     everything = frame
     if paths[0].exists():
         before = pd.read_csv(paths[0])
@@ -92,7 +105,7 @@ def section(setting: Setting, judged: Sequence[Judged], seeds: Sequence[Seed], c
         "",
         paragraph(judged, found),
         "",
-        *claim_lines(judged, bases),
+        *claim_lines(judged, Learned([seed.run() for seed in found]), len(units(found)), bases),
         "",
         *run_lines(found),
         *copies_lines(found),
@@ -103,20 +116,20 @@ def section(setting: Setting, judged: Sequence[Judged], seeds: Sequence[Seed], c
 
 def paragraph(judged: Sequence[Judged], seeds: Sequence[Seed]) -> str:
     """What the table says, in sentences."""
-    parts = [_unit(seeds)]
+    learned = Learned([seed.run() for seed in seeds])
+    why = f"; in the first that it does not fit, {_missed(learned)}" if learned.unfitted else ""
+    answer = f"{QUESTION.capitalize()} **{learned.word.capitalize()}** ({learned.share}){why}."
+    parts = [_unit(seeds), answer]
     for word in WORDS:
         texts = [f"{j.claim.text} ({j.claim.key})" for j in judged if j.word == word]
         if texts:
             parts.append(f"**{word.capitalize()}** ({len(texts)}): {', '.join(texts)}.")
-    collapsed = [seed for seed in seeds if seed.run().is_collapsed]
-    if collapsed:
-        health = pd.DataFrame([seed.run().health for seed in collapsed]).mean()
-        parts.append(
-            f"The generator has collapsed in {len(collapsed)} of {len(seeds)} runs: R² "
-            f"{health['r2']:.2f}, IoU {health['generated_within']:.3f} among the generated models "
-            f"and {health['original_within']:.3f} among the originals."
-        )
     return " ".join([*parts, *copies_sentence(seeds)])
+
+
+def _missed(learned: Learned) -> str:
+    """What the first run that does not fit misses."""
+    return "; ".join(learned.unfitted[0].missed or [])
 
 
 def _unit(seeds: Sequence[Seed]) -> str:
@@ -134,11 +147,22 @@ def _unit(seeds: Sequence[Seed]) -> str:
     return f"{count} whole pipelines{more}: the intervals speak of further pipelines."
 
 
-def claim_lines(judged: Sequence[Judged], bases: Sequence[int]) -> list[str]:
+def claim_lines(
+    judged: Sequence[Judged], learned: Learned, count: int, bases: Sequence[int]
+) -> list[str]:
+    """Row 0, of `count` units, and one row a claim."""
     heads = ["#", "claim", "difference", "interval", "p", "within", "between", "n"]
     heads += [f"base {base}" for base in bases]
-    heads += [*SIGNS, "verdict"]
-    return [line(heads), line(["-"] * len(heads)), *(line(_cells(j, bases)) for j in judged)]
+    heads.append("verdict")
+    rows = [_learned_cells(learned, count, bases), *(_cells(j, bases) for j in judged)]
+    return [line(heads), line(["-"] * len(heads)), *map(line, rows)]
+
+
+def _learned_cells(learned: Learned, count: int, bases: Sequence[int]) -> list[str]:
+    """Row 0."""
+    beside = ", ".join(f"{s} {v}" for s, v in zip(SIGNS, _signs(learned.numbers), strict=True))
+    verdict = f"**{learned.word}** ({learned.share})"
+    return ["0", f"{QUESTION} ({beside})", *["-"] * 5, str(count), *["-"] * len(bases), verdict]
 
 
 def _cells(judged: Judged, bases: Sequence[int]) -> list[str]:
@@ -154,16 +178,23 @@ def _cells(judged: Judged, bases: Sequence[int]) -> list[str]:
             str(len(units(judged.seeds))),
         ]
     of_bases = [number(judged.by_base.get(base, math.nan), kind, signed=True) for base in bases]
-    health = judged.health
-    signs = _signs(health) if health else ["-"] * 3
     beside = judged.claim.beside(judged.seeds) if combined is not None else ""
     text = f"{judged.claim.text} ({beside})" if beside else judged.claim.text
-    return [judged.claim.key, text, *numbers, *of_bases, *signs, _verdict(judged)]
+    return [judged.claim.key, text, *numbers, *of_bases, _verdict(judged)]
 
 
-def _signs(health: Mapping[str, float]) -> list[str]:
-    alike = f"{health['generated_within']:.3f} / {health['original_within']:.3f}"
-    return [f"{health['r2']:.2f}", alike, f"{health['latent_spread']:.2f}"]
+def _signs(fit: Mapping[str, float]) -> list[str]:
+    """The cells of `SIGNS`."""
+    return [
+        _plain(fit["r2"]),
+        f"{_plain(fit['variance_first'])} / {_plain(fit['variance_least'])}",
+        _plain(fit["outside"]),
+        _plain(fit["loss_held_out"] / fit["loss_gaussian"]),
+    ]
+
+
+def _plain(value: float, digits: int = 2) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _verdict(judged: Judged) -> str:
@@ -176,9 +207,10 @@ def _verdict(judged: Judged) -> str:
 
 
 def run_lines(seeds: Sequence[Seed]) -> list[str]:
-    """One line a run: its numbers, and the signs of a collapse."""
+    """One line a run: its numbers, and whether the generator learned."""
     heads = ["run (seed.base, seed.model)", "accuracy: generated / originals / ensemble"]
-    heads += ["max. similarity: generated / originals", *SIGNS, "collapsed"]
+    heads += ["max. similarity: generated / originals", *SIGNS]
+    heads += ["IoU within generated / reconstructed / originals", "fits"]
     lines = [line(heads), line(["-"] * len(heads))]
     for seed in seeds:
         run = seed.run()
@@ -186,7 +218,8 @@ def run_lines(seeds: Sequence[Seed]) -> list[str]:
         similar = [run.mean(g, "max_similarity") for g in ("generated", "original")]
         cells = [seed.label, " / ".join(number(a, "accuracy") for a in accuracies)]
         cells.append(" / ".join(number(s, "similarity") for s in similar))
-        cells += [*_signs(run.health), "yes" if run.is_collapsed else "no"]
+        cells += [*_signs(run.fit), " / ".join(_plain(run.fit[name], 3) for name in WITHIN)]
+        cells.append("not measured" if run.missed is None else "no" if run.missed else "yes")
         lines.append(line(cells))
     return lines
 
@@ -204,8 +237,15 @@ def _missing_lines(judged: Sequence[Judged], seeds: Sequence[Seed], command: str
     return ["", *lines] if lines else []
 
 
-def verdict_frame(setting: Setting, judged: Sequence[Judged]) -> pd.DataFrame:
-    """One row a claim, numbers as fractions; empty where there are none."""
+def verdict_frame(
+    setting: Setting, judged: Sequence[Judged], seeds: Sequence[Seed]
+) -> pd.DataFrame:
+    """Row 0 and one row a claim, numbers as fractions; empty where there are none."""
+    learned = Learned([seed.run() for seed in seeds])
+    row = {"section": setting.name, "claim": "0", "text": QUESTION, "kind": "fit"}
+    row |= {"verdict": learned.word, "reason": _missed(learned) if learned.unfitted else ""}
+    row |= {"units": len(units(seeds)), "runs": len(seeds), **learned.numbers}
+    first = row | {"fitted": learned.fitted, "commit": " ".join(commits(seeds))}
     rows = []
     for j in judged:
         c = j.combined
@@ -215,10 +255,10 @@ def verdict_frame(setting: Setting, judged: Sequence[Judged]) -> pd.DataFrame:
         row |= {name: math.nan if c is None else getattr(c, name) for name in numbers}
         row |= {"level": j.level, "p": j.p, "p_holm": j.p_holm}
         row |= {"units": len(units(j.seeds)), "runs": len(j.seeds)}
-        row |= {name: j.health.get(name, math.nan) for name in HEALTH}
-        row |= {"collapsed": j.is_collapsed, "commit": " ".join(commits(j.seeds))}
+        row |= {name: j.learned.numbers.get(name, math.nan) for name in FIT}
+        row |= {"fitted": j.learned.fitted, "commit": " ".join(commits(j.seeds))}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([first, *rows], columns=list(rows[0]))
 
 
 def commits(seeds: Sequence[Seed]) -> list[str]:

@@ -27,6 +27,13 @@ RESULT_FOLDERS = ("metrics", "plots", "report", "report/audit")
 RESULT_SUFFIXES = {".json", ".csv", ".png", ".svg", ".md", ".html"}
 HEADLINE_TABLE = "report/summary.csv"
 COLUMNS = {  # what the comparison shows of an experiment, and the heading that fits there
+    "fit.r2": "AE R2",
+    "fit.variance_first": "var first",
+    "fit.variance_least": "var least",
+    "fit.variance_most": "var most",
+    "fit.outside": "outside",
+    "fit.loss_held_out": "held-out",
+    "fit.loss_gaussian": "Gaussian",
     "accuracy.original_best": "orig best",
     "accuracy.original_mean": "orig mean",
     "accuracy.ensemble": "ensemble",
@@ -37,9 +44,6 @@ COLUMNS = {  # what the comparison shows of an experiment, and the heading that 
     "similarity.generated_max_mean": "gen sim",
     "similarity.original_max_mean": "orig sim",
     "similarity.generated_within": "within sim",
-    "reconstruction.r2": "AE R2",
-    "latents.original_spread": "orig spread",
-    "latents.generated_spread": "gen spread",
 }
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 

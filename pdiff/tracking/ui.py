@@ -1,7 +1,7 @@
 """The comparison of experiments: a ready view in MLflow's UI, and a Markdown table.
 
-One row per experiment: the parameters that differ, then how good the originals and the generated
-models are, how alike they are, and whether the autoencoder has collapsed.
+One row per experiment: the parameters that differ, whether the generator has learned, then how good
+the originals and the generated models are, and how alike they are.
 """
 
 import contextlib
