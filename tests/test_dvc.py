@@ -124,6 +124,25 @@ def test_own_images_and_any_timm_net(project, image_folder):
     project.dvc("checkout")
 
 
+def test_dvc_notices_a_change_of_an_own_net(tmp_path):
+    project = make_project(tmp_path / "project")
+    shutil.copyfile(project.path / "examples/cifar_resnet.py", project.path / "my_net.py")
+    commit(project)
+    chosen = ("-S", "net=own", "-S", "base.net=my_net.py:resnet20")
+    output = project.dvc("exp", "run", *chosen, "finetune", check=False)
+    assert "error: base.watch: 'requirements.txt' is not the file" in output
+    assert "give -S base.watch=my_net.py" in output
+    watched = (*chosen, "-S", "base.watch=my_net.py")
+    output = project.dvc("exp", "run", "--temp", *watched, "finetune")
+    assert stages_run(output) == {"check_params", "prepare_data", "train_base", "finetune"}
+    assert stages_run(project.dvc("exp", "run", *watched, "finetune")) == set()  # from the cache
+    with (project.path / "my_net.py").open("a") as file:
+        file.write("# changed\n")
+    status = project.dvc("status", "train_base", "finetune")
+    assert "train_base:" in status and "finetune:" in status
+    assert status.count("my_net.py") == 2
+
+
 @pytest.mark.parametrize("stage", ["train_base", "train_autoencoder", "train_ddpm"])
 def test_a_killed_training_goes_on_where_it_was_and_ends_the_same(project, tmp_path, stage):
     longer = {"base.epochs": 40, "autoencoder.steps": 1500, "ddpm.steps": 1500}

@@ -15,8 +15,9 @@ from pdiff.config import parse_params
 from pdiff.counts import made_by_codec, made_of_originals
 from pdiff.data import load_images
 from pdiff.evaluation import accuracy
-from pdiff.files import load_tensors
+from pdiff.files import load_tensors, save_tensors
 from pdiff.groups import load_predictions
+from pdiff.latents import held_out_rows
 from pdiff.nets import build_net, load_net
 from pdiff.rivals import from_originals
 from pdiff.stack import StackFile, load_stack
@@ -244,11 +245,67 @@ def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
         assert low <= headline[name] <= high
 
 
-def test_the_authors_sampler_and_unstandardised_latents(finished, tiny_raw, tmp_path):
-    raw = change(tiny_raw, ddpm__standardise="none", generate__sampler="ddpm", ddpm__timesteps=30)
-    run_stages(tmp_path / "ddpm", raw)
-    latents = load_tensors(tmp_path / "ddpm/data/generated_latents.safetensors")[0]["latents"]
+AUTHORS = {
+    **{"autoencoder.normalise": "tensor", "autoencoder.encode_norm": "minibatch"},
+    **{"autoencoder.decode_norm": "sample", "ddpm.standardise": "none"},
+    **{"ddpm.prediction": "epsilon", "ddpm.held_out": 0.0, "generate.sampler": "ddpm"},
+    "ddpm.timesteps": 30,
+}
+OF_MODEL = ("train_autoencoder", "train_ddpm", "generate")
+
+
+@pytest.fixture
+def authors(finished, tiny_raw, tmp_path):
+    """The finished run with the authors' codec and denoiser."""
+    folder, raw = tmp_path / "authors", change(tiny_raw, **AUTHORS)
+    shutil.copytree(finished, folder)
+    run_stages(folder, raw, OF_MODEL)
+    return folder, raw
+
+
+def test_the_authors_switches_generate_too(authors):
+    folder, _ = authors
+    latents = load_tensors(folder / "data/generated_latents.safetensors")[0]["latents"]
     assert latents.isfinite().all()
+    fit = json.loads((folder / "metrics/generate.json").read_text())["latent_fit"]
+    assert (fit["loss_held_out"], fit["loss_gaussian"]) == (None, None)
+
+
+def test_minibatch_statistics_change_what_the_denoiser_learns_and_no_latent(authors):
+    """Only its running statistics and weights: the latents on disk are those of `batch`."""
+    folder, raw = authors
+    files = ("data/latents.safetensors", "models/denoiser.safetensors")
+    before = [(folder / name).read_bytes() for name in files]
+    run_stages(folder, change(raw, autoencoder__encode_norm="batch"), OF_MODEL)
+    after = [(folder / name).read_bytes() for name in files]
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_held_out_latents_are_not_learned(finished, tiny_raw, tmp_path):
+    """The denoiser is the same whatever they are."""
+    folder, latents = tmp_path / "run", "data/latents.safetensors"
+    shutil.copytree(finished, folder)
+    tensors, header = load_tensors(folder / latents)
+    held_out = held_out_rows(len(tensors["latents"]), tiny_raw["ddpm"]["held_out"])
+    assert held_out.sum() == 1
+    tensors["latents"][held_out] += 100
+    save_tensors(folder / latents, tensors, **header)
+    denoiser = folder / "models/denoiser.safetensors"
+    before = denoiser.read_bytes()
+    run_stages(folder, tiny_raw, ("train_ddpm",))
+    assert denoiser.read_bytes() == before
+    tensors["latents"][0] += 1
+    save_tensors(folder / latents, tensors, **header)
+    run_stages(folder, tiny_raw, ("train_ddpm",))
+    assert denoiser.read_bytes() != before
+
+
+def test_a_generator_that_does_not_fit_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    run_stages(folder, change(tiny_raw, generate__variance_ratio=[0.999, 1.001]), ("generate",))
+    assert "generate.variance_ratio: 0.999 to 1.001" in capsys.readouterr().err
 
 
 class Own:
