@@ -18,8 +18,10 @@ from tests.toy_pipeline import run_stages
 
 @pytest.fixture(scope="module")
 def linear_raw(tiny_raw) -> dict:
+    """By tensor: a parameter that differs in its last digits alone would count like the others."""
     own = {"autoencoder.kind": "linear", "autoencoder.latent_dim": 11, "subset.select": "all"}
-    return change(tiny_raw, **own, generate__trajectories=2, generate__trajectory_every=2)
+    own |= {"autoencoder.normalise": "tensor", "generate.trajectories": 2}
+    return change(tiny_raw, **own, generate__trajectory_every=2)
 
 
 @pytest.fixture(scope="module")
