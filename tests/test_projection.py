@@ -94,6 +94,6 @@ def test_the_figure_says_what_it_does_not_show(monkeypatch):
     m["generated"][0] = torch.nan
     plot_projection(Path("nowhere.png"), *project(m, 60, seed=0))
     texts = " | ".join(text.get_text() for text in kept[0].findobj(plt.Text))
-    assert "5 of 62 models lie outside of the PCA panel" in texts
+    assert "5 of 67 models lie outside of the PCA panel" in texts
     assert "1 models with NaN are left out" in texts
     plt.close("all")
