@@ -3,6 +3,7 @@
 python .ci/digest.py                 what `make repro` wrote here, beside the committed dvc.lock
 python .ci/digest.py --default DIR   the same, after running the stages in DIR, without DVC
 python .ci/digest.py --tiny DIR      a tiny pipeline in DIR: compare two machines with `diff`
+python .ci/digest.py --smallest DIR  a smaller one still, for an emulated processor
 
 The exit status is 1 if an output differs from the committed one or is missing. With
 `--stages NAME,NAME` only these run. In DIR stages that ran before are not run again by themselves:
@@ -35,6 +36,35 @@ import yaml  # noqa: E402
 from tests.conftest import TINY, change  # noqa: E402
 from tests.toy_pipeline import STAGES  # noqa: E402
 
+SMALLEST = TINY | {  # minutes where an emulator takes a hundred times as long
+    "data.train_size": 40,
+    "data.validation_size": 20,
+    "data.test_size": 20,
+    "base.epochs": 1,
+    "base.batch_size": 20,
+    "finetune.steps": 6,
+    "finetune.checkpoints": 6,
+    "finetune.batch_size": 20,
+    "finetune.held_back": 1,
+    "finetune.second_run": 2,
+    "autoencoder.steps": 3,
+    "autoencoder.batch_size": 3,
+    "ddpm.steps": 3,
+    "ddpm.batch_size": 3,
+    "generate.models": 2,
+    "generate.steps": 3,
+    "evaluate.noised_models": 2,
+    "evaluate.reconstructed_models": 2,
+    "evaluate.rival_models": 2,
+    "evaluate.noise_levels": [0.05],
+    "evaluate.noise_ladder": [0.5],
+    "evaluate.soups": [2],
+    "evaluate.ranks": [1],
+    "evaluate.soup_candidates": 2,
+    "novelty.bootstrap": 5,
+    "novelty.audit": False,
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -43,16 +73,17 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--default", type=Path, metavar="DIR")
     where.add_argument("--tiny", type=Path, metavar="DIR")
+    where.add_argument("--smallest", type=Path, metavar="DIR")
     parser.add_argument("--stages", default=",".join(STAGES))
     options = parser.parse_args()
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     names = options.stages.split(",")
     print(surroundings(), file=sys.stderr, flush=True)
-    if options.tiny:
-        run(options.tiny.resolve(), change(raw, **TINY), names)
-        for path in files(options.tiny):
+    if small := options.tiny or options.smallest:
+        run(small.resolve(), change(raw, **(TINY if options.tiny else SMALLEST)), names)
+        for path in files(small):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            print(f"{digest}  {path.relative_to(options.tiny)}")
+            print(f"{digest}  {path.relative_to(small)}")
         return
     if options.default:
         run(options.default.resolve(), raw, names)

@@ -80,6 +80,19 @@ def test_a_users_own_value_stays():
     assert python(code, MKL_CBWR="AVX2") == "AVX2 avx2"
 
 
+@needs_avx2
+def test_two_threads_unless_the_user_says_otherwise():
+    code = (
+        "import os, stages, torch\n"
+        "print(*(os.environ[name] for name in ('OMP_NUM_THREADS', 'MKL_DYNAMIC',"
+        " 'OPENBLAS_NUM_THREADS')), torch.get_num_threads())"
+    )
+    assert python(code) == "2 FALSE 1 2"
+    one_core = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+    assert python(one_core + code) == "2 FALSE 1 2"
+    assert python(code, OMP_NUM_THREADS="3") == "3 FALSE 1 3"
+
+
 def test_importing_the_library_changes_no_process():
     code = "import os; before = dict(os.environ)\nimport {}\nprint(dict(os.environ) == before)"
     for path in sorted(Path(ROOT / "pdiff").glob("[a-z]*.py")):
