@@ -84,7 +84,8 @@ def write_fit(
         raise InputError(f"fit: no experiment of {setting.name} is there")
     runs = {name: [numbers(result) for result in results] for name, results in found.items()}
     frame = pd.DataFrame([*_bar_rows(setting, runs), *_group_rows(runs)])
-    paths = [folder / f"fit_{setting.name}.csv", folder / f"fit_{setting.name}.md"]
+    name = "_".join(["fit", setting.recipe, setting.data, setting.net])  # overrides are too long
+    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
     write_text(paths[0], frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(paths[1], _page(setting, frame, found, command))
     return paths, frame
@@ -128,7 +129,7 @@ def _page(
     commits = dict.fromkeys(r.commit for results in found.values() for r in results)
     counts = ", ".join(f"{len(r)} of {n or 'this recipe'}" for n, r in found.items())
     lines = [
-        f"# Did the generator learn? {setting.title}",
+        f"# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}",
         "",
         f"`{command}`, run at commit {', '.join(commits)}. Whole pipelines: {counts};",
         "mean ± standard deviation over them. Variance ratios are generated over",
