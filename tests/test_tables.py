@@ -189,8 +189,8 @@ def test_the_operations_of_resnet18_are_the_known_ones():
     [
         ("train_base", "base.epochs=80", 10),
         ("finetune", "finetune.held_back=400", 2),
-        ("train_autoencoder", "autoencoder.steps=500", 2),
-        ("train_ddpm", "ddpm.steps=60", 0.1),
+        ("train_autoencoder", "autoencoder.steps=1200", 2),
+        ("train_ddpm", "ddpm.steps=80", 0.1),
         ("generate", "generate.models=400", 2),
     ],
 )
