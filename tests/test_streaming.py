@@ -59,7 +59,7 @@ def assert_equal(found, expected, tolerance, *, but=()):
     The gradient of a bias before a batch norm is zero but for rounding.
     """
     assert found.keys() == expected.keys()
-    for name in expected.keys() - set(but):
+    for name in [name for name in expected if name not in but]:
         zero = name.endswith("conv.bias") and not name.startswith("end")
         size = 1.0 if zero else expected[name].abs().max()
         error = (found[name] - expected[name]).abs().max() / size
@@ -109,7 +109,7 @@ def test_the_coupling_of_samples_matters(monkeypatch):
     """Without the gradient through the batch statistics the comparison above would fail."""
     expected = five_steps(PLAIN)
     monkeypatch.setattr(streaming._Coupling, "add_to", lambda self, grad, a: grad)
-    with pytest.raises(AssertionError, match=r"(en|de)coder|from_latent"):
+    with pytest.raises(AssertionError, match=r"(en|de)coder"):
         assert_equal(five_steps({"micro_batch": 3}), expected, 1e-3)
 
 
