@@ -91,11 +91,7 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _make_verdict(options: argparse.Namespace, command: str) -> int:
     """The verdict on one setting, from whole pipelines or from bases x model seeds."""
-    if options.rows:
-        raise InputError(f"--rows: `{VERDICT}` has none")
-    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
-    setting = Setting(*chosen, tuple(options.set))
-    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
+    setting, pairs = _pipelines(options)
     wanted = wanted_experiments(setting, pairs)
     names = ("", *ABLATIONS) if options.ablations else ("",)
     asked = [experiments[name] for experiments in wanted.values() for name in names]
@@ -110,9 +106,7 @@ def _make_verdict(options: argparse.Namespace, command: str) -> int:
 
 def _make_fit(options: argparse.Namespace, command: str) -> int:
     """Whether the recipe's generator fits, beside that of the first version."""
-    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
-    setting = Setting(*chosen, tuple(options.set))
-    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
+    setting, pairs = _pipelines(options)
     asked = [setting.experiment(*pair, name) for name in RECIPES for pair in pairs]
     completed = complete(asked, options, FIT)
     if completed is None:
@@ -121,6 +115,15 @@ def _make_fit(options: argparse.Namespace, command: str) -> int:
     found = gather_fit(setting, pairs, library)
     paths, frame = write_fit(setting, found, options.out or root() / "results", command)
     return _publish(f"{FIT} ({setting.title})", frame, paths, asked, failures)
+
+
+def _pipelines(options: argparse.Namespace) -> tuple[Setting, list[tuple[int, int]]]:
+    """What all runs of a verdict or a fit share, and their pairs of seeds."""
+    if options.rows:
+        raise InputError(f"--rows: `{options.table}` has none")
+    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
+    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
+    return Setting(*chosen, tuple(options.set)), pairs
 
 
 def _publish(
