@@ -23,7 +23,7 @@ ui: install
 # make table                  all experiments that were run, as Markdown
 table: install
 ifdef T
-	python -m pdiff.tables $(T) $(ARGS)
+	python -m pdiff.paper $(T) $(ARGS)
 else
 	@python -m pdiff.tracking sync
 	@python -m pdiff.tracking table
@@ -33,7 +33,7 @@ endif
 # make verdict ARGS="--data digits --recipe quick --seeds 0,1,2,3,4 --whole"
 # make verdict ARGS="--data cifar10_images -S data.root=/images --recipe quick --base-seeds 0,1 --seeds 0,1,2"
 verdict: install
-	python -m pdiff.tables verdict $(ARGS)
+	python -m pdiff.paper verdict $(ARGS)
 
 # ours against the plain way, within half an hour on two idle cores; rewrites docs/performance.md
 bench: install

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import pdiff.portable  # noqa: F401 - first, for it must come before torch
+import pdiff.system.portable  # noqa: F401 - first, for it must come before torch
 
 # isort: split
 import numpy

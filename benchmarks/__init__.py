@@ -3,4 +3,4 @@
 `make bench` runs all of it and rewrites the tables in docs/performance.md.
 """
 
-import pdiff.portable  # noqa: F401 - first, for it must come before torch
+import pdiff.system.portable  # noqa: F401 - first, for it must come before torch

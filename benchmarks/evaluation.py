@@ -18,9 +18,9 @@ from benchmarks.timing import (
     table,
     time_pair,
 )
-from pdiff.evaluation import CutNet, predict, predict_plain
-from pdiff.nets import build_net
-from pdiff.subset import Models, Subset, select_subset
+from pdiff.evaluation.predict import CutNet, predict, predict_plain
+from pdiff.nets.registry import build_net
+from pdiff.parameters.subset import Models, Subset, select_subset
 
 SIZE, BATCH = 64, 512
 NETS = {  # how many images: fewer where a net is slow

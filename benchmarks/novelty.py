@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import HEADER, REPEATS, Pair, duration, linear_fit, once, scaled, table
-from pdiff.novelty import wrong_iou
+from pdiff.novelty.iou import wrong_iou
 
 MODELS, IMAGES, PAIRS = 1400, 10_000, 2000
 

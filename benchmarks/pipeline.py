@@ -18,17 +18,17 @@ import torch
 import yaml
 
 from benchmarks.timing import duration, matmul_peak, once, table
+from pdiff.baselines.counts import made_by_codec, made_of_originals
 from pdiff.config import PARAMS, Params, parse_params
-from pdiff.counts import made_by_codec, made_of_originals
-from pdiff.data import EvaluationBatches, load_images
-from pdiff.denoiser import Denoiser
-from pdiff.diffusion import Diffusion
-from pdiff.evaluation import predict_plain
-from pdiff.nets import load_net
-from pdiff.runtime import get_device
-from pdiff.stack import StackFile
-from pdiff.tables.estimate import work_of
-from pdiff.tables.experiments import make_experiment
+from pdiff.core.runtime import get_device
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.schedule import Diffusion
+from pdiff.evaluation.predict import predict_plain
+from pdiff.images.batches import EvaluationBatches, load_images
+from pdiff.nets.registry import load_net
+from pdiff.paper.estimate import work_of
+from pdiff.paper.experiments import make_experiment
+from pdiff.parameters.stack import StackFile
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW_STEPS = 20

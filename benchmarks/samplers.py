@@ -20,16 +20,16 @@ from torch import Tensor
 
 from benchmarks.__main__ import PAGE, write_section
 from benchmarks.timing import duration, once, table
-from pdiff.bootstrap import interval, weighted_iou
-from pdiff.codec import load_codec
+from pdiff.autoencoder.codec import load_codec
 from pdiff.config import load_params
-from pdiff.data import EvaluationBatches, load_images
-from pdiff.evaluation import CutNet, predict, wrong
-from pdiff.groups import load_predictions
-from pdiff.latents import LatentModel
-from pdiff.nets import load_net
-from pdiff.runtime import get_device, make_generator
-from pdiff.subset import Models
+from pdiff.core.runtime import get_device, make_generator
+from pdiff.diffusion.latents import LatentModel
+from pdiff.evaluation.predict import CutNet, predict, wrong
+from pdiff.evaluation.predictions import load_predictions
+from pdiff.images.batches import EvaluationBatches, load_images
+from pdiff.nets.registry import load_net
+from pdiff.novelty.bootstrap import interval, weighted_iou
+from pdiff.parameters.subset import Models
 
 REFERENCE = ("ddpm", 1000)
 CANDIDATES = (

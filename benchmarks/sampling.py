@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.operations import operations
 from benchmarks.timing import HEADER, Pair, floor, scaled, table, time_pair
-from pdiff.denoiser import Denoiser
-from pdiff.diffusion import Diffusion
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.schedule import Diffusion
 
 WIDTHS = {
     "quick recipe": (16, 32, 64, 128, 64, 32, 16),

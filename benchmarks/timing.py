@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pdiff.runtime import get_device
+from pdiff.core.runtime import get_device
 
 REPEATS = 5
 Work = Callable[[], object]

@@ -11,14 +11,14 @@ from torchvision import transforms
 
 from benchmarks.operations import operations
 from benchmarks.timing import HEADER, Pair, floor, scaled, table, time_pair
-from pdiff.autoencoder import Autoencoder, train_autoencoder
+from pdiff.autoencoder.net import Autoencoder, train_autoencoder
 from pdiff.config import Params, load_params
-from pdiff.data import ImageSplit, training_batches
-from pdiff.denoiser import Denoiser
-from pdiff.diffusion import Diffusion, train_denoiser
-from pdiff.nets import build_net
-from pdiff.subset import select_subset
-from pdiff.training import make_optimizer
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.schedule import Diffusion, train_denoiser
+from pdiff.images.batches import ImageSplit, training_batches
+from pdiff.nets.base import make_optimizer
+from pdiff.nets.registry import build_net
+from pdiff.parameters.subset import select_subset
 
 STEPS, BATCH = 5, 50
 K, D, LATENT = 300, 2048, 128

@@ -4,9 +4,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.timing import REPEATS, duration, once, spread, table, time_pair
-from pdiff.autoencoder import Autoencoder
+from pdiff.autoencoder.net import Autoencoder
 from pdiff.config import load_params
-from pdiff.nets import build_net
+from pdiff.nets.registry import build_net
 
 D, LATENT, BATCH = 2048, 128, 50
 

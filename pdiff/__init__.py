@@ -1,1 +1,23 @@
-"""Neural Network Diffusion (p-diff, arXiv 2402.13144v3): generate a net's parameters."""
+"""Neural Network Diffusion (p-diff, arXiv 2402.13144v3): generate a net's parameters.
+
+One matrix flows through: images make a base net, which leaves a matrix of checkpoints (K, D); the
+autoencoder turns it into latents (K, L), the DDPM makes new latents, the decoder makes generated
+parameters (G, D); evaluation turns models into wrong predictions (M, N), and the rest is
+arithmetic on those. The rooms, top to bottom; an import points down this list only:
+
+    paper/        the paper's tables and figures, the verdict over pipelines
+    audit/        is it new? One analysis after another, and the report
+    export.py     take a generated model away, with its card
+    novelty/      IoU, summaries, intervals, claims (paper, Section 4)
+    baselines/    the groups of models that generated ones are compared with
+    datasets/     image sets by name -> train, validation, test
+    nets/         base nets by name; base training; fine-tuning; checkpoints from elsewhere
+    autoencoder/  the parameter autoencoder and its codec (Section 2.3)
+    evaluation/   parameters (M, D) -> predictions (M, N), paying only for what changed
+    images/       batches of one split on the device: pixels, augmentation, decoding
+    parameters/   which parameters are generated: subset, stack, normalisation
+    diffusion/    schedule and samplers, denoiser, training, latents (Section 2.4)
+    core/         files, devices and seeds, learning curves, one training step
+    tracking/     the MLflow mirror
+    config.py  conf/  reference/  system/     hold no number of a result
+"""

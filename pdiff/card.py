@@ -10,11 +10,11 @@ import pandas as pd
 import yaml
 
 from pdiff.config import Params
-from pdiff.errors import InputError
-from pdiff.files import load_header
-from pdiff.minis import MINIS
-from pdiff.nets import has_fixed_size
-from pdiff.own_net import is_own, split_own
+from pdiff.core.files import load_header
+from pdiff.nets.minis import MINIS
+from pdiff.nets.own import is_own, split_own
+from pdiff.nets.registry import has_fixed_size
+from pdiff.system.errors import InputError
 from pdiff.tracking.files import git
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ def _what(model: "Exported", params: Params) -> str:
 def _load(model: "Exported", file: Path) -> str:
     if model.name in MINIS:
         return (
-            f"`{model.name}` is one of p-diff's own small nets and not timm's, so `pdiff.nets` "
-            "loads it:\n\n```python\nfrom pathlib import Path\nfrom pdiff.nets import build_net\n"
+            f"`{model.name}` is one of p-diff's own small nets and not timm's, so p-diff "
+            "loads it:\n\n```python\nfrom pathlib import Path\n"
+            "from pdiff.nets.registry import build_net\n"
             f'net = build_net("{model.name}", classes={model.classes}, size={model.size}, '
             f'weights=Path("{file.name}")).eval()\n```'
         )

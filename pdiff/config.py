@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pdiff.errors import InputError
+from pdiff.system.errors import InputError
 
 PARAMS = Path("params.yaml")
 
@@ -97,7 +97,7 @@ class DataConfig(Section):
 
 class BaseConfig(Section):
     net: str
-    """The classifier: a timm name, one of `pdiff.minis`, or `FILE.py:NAME` for a net of your own.
+    """A timm name, one of `pdiff.nets.minis`, or `FILE.py:NAME` for a net of your own.
 
     NAME is a class or function of that file; `NAME(num_classes=N)` returns the net.
     """
@@ -130,7 +130,7 @@ class BaseConfig(Section):
 
 class SubsetConfig(Section):
     select: str | tuple[str, ...]
-    """`last_norms:N`, `all`, or names and patterns of layers or parameters (`pdiff.subset`)."""
+    """`last_norms:N`, `all`, or names and patterns of layers or parameters."""
 
 
 class FinetuneConfig(Section):

@@ -18,16 +18,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pdiff.baselines import ensemble
+from pdiff.autoencoder.codec import load_codec
+from pdiff.baselines.originals import ensemble
 from pdiff.card import model_card
-from pdiff.codec import load_codec
 from pdiff.config import load_params
-from pdiff.errors import InputError
-from pdiff.files import load_header, load_tensor, save_tensors, write_text
-from pdiff.nets import load_net
-from pdiff.runtime import get_device
-from pdiff.stack import StackFile
-from pdiff.subset import Models, Rows, Subset, spread_evenly
+from pdiff.core.files import load_header, load_tensor, save_tensors, write_text
+from pdiff.core.runtime import get_device
+from pdiff.nets.registry import load_net
+from pdiff.parameters.stack import StackFile
+from pdiff.parameters.subset import Models, Rows, Subset, spread_evenly
+from pdiff.system.errors import InputError
 
 BASE = Path("models/base.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from torch import nn
 
-from pdiff.checkpoints import list_checkpoints, load_checkpoints, read_checkpoint
+from pdiff.baselines.counts import made_by_codec, made_of_originals
 from pdiff.config import Params, load_params
-from pdiff.counts import made_by_codec, made_of_originals
-from pdiff.data import check_images
-from pdiff.denoiser import Denoiser
-from pdiff.diffusion import check_sampler
-from pdiff.errors import InputError
-from pdiff.files import write_text
-from pdiff.nets import build_net, check_net, check_size, head_classes, read_weights
-from pdiff.own_net import check_watch
-from pdiff.subset import select_subset
+from pdiff.core.files import write_text
+from pdiff.datasets.prepare import check_images
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.schedule import check_sampler
+from pdiff.nets.given import list_checkpoints, load_checkpoints, read_checkpoint
+from pdiff.nets.own import check_watch
+from pdiff.nets.registry import build_net, check_net, check_size, head_classes, read_weights
+from pdiff.parameters.subset import select_subset
+from pdiff.system.errors import InputError
 from stages import stage
 
 CHECKED = Path("data/params_checked.txt")

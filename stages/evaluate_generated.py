@@ -12,25 +12,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pdiff import tracking
-from pdiff.codec import load_codec
+from pdiff.autoencoder.codec import load_codec
+from pdiff.baselines.rivals import latents_of_rivals
 from pdiff.config import load_params
-from pdiff.curve import Curve
-from pdiff.data import load_images
-from pdiff.evaluation import accuracy
-from pdiff.files import load_tensor, write_json
-from pdiff.groups import (
+from pdiff.core.curve import Curve
+from pdiff.core.files import load_tensor, write_json
+from pdiff.core.runtime import get_device
+from pdiff.evaluation.predict import accuracy
+from pdiff.evaluation.predictions import (
     EVALUATED,
     TRAJECTORY,
     load_predictions,
     predict_groups,
     save_predictions,
 )
-from pdiff.nets import load_net
-from pdiff.paths import root
-from pdiff.rivals import latents_of_rivals
-from pdiff.runtime import get_device
-from pdiff.stack import StackFile, temporary_stack
-from pdiff.subset import spread_evenly
+from pdiff.images.batches import load_images
+from pdiff.nets.registry import load_net
+from pdiff.parameters.stack import StackFile, temporary_stack
+from pdiff.parameters.subset import spread_evenly
+from pdiff.system.paths import root
 from stages import stage, warn
 
 IMAGES = Path("data/images.safetensors")
@@ -111,4 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage(main, shared=True)
+    stage(main)

@@ -11,16 +11,16 @@ from jaxtyping import Int16
 from torch import Tensor
 
 from pdiff import tracking
-from pdiff.baselines import of_the_paper
+from pdiff.baselines.originals import of_the_paper
+from pdiff.baselines.rivals import GreedySoup, from_originals, greedy_soup, soup_of
 from pdiff.config import load_params
-from pdiff.data import load_images
-from pdiff.evaluation import Model, accuracy
-from pdiff.files import write_json
-from pdiff.groups import Predict, predict_groups, save_predictions
-from pdiff.nets import load_net
-from pdiff.rivals import GreedySoup, from_originals, greedy_soup, soup_of
-from pdiff.runtime import get_device
-from pdiff.stack import StackFile
+from pdiff.core.files import write_json
+from pdiff.core.runtime import get_device
+from pdiff.evaluation.predict import Model, accuracy
+from pdiff.evaluation.predictions import Predict, predict_groups, save_predictions
+from pdiff.images.batches import load_images
+from pdiff.nets.registry import load_net
+from pdiff.parameters.stack import StackFile
 from stages import stage
 
 IMAGES = Path("data/images.safetensors")
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage(main, shared=True)
+    stage(main)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pdiff import tracking
 from pdiff.config import load_params
-from pdiff.data import load_images
-from pdiff.nets import load_net
-from pdiff.runtime import get_device, make_generator
-from pdiff.stack import write_rows
-from pdiff.subset import select_subset, spread_evenly
-from pdiff.training import finetune
+from pdiff.core.runtime import get_device, make_generator
+from pdiff.images.batches import load_images
+from pdiff.nets.base import finetune
+from pdiff.nets.registry import load_net
+from pdiff.parameters.stack import write_rows
+from pdiff.parameters.subset import select_subset, spread_evenly
 from stages import stage
 
 IMAGES = Path("data/images.safetensors")

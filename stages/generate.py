@@ -7,16 +7,16 @@ denoiser, autoencoder, checkpoints with their latents
 from pathlib import Path
 
 from pdiff import tracking
-from pdiff.codec import load_codec
+from pdiff.autoencoder.codec import load_codec
 from pdiff.config import load_params
-from pdiff.files import load_tensor, save_tensors, write_json
-from pdiff.fit import missed_latent_bars
-from pdiff.latent_fit import latent_fit
-from pdiff.latents import LatentModel
-from pdiff.optimise import check_finite
-from pdiff.runtime import get_device, make_generator
-from pdiff.speed import measured
-from pdiff.stack import write_columns
+from pdiff.core.files import load_tensor, save_tensors, write_json
+from pdiff.core.optimise import check_finite
+from pdiff.core.runtime import get_device, make_generator
+from pdiff.diffusion.bars import missed_latent_bars
+from pdiff.diffusion.fit import latent_fit
+from pdiff.diffusion.latents import LatentModel
+from pdiff.parameters.stack import write_columns
+from pdiff.system.speed import measured
 from stages import stage, warn
 
 CHECKPOINTS = Path("data/checkpoints.safetensors")

@@ -13,19 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pdiff import tracking
-from pdiff.audit import Evidence, write_audit
-from pdiff.bootstrap import bootstrap
-from pdiff.boundaries import Boundaries, boundary_maps
-from pdiff.codec import load_codec
+from pdiff.audit.analyses import Evidence, write_audit
+from pdiff.audit.boundaries import Boundaries, boundary_maps
+from pdiff.autoencoder.codec import load_codec
+from pdiff.baselines.registry import name, ordered
+from pdiff.baselines.rivals import from_originals, latents_of_rivals, matrix, soup_of
 from pdiff.config import Params, load_params
-from pdiff.data import ImageSet, load_images
-from pdiff.evaluation import wrong
-from pdiff.families import name, ordered
-from pdiff.files import load_json, load_tensor, write_json
-from pdiff.fit import conclusion, fit_numbers, missed_bars, one_line
-from pdiff.groups import load_predictions
-from pdiff.nets import load_net
-from pdiff.report import (
+from pdiff.core.files import load_json, load_tensor, write_json
+from pdiff.core.runtime import get_device
+from pdiff.diffusion.bars import conclusion, fit_numbers, missed_bars, one_line
+from pdiff.evaluation.predict import wrong
+from pdiff.evaluation.predictions import load_predictions
+from pdiff.images.batches import ImageSet, load_images
+from pdiff.nets.registry import load_net
+from pdiff.novelty.bootstrap import bootstrap
+from pdiff.novelty.summary import (
     headline,
     model_table,
     plot_scatter,
@@ -34,10 +36,8 @@ from pdiff.report import (
     similarity_table,
     summary_table,
 )
-from pdiff.rivals import from_originals, latents_of_rivals, matrix, soup_of
-from pdiff.runtime import get_device
-from pdiff.stack import StackFile
-from pdiff.subset import spread_evenly
+from pdiff.parameters.stack import StackFile
+from pdiff.parameters.subset import spread_evenly
 from stages import stage, warn
 
 PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pdiff import tracking
 from pdiff.config import load_params
-from pdiff.data import SPLITS, prepare_images, save_images
-from pdiff.runtime import make_generator
+from pdiff.core.runtime import make_generator
+from pdiff.datasets.prepare import prepare_images
+from pdiff.images.batches import SPLITS, save_images
 from stages import stage
 
 IMAGES = Path("data/images.safetensors")

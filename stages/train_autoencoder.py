@@ -7,18 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pdiff import tracking
-from pdiff.autoencoder import train_autoencoder
-from pdiff.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
+from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
+from pdiff.autoencoder.linear import LinearCodec
+from pdiff.autoencoder.net import train_autoencoder
 from pdiff.config import Params, load_params
-from pdiff.curve import Curve
-from pdiff.files import save_tensors, write_json
-from pdiff.linear import LinearCodec
-from pdiff.normalisation import Normalisation
-from pdiff.novelty import spread
-from pdiff.resume import make_checkpointer
-from pdiff.runtime import get_device, make_generator
-from pdiff.stack import StackFile, load_stack
-from pdiff.subset import Models, Rows
+from pdiff.core.curve import Curve
+from pdiff.core.files import save_tensors, write_json
+from pdiff.core.runtime import get_device, make_generator
+from pdiff.parameters.normalisation import Normalisation
+from pdiff.parameters.stack import StackFile, load_stack
+from pdiff.parameters.subset import Models, Rows
+from pdiff.system.resume import make_checkpointer
 from stages import stage, warn
 
 CHECKPOINTS = Path("data/checkpoints.safetensors")
@@ -46,7 +45,6 @@ def main() -> None:
             codec = _train(checkpoints, params, curve, done)
         latents = codec.encode(checkpoints)
         metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
-        metrics["latent_spread"] = spread(latents)
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             warn(
                 f"the autoencoder explains R2 = {metrics['r2']:.3f} of the checkpoints' deviation "

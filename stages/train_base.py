@@ -7,15 +7,15 @@ from pathlib import Path
 
 from pdiff import tracking
 from pdiff.config import load_params
-from pdiff.curve import Curve
-from pdiff.data import load_images
-from pdiff.files import write_json
-from pdiff.nets import build_net, save_net
-from pdiff.optimise import seeded
-from pdiff.own_net import is_own, own_file
-from pdiff.resume import make_checkpointer
-from pdiff.runtime import get_device, make_generator
-from pdiff.training import measure_accuracy, train_base
+from pdiff.core.curve import Curve
+from pdiff.core.files import write_json
+from pdiff.core.optimise import seeded
+from pdiff.core.runtime import get_device, make_generator
+from pdiff.images.batches import load_images
+from pdiff.nets.base import measure_accuracy, train_base
+from pdiff.nets.own import is_own, own_file
+from pdiff.nets.registry import build_net, save_net
+from pdiff.system.resume import make_checkpointer
 from stages import stage
 
 IMAGES = Path("data/images.safetensors")
@@ -53,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage(main, shared=True)
+    stage(main)

@@ -10,15 +10,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pdiff import tracking
-from pdiff.codec import ConvCodec, load_codec
+from pdiff.autoencoder.codec import ConvCodec, load_codec
 from pdiff.config import load_params
-from pdiff.curve import Curve
-from pdiff.diffusion import train_denoiser
-from pdiff.files import load_tensor
-from pdiff.latents import LatentModel, LatentStatistics, Schedule, held_out_rows
-from pdiff.resume import make_checkpointer
-from pdiff.runtime import get_device, make_generator
-from pdiff.stack import load_stack
+from pdiff.core.curve import Curve
+from pdiff.core.files import load_tensor
+from pdiff.core.runtime import get_device, make_generator
+from pdiff.diffusion.latents import LatentModel, LatentStatistics, Schedule, held_out_rows
+from pdiff.diffusion.schedule import train_denoiser
+from pdiff.parameters.stack import load_stack
+from pdiff.system.resume import make_checkpointer
 from stages import stage
 
 CHECKPOINTS = Path("data/checkpoints.safetensors")

@@ -2,7 +2,7 @@
 
 import os
 
-import pdiff.portable  # noqa: F401 - first, for it must come before torch
+import pdiff.system.portable  # noqa: F401 - first, for it must come before torch
 
 os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it on where it is meant
 os.environ.setdefault("PDIFF_DEVICE", "cpu")
@@ -89,7 +89,7 @@ def tiny(tiny_raw: dict[str, Any]) -> Params:
 @pytest.fixture(scope="session")
 def finished(tiny_raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the whole pipeline ran at toy sizes; tests copy it before they write."""
-    from tests.toy_pipeline import run_stages
+    from tests.toys.pipeline import run_stages
 
     folder = tmp_path_factory.mktemp("pipeline") / "run"
     run_stages(folder, tiny_raw)

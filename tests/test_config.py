@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pdiff.config import Params, load_params, parse_params
-from pdiff.errors import InputError
+from pdiff.system.errors import InputError
 from tests.conftest import ROOT, change
 
 
@@ -204,7 +204,7 @@ def test_only_config_reads_params_yaml():
     """What else is YAML is dvc.lock, in `card.py`, and what tracking looks up."""
     readers = [
         path.name
-        for path in [*(ROOT / "pdiff").glob("*.py"), *(ROOT / "stages").glob("*.py")]
+        for path in [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
         if "yaml.safe_load" in path.read_text() and path.name != "card.py"
     ]
     assert readers == ["config.py"]

@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from pdiff.config import parse_params
-from pdiff.data import EvaluationBatches, load_images
+from pdiff.core.files import load_tensors
 from pdiff.export import main
-from pdiff.files import load_tensors
-from pdiff.nets import load_net
-from pdiff.stack import load_stack
+from pdiff.images.batches import EvaluationBatches, load_images
+from pdiff.nets.registry import load_net
+from pdiff.parameters.stack import load_stack
 from tests.conftest import ROOT, change
-from tests.toy_pipeline import STAGES, run_stages
+from tests.toys.pipeline import STAGES, run_stages
 
 PREDICTIONS = {
     "generated": "data/predictions_generated.safetensors",

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pdiff.config import Params, parse_params
-from pdiff.nets import build_net
-from pdiff.subset import select_subset
+from pdiff.nets.registry import build_net
+from pdiff.parameters.subset import select_subset
 from tests.conftest import ROOT
 
 REFERENCE = ROOT / "pdiff/reference"

@@ -31,8 +31,8 @@ from typing import Any
 
 import yaml
 
-from pdiff import ranks, speed
-from pdiff.paths import root
+from pdiff.system import speed
+from pdiff.system.paths import root
 from pdiff.tracking.files import (
     Curve,
     Folder,
@@ -184,9 +184,7 @@ def tracking_is_on() -> bool:
 
 
 def _close(log: Log) -> None:
-    """Write the record, then send it; of processes that share a stage, only the first does."""
-    if not ranks.is_first():
-        return
+    """Write the record, then send it."""
     done = log.finishes_pipeline and not log.error
     with _warns(f"no record of {log.stage} was kept"):
         record = log.record()

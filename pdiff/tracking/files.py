@@ -136,6 +136,9 @@ class Tree(Protocol):
     def read(self, path: str) -> bytes | None:
         """The content of any file, None if there is none."""
 
+    def paths(self, folder: str) -> list[str]:
+        """Every file below a folder, in order; [] if there is none."""
+
 
 class Folder:
     """Result files in a directory: the workspace or a saved copy."""
@@ -161,6 +164,31 @@ class Folder:
             return (self.path / path).read_bytes()
         except OSError:
             return None
+
+    def paths(self, folder: str) -> list[str]:
+        """Every file below a folder, in order; [] if there is none."""
+        found = (p for p in (self.path / folder).rglob("*") if p.is_file())
+        return sorted(p.relative_to(self.path).as_posix() for p in found)
+
+
+def md5_of(tree: Tree, path: str) -> str | None:
+    """A file's md5 or a folder's, as DVC has them in dvc.lock; None if there is neither.
+
+    Of a folder only what `.dvcignore` keeps out everywhere, bytecode, does not count.
+    """
+    if (data := tree.read(path)) is not None:
+        return hashlib.md5(data).hexdigest()
+    entries = [
+        {
+            "md5": hashlib.md5(tree.read(found) or b"").hexdigest(),
+            "relpath": found.removeprefix(f"{path}/"),
+        }
+        for found in tree.paths(path)
+        if "__pycache__" not in found and not found.endswith(".pyc")
+    ]
+    if not entries:
+        return None
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def results_sha(tree: Tree) -> str:

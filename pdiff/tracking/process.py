@@ -73,7 +73,6 @@ def process_tags() -> dict[str, str]:
         "pdiff.pid": str(pid),
         "pdiff.pid_start": process_start(pid),
         "pdiff.device": _device(),
-        "pdiff.processes": os.environ.get("WORLD_SIZE", ""),
         "pdiff.python": platform.python_version(),
         "pdiff.torch": _version("torch"),
         "dvc.exp_name": os.environ.get("DVC_EXP_NAME", ""),

@@ -5,7 +5,6 @@ Missing are experiments that DVC restored from its cache, results that came by `
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -25,6 +24,7 @@ from pdiff.tracking.files import (
     clean_name,
     git,
     is_result,
+    md5_of,
     params_sha,
     read_yaml,
     results_sha,
@@ -54,7 +54,16 @@ class Commit:
 
     def read(self, path: str) -> bytes | None:
         """The content of any file, None if there is none."""
+        listed = git("cat-file", "-t", f"{self.revision}:./{path}", folder=self.folder)
+        if listed != b"blob\n":
+            return None
         return git("show", f"{self.revision}:./{path}", folder=self.folder)
+
+    def paths(self, folder: str) -> list[str]:
+        """Every file below a folder, in order; [] if there is none."""
+        command = ("ls-tree", "-rz", "--name-only", self.revision, "--", f"{folder}/")
+        listing = git(*command, folder=self.folder) or b""
+        return sorted(filter(None, listing.decode().split("\0")))
 
 
 @dataclass
@@ -139,11 +148,11 @@ def _result_agrees(out: Mapping[str, Any], tree: Tree) -> bool:
 
 
 def _has_md5(tree: Tree, entry: Mapping[str, Any]) -> bool | None:
-    """Whether a file is as dvc.lock has it; None for folders and large or missing files."""
-    if entry.get("hash") != "md5" or entry["md5"].endswith(".dir") or entry["size"] > LARGE:
+    """Whether a file or folder is as dvc.lock has it; None for a large or missing one."""
+    if entry.get("hash") != "md5" or entry["size"] > LARGE:
         return None
-    data = tree.read(entry["path"])
-    return None if data is None else hashlib.md5(data).hexdigest() == entry["md5"]
+    found = md5_of(tree, entry["path"])
+    return None if found is None else found == entry["md5"]
 
 
 # Where results can come from

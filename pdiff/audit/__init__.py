@@ -1,0 +1,1 @@
+"""Is it new? One analysis of the generated models after another, and the report."""

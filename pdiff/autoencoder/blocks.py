@@ -1,0 +1,85 @@
+"""Convolution blocks with batch norm, and ways to run a chain of them that need less memory.
+
+Axes: B batch, C channels, N positions. All ways compute the same: `plain` keeps every activation
+for the backward pass, `checkpointed` only each block's input, `pdiff.autoencoder.low_memory` only
+the chain's.
+"""
+
+from collections.abc import Iterable
+from itertools import chain, repeat
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Norm = Literal["batch", "sample", "running"]
+"""Where a batch norm takes mean and variance from: the batch, each sample, or training."""
+Statistics = tuple[Float[Tensor, " C"], Float[Tensor, " C"]]
+"""Mean and biased variance of each channel."""
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation whose statistics the caller may choose."""
+
+    def forward(self, x: Float[Tensor, "B C N"], norm: Norm | None = None) -> Tensor:
+        """`norm` None goes by the mode: the batch's in training, which updates the running ones.
+
+        `sample` normalises each sample over its own positions, which is what this layer does in
+        the authors' generation: training mode, batches of one.
+        """
+        if norm is None:
+            return super().forward(x)
+        if norm == "sample":
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        if norm == "running":
+            return self.apply_statistics(x, (self.running_mean, self.running_var))
+        running = self.running_mean, self.running_var  # momentum 0 leaves them alone
+        return F.batch_norm(x, *running, self.weight, self.bias, True, 0.0, self.eps)
+
+    def apply_statistics(self, x: Float[Tensor, "B C N"], statistics: Statistics) -> Tensor:
+        """Normalise with given statistics, which no gradient reaches."""
+        return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
+
+
+class Block(nn.Module):
+    """Convolution, batch norm, activation."""
+
+    def __init__(self, conv: nn.Module, channels: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = BatchNorm(channels)
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "B C N"], norm: Norm | None = None) -> Tensor:
+        return self.activation(self.norm(self.conv(x), norm))
+
+
+def plain(
+    blocks: Iterable[Block], output: nn.Module | None, x: Tensor, norm: Norm | None = None
+) -> Tensor:
+    """The blocks one after the other, then `output` if there is one."""
+    for block in blocks:
+        x = block(x, norm)
+    return x if output is None else output(x)
+
+
+def checkpointed(blocks: Iterable[Block], output: nn.Module | None, x: Tensor) -> Tensor:
+    """`plain` that runs each block again in the backward pass instead of keeping what is inside.
+
+    `output` belongs to the last block.
+    """
+    *blocks, last = blocks
+    for block in blocks:
+        x = _checkpointed_block(block, None, x)
+    return _checkpointed_block(last, output, x)
+
+
+def _checkpointed_block(block: Block, output: nn.Module | None, x: Tensor) -> Tensor:
+    norms = chain([None], repeat("batch"))  # only the first time updates the running statistics
+
+    def run(x: Tensor) -> Tensor:
+        return plain([block], output, x, next(norms))
+
+    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)

@@ -1,0 +1,160 @@
+"""The linear codec: principal components of the checkpoints, for nets of millions of parameters.
+
+K checkpoints span K - 1 directions around their mean, however many parameters they have. So the
+components come from the K x K Gram matrix ("dual" PCA), and what decoding returns is the mean
+checkpoint plus a linear combination of the checkpoints themselves: no component of length D is
+ever made. With as many components as directions the checkpoints come back, to the rounding of
+fp32. Latents are the scores on one common scale: over the checkpoints all have mean 0, the first
+has variance 1 and the others less, as much as their components matter. Whitened ones would weigh a
+component of a billionth of the variance like the first, and so would a diffusion model's errors.
+Means and products of checkpoints are summed in fp64, only decoding multiplies in fp32, and all of
+it on the CPU.
+
+With A (K, D) the normalised checkpoints less their mean, A A^T = U diag(e) U^T, the variance along
+component l is e_l / (K - 1) and the latents of the checkpoints are sqrt((K - 1) e_l / e_1) U.
+
+Memory: what a block of columns takes a few times over, and (K, K); `make table T=13` measures it.
+
+Axes: K checkpoints, G or M models, D parameters, P tensors, L latent length, c columns.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from tqdm import tqdm
+
+from pdiff.core.files import load_tensors, save_tensors, whole
+from pdiff.core.optimise import check_finite
+from pdiff.parameters.normalisation import Normalisation, Normalise
+from pdiff.parameters.stack import StackFile, write_columns
+from pdiff.parameters.subset import CHUNK, Columns, Rows, Subset, spans
+from pdiff.system.errors import InputError
+
+
+@dataclass(frozen=True)
+class LinearCodec:
+    """The components, in terms of the checkpoints, which it reads again whenever it is used."""
+
+    checkpoints: Rows
+    normalisation: Normalisation
+    dual: Float64[Tensor, "K L"]
+    """U, one orthonormal column for each component, largest variance first."""
+    variance: Float64[Tensor, " L"]
+    """Along each component, in normalised space, with K - 1 in the denominator."""
+
+    @property
+    def subset(self) -> Subset:
+        return self.checkpoints.subset
+
+    @property
+    def _scale(self) -> Float64[Tensor, " L"]:
+        """From the entries of U to latents."""
+        return ((len(self.checkpoints) - 1) * self.variance / self.variance[0]).sqrt()
+
+    @classmethod
+    def fit(
+        cls,
+        checkpoints: Rows,
+        latent_dim: int,
+        normalise: Normalise = "tensor",
+        values: int = CHUNK,
+    ) -> "LinearCodec":
+        """The first `latent_dim` components; at most `values` values are read at a time.
+
+        Raises:
+            InputError: a checkpoint is not finite, or they have fewer directions than that.
+        """
+        normalisation = Normalisation.fit(checkpoints, normalise, values)
+        gram = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
+        for span, _, deviations in _deviations(checkpoints, "compare checkpoints", values):
+            scaled = deviations.div_(normalisation.columns(deviations, span)[1])
+            gram.addmm_(scaled, scaled.T)
+        check_finite(gram, "checkpoints")
+        variance, dual = (part.flip(-1) for part in torch.linalg.eigh(gram))
+        _check_rank(variance, latent_dim)
+        # An eigenvector's sign is arbitrary: its largest entry shall be positive.
+        largest = dual.gather(0, dual.abs().argmax(0, keepdim=True))
+        dual = (dual * largest.sign())[:, :latent_dim].contiguous()
+        return cls(checkpoints, normalisation, dual, variance[:latent_dim] / (len(gram) - 1))
+
+    def encode(self, models: Rows, values: int = CHUNK) -> Float[Tensor, "M L"]:
+        """Coordinates of any models of the subset; those of the checkpoints are known."""
+        if models is self.checkpoints:
+            return (self.dual * self._scale).float()
+        products = torch.zeros(len(models), len(self.checkpoints), dtype=torch.float64)
+        for span, mean, deviations in _deviations(self.checkpoints, "encode", values):
+            std = self.normalisation.columns(mean, span)[1]
+            own = (models.block(span).double() - mean) / std
+            products.addmm_(own, (deviations / std).T)
+        eigenvalues = self.variance * (len(self.checkpoints) - 1)
+        return (products @ self.dual / eigenvalues * self._scale).float()
+
+    def decode(self, latents: Float[Tensor, "G L"], values: int = CHUNK) -> Columns:
+        """Models in blocks of columns: the mean checkpoint plus a combination of all of them."""
+        weights = (latents.double().cpu() / self._scale @ self.dual.T).float()  # (G, K)
+        for span, mean, deviations in _deviations(self.checkpoints, "decode", values):
+            yield span, torch.addmm(mean.float(), weights, deviations.float())
+
+    def save(self, path: Path) -> None:
+        """All but the checkpoints, of which the file only says how many there are."""
+        statistics = {"mean": self.normalisation.mean, "std": self.normalisation.std}
+        tensors = {"dual": self.dual, "variance": self.variance, **statistics}
+        header = {"normalise": self.normalisation.kind, "subset": list(self.subset.shapes.items())}
+        save_tensors(path, tensors, kind="linear", **header)
+
+    @classmethod
+    def load(cls, path: Path, checkpoints: Rows) -> "LinearCodec":
+        """What `save` wrote, with the checkpoints that it was fitted to.
+
+        Raises:
+            InputError: the file is anything else, or the checkpoints are not those.
+        """
+        tensors, header = load_tensors(path)
+        with whole(path):
+            sizes, kind = checkpoints.subset.sizes, header["normalise"]
+            statistics = Normalisation(tensors["mean"], tensors["std"], sizes, kind)
+            codec = cls(checkpoints, statistics, tensors["dual"], tensors["variance"])
+            subset = Subset({name: tuple(shape) for name, shape in header["subset"]})
+        if subset != checkpoints.subset or len(codec.dual) != len(checkpoints):
+            raise InputError(f"{path} and the checkpoints are of different runs")
+        return codec
+
+
+def round_trip(stack: Path, latent_dim: int, models: int, out: Path) -> None:
+    """Fit to the checkpoints of `stack`, encode them, decode `models` latents into a stack `out`.
+
+    Everything that is ever done with this codec, for whoever measures what it takes.
+    """
+    codec = LinearCodec.fit(StackFile(stack), latent_dim)
+    latents = codec.encode(codec.checkpoints)
+    chosen = latents[torch.arange(models) % len(latents)]
+    write_columns(out, codec.subset, models, codec.decode(chosen))
+
+
+def _deviations(
+    checkpoints: Rows, progress: str, values: int
+) -> Iterator[tuple[slice, Float64[Tensor, " c"], Float64[Tensor, "K c"]]]:
+    """Blocks of columns: their span, mean, and the checkpoints' deviations from it."""
+    count = len(spans(len(checkpoints), checkpoints.subset.length, values))
+    for span, block in tqdm(checkpoints.columns(values), progress, count, disable=None):
+        deviations = block.double()
+        mean = deviations.mean(0)
+        yield span, mean, deviations.sub_(mean)
+
+
+def _check_rank(eigenvalues: Float64[Tensor, " K"], latent_dim: int) -> None:
+    """Refuse components that rounding alone has made."""
+    count = len(eigenvalues)
+    smallest = eigenvalues[0] * count * torch.finfo(torch.float64).eps
+    rank = min(int((eigenvalues > smallest).sum()), count - 1)
+    if latent_dim > rank:
+        raise InputError(
+            f"autoencoder.latent_dim: {latent_dim} is more than the {rank} directions in which "
+            f"the {count} checkpoints differ; autoencoder.kind: linear can have 1 to {rank}"
+            if rank
+            else f"autoencoder.kind: linear finds no direction: the {count} checkpoints are equal"
+        )

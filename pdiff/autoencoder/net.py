@@ -1,0 +1,226 @@
+"""The parameter autoencoder: checkpoints to latents and back.
+
+Axes: K checkpoints, B batch, D subset length, P padded length, L latent length, C channels, N
+positions. A checkpoint is one normalised vector that is read as a 1-D signal with one channel
+(paper section 3.2; sizes and details from the authors' code).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pdiff.autoencoder.blocks import Block, Norm, checkpointed, plain
+from pdiff.autoencoder.low_memory import normalised_as_one, streamed
+from pdiff.config import AutoencoderConfig, NoiseConfig
+from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
+from pdiff.system.errors import InputError
+
+
+class Autoencoder(nn.Module):
+    """Strided 1-D convolutions with a dense bottleneck; each block halves or doubles the length.
+
+    Inside, vectors are zero-padded at the end to P, a multiple of 64 and of 2 ** len(channels).
+    `norm` chooses the batch norms' statistics; None follows `train()` and `eval()`.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        channels: Sequence[int],
+        kernel_size: int,
+        latent_dim: int,
+        *,
+        variance_head: bool = False,
+    ) -> None:
+        """`length` is D, `channels` the widths of the encoder's blocks, which the decoder mirrors.
+
+        `variance_head` adds the log-variance of a VAE.
+        """
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise InputError(f"autoencoder: kernel_size must be odd, not {kernel_size}")
+        if length < 1 or not channels:
+            raise InputError(f"autoencoder: no vector or no block: {length=}, {channels=}")
+        self.length, self.kernel_size, self.latent_dim = length, kernel_size, latent_dim
+        self.channels = tuple(channels)
+        self.save_memory()
+        multiple = max(64, 2 ** len(channels))
+        self.padded_length = -(-length // multiple) * multiple
+
+        size = {"kernel_size": kernel_size, "stride": 2, "padding": kernel_size // 2}
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        for fan_in, width in zip((1, *channels), channels, strict=False):
+            self.encoder.append(Block(nn.Conv1d(fan_in, width, **size), width, nn.LeakyReLU()))
+        up = (*reversed(channels), channels[0])
+        for fan_in, width in pairwise(up):
+            conv = nn.ConvTranspose1d(fan_in, width, **size, output_padding=1)
+            self.decoder.append(Block(conv, width, nn.ELU()))
+        self.output = nn.Conv1d(channels[0], 1, kernel_size, padding=kernel_size // 2)
+
+        features = channels[-1] * self.padded_length // 2 ** len(channels)
+        self.to_latent = nn.Linear(features, latent_dim)
+        self.mean = nn.Linear(latent_dim, latent_dim)
+        self.log_variance = nn.Linear(latent_dim, latent_dim) if variance_head else None
+        self.from_latent = nn.Linear(latent_dim, features)
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able arguments: `Autoencoder(**config)` rebuilds the architecture."""
+        return {
+            "length": self.length,
+            "channels": list(self.channels),
+            "kernel_size": self.kernel_size,
+            "latent_dim": self.latent_dim,
+            "variance_head": self.log_variance is not None,
+        }
+
+    def save_memory(self, checkpointing: bool = False, micro_batch: int | None = None) -> None:
+        """How training keeps activations: all, those between blocks, or of `micro_batch` samples.
+
+        Gradients are the same but for rounding; `micro_batch` needs no `checkpointing`.
+        """
+        self.checkpointing, self.micro_batch = checkpointing, micro_batch
+
+    def pad(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
+        """Zeros at the end of each vector: what the encoder reads and the loss compares with."""
+        if x.shape[1] != self.length:
+            raise ValueError(f"the autoencoder takes vectors of {self.length}, not {x.shape[1]}")
+        return F.pad(x, (0, self.padded_length - self.length))
+
+    def posterior(
+        self, padded: Float[Tensor, "B P"], norm: Norm | None = None
+    ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"] | None]:
+        """Mean and log-variance of q(z | x); the latter is None without a variance head."""
+        x = self._run(self.encoder, None, padded[:, None], norm)  # (B, 1, P) -> (B, C, N)
+        x = self.to_latent(x.flatten(1))
+        return self.mean(x), None if self.log_variance is None else self.log_variance(x)
+
+    def decode_padded(
+        self, z: Float[Tensor, "B L"], norm: Norm | None = None
+    ) -> Float[Tensor, "B P"]:
+        x = self.from_latent(z).unflatten(1, (self.channels[-1], -1))
+        return self._run(self.decoder, self.output, x, norm).squeeze(1)
+
+    def _run(
+        self, blocks: nn.ModuleList, output: nn.Module | None, x: Tensor, norm: Norm | None
+    ) -> Tensor:
+        """The chain of blocks, in training the way that `save_memory` chose."""
+        if norm is not None or not self.training:
+            return plain(blocks, output, x, norm)
+        if self.micro_batch is not None:
+            return streamed(blocks, output, x, self.micro_batch)
+        return checkpointed(blocks, output, x) if self.checkpointing else plain(blocks, output, x)
+
+    def encode(self, x: Float[Tensor, "B D"], norm: Norm | None = None) -> Float[Tensor, "B L"]:
+        """Latents without noise: the mean where there is a variance head."""
+        return self.posterior(self.pad(x), norm)[0]
+
+    def encode_in_parts(self, x: Float[Tensor, "B D"], rows: int) -> Float[Tensor, "B L"]:
+        """`encode` with the norm `batch` and the memory of `rows` vectors, but for rounding."""
+        ends = normalised_as_one(self.encoder, self.pad(x)[:, None], rows)
+        return self.mean(self.to_latent(ends.flatten(1)))
+
+    def decode(self, z: Float[Tensor, "B L"], norm: Norm | None = None) -> Float[Tensor, "B D"]:
+        """Vectors in the normalised space of the training matrix, the padding cut off."""
+        return self.decode_padded(z, norm)[:, : self.length]
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Reconstruction, without noise."""
+        return self.decode(self.encode(x))
+
+
+def reparameterise(
+    mean: Float[Tensor, "B L"], log_variance: Float[Tensor, "B L"], noise: Float[Tensor, "B L"]
+) -> Float[Tensor, "B L"]:
+    """A draw from N(mean, variance) that gradients pass through; `noise` is from N(0, 1)."""
+    return mean + (log_variance / 2).exp() * noise
+
+
+def kl_divergence(
+    mean: Float[Tensor, "B L"], log_variance: Float[Tensor, "B L"]
+) -> Float[Tensor, ""]:
+    """KL(N(mean, variance) || N(0, I)) in nats: summed over L, averaged over B."""
+    return (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
+
+
+def make_autoencoder(length: int, config: AutoencoderConfig) -> Autoencoder:
+    """Untrained, for subsets of `length` parameters."""
+    model = Autoencoder(
+        length,
+        config.channels,
+        config.kernel_size,
+        config.latent_dim,
+        variance_head=config.kind == "vae",
+    )
+    model.save_memory(config.checkpointing, config.micro_batch)
+    return model
+
+
+def batch_loss(
+    model: Autoencoder,
+    matrix: Float[Tensor, "K D"],
+    config: AutoencoderConfig,
+    noise: NoiseConfig,
+    generator: torch.Generator,
+    precision: torch.autocast,
+) -> Float[Tensor, ""]:
+    """The loss of a batch that `generator` draws; the net runs within `precision`."""
+
+    def normal(shape: torch.Size) -> Tensor:
+        return torch.randn(shape, generator=generator, device=matrix.device)
+
+    size = (config.batch_size,)
+    rows = torch.randint(len(matrix), size, generator=generator, device=matrix.device)
+    clean = model.pad(matrix[rows])
+    noised = clean + noise.param * normal(clean.shape)  # the padding too
+    with precision:
+        mean, log_variance = model.posterior(noised)
+        if log_variance is None:
+            z = mean + noise.latent * normal(mean.shape)
+        else:
+            z = reparameterise(mean, log_variance, normal(mean.shape))
+        reconstruction = model.decode_padded(z)
+    loss = F.mse_loss(reconstruction.to(noised.dtype), noised)
+    if log_variance is not None:
+        posterior = mean.to(noised.dtype), log_variance.to(noised.dtype)
+        loss = loss + config.kl_weight * kl_divergence(*posterior)
+    return loss
+
+
+def train_autoencoder(
+    matrix: Float[Tensor, "K D"],
+    config: AutoencoderConfig,
+    noise: NoiseConfig,
+    generator: torch.Generator,
+    log: Log,
+    *,
+    resume: Resume | None = None,
+) -> Autoencoder:
+    """Train on the normalised checkpoints; returns the autoencoder in eval mode.
+
+    Input and target are the same noised, padded vector, as in the authors' code (the paper's
+    eq. 5 names the clean one as target). `conv` adds noise of std `noise.latent` to the latents;
+    a `vae` draws them with its own variance instead and adds `kl_weight` times the KL divergence.
+    `generator` must live on the matrix's device.
+    """
+    check_finite(matrix, "checkpoints")
+    model = seeded(lambda: make_autoencoder(matrix.shape[1], config), generator)
+    model = model.to(matrix.device)
+
+    optimise(
+        model,
+        lambda: batch_loss(model, matrix, config, noise, generator, autocast(matrix.device)),
+        optimizer_name=config.optimizer,
+        steps=config.steps,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        generator=generator,
+        log=log,
+        resume=resume,
+        name="autoencoder",
+    )
+    return model

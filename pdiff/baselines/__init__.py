@@ -1,0 +1,1 @@
+"""The groups of models that generated ones are compared with."""

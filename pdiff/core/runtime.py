@@ -1,0 +1,40 @@
+"""Where and how a stage computes: device, random generators, numerical settings."""
+
+import hashlib
+import os
+
+import torch
+
+from pdiff.system.errors import InputError
+
+
+def get_device() -> torch.device:
+    """`PDIFF_DEVICE`, or cuda where there is one, else cpu; never part of an output's hash.
+
+    Also switches TF32 and cuDNN's benchmark mode off, so that fp32 is fp32 and runs repeat.
+    """
+    name = os.environ.get("PDIFF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"PDIFF_DEVICE: {name!r} cannot be used here: {reason}") from None
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return device
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed of its own for each (seed, purpose)."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def make_generator(
+    seed: int, *purpose: str | int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A generator for one purpose, mostly a stage's name, independent of all the others."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))

@@ -1,0 +1,1 @@
+"""Image sets by name, read and split; only `prepare_data` needs them."""

@@ -1,0 +1,261 @@
+"""Denoising diffusion on latents: noise schedule, training loss, sampling; it knows no network.
+
+Axes: K checkpoints, L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t
+here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502 and
+DPM-Solver++ arXiv 2211.01095.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+from tqdm import tqdm
+
+from pdiff.config import DdpmConfig
+from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.system.errors import InputError
+
+PredictNoise = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, L), t (B,)) -> epsilon (B, L)."""
+
+Prediction = Literal["epsilon", "v"]
+"""What a denoiser predicts: the noise, or v = signal * epsilon - noise * x_0 (arXiv 2202.00512)."""
+
+Encode = Callable[[Int64[Tensor, " B"]], Float[Tensor, "B L"]]
+"""Indices of checkpoints to their latents."""
+
+Step = Callable[[Tensor, Tensor, int], Tensor]
+"""(x_t (B, L), epsilon (B, L), t) -> x at the next, earlier step (B, L)."""
+
+
+class Diffusion:
+    """Gaussian diffusion with linear betas over T = `timesteps` steps.
+
+    The betas run from `beta_start` to `beta_end` for every T, as in the authors' code: a short
+    schedule ends well before pure noise (alpha_bar is 0.90 for T = 10 and betas 1e-4 to 0.02).
+    """
+
+    def __init__(
+        self,
+        timesteps: int,
+        beta_start: float,
+        beta_end: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.timesteps = timesteps
+        self.device = torch.device(device)
+        betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+        alpha_bar = (1 - betas).cumprod(0)
+        previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+        def keep(values: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
+            return values.float().to(self.device)
+
+        # each from float64: 1 - alpha_bar of the first steps would lose its digits in float32
+        self.betas = keep(betas)
+        self.alphas_cumprod = keep(alpha_bar)
+        self.signal = keep(alpha_bar.sqrt())  # of x_0 in x_t
+        self.noise = keep((1 - alpha_bar).sqrt())  # of epsilon in x_t
+        self.posterior_variance = keep(betas * (1 - previous) / (1 - alpha_bar))
+        self.posterior_mean_x0 = keep(previous.sqrt() * betas / (1 - alpha_bar))
+        self.posterior_mean_xt = keep((1 - betas).sqrt() * (1 - previous) / (1 - alpha_bar))
+        self.step_scale = keep((1 - betas).rsqrt())
+        self.step_noise = keep(betas / (1 - alpha_bar).sqrt())
+
+    def add_noise(
+        self, x0: Float[Tensor, "B L"], noise: Float[Tensor, "B L"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B L"]:
+        """x_t given x_0, DDPM eq. 4."""
+        return self.signal[t, None] * x0 + self.noise[t, None] * noise
+
+    def posterior(
+        self, x0: Float[Tensor, "B L"], xt: Float[Tensor, "B L"], t: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B 1"]]:
+        """Mean and variance of x_{t-1} given x_t and x_0, DDPM eq. 6-7."""
+        mean = self.posterior_mean_x0[t, None] * x0 + self.posterior_mean_xt[t, None] * xt
+        return mean, self.posterior_variance[t, None]
+
+    def velocity(
+        self, x0: Float[Tensor, "B L"], noise: Float[Tensor, "B L"], t: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B L"]:
+        """v at x_t, Salimans and Ho 2022, appendix D."""
+        return self.signal[t, None] * noise - self.noise[t, None] * x0
+
+    def predicts_noise(self, denoiser: PredictNoise, prediction: Prediction) -> PredictNoise:
+        """`denoiser`, which predicts `prediction`, as a predictor of epsilon."""
+        if prediction == "epsilon":
+            return denoiser
+
+        def predict(xt: Float[Tensor, "B L"], t: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+            return self.signal[t, None] * denoiser(xt, t) + self.noise[t, None] * xt
+
+        return predict
+
+    def loss(
+        self,
+        denoiser: PredictNoise,
+        x0: Float[Tensor, "B L"],
+        generator: torch.Generator,
+        prediction: Prediction = "epsilon",
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the prediction at uniformly drawn steps (epsilon: DDPM eq. 14)."""
+        size = (len(x0),)
+        t = torch.randint(self.timesteps, size, generator=generator, device=self.device)
+        noise = torch.randn(x0.shape, generator=generator, device=self.device)
+        target = noise if prediction == "epsilon" else self.velocity(x0, noise, t)
+        return F.mse_loss(denoiser(self.add_noise(x0, noise, t), t).float(), target)
+
+    def ddpm_step(
+        self,
+        xt: Float[Tensor, "B L"],
+        epsilon: Float[Tensor, "B L"],
+        t: int,
+        noise: Float[Tensor, "B L"],
+    ) -> Float[Tensor, "B L"]:
+        """x_{t-1} given x_t and the predicted noise, DDPM eq. 11 and algorithm 2.
+
+        The variance is the posterior's (eq. 7), which is 0 at t = 0: the last step adds no noise.
+        """
+        mean = self.step_scale[t] * (xt - self.step_noise[t] * epsilon)
+        return mean + self.posterior_variance[t].sqrt() * noise
+
+    def ddim_step(
+        self,
+        xt: Float[Tensor, "B L"],
+        epsilon: Float[Tensor, "B L"],
+        t: int,
+        t_previous: int,
+    ) -> Float[Tensor, "B L"]:
+        """x at the earlier step `t_previous` without new noise, DDIM eq. 12 with sigma 0.
+
+        `t_previous` -1 is the clean end, alpha_bar = 1: the predicted x_0.
+        """
+        x0 = (xt - self.noise[t] * epsilon) / self.signal[t]
+        if t_previous < 0:
+            return x0
+        return self.signal[t_previous] * x0 + self.noise[t_previous] * epsilon
+
+    def ddim_timesteps(self, steps: int) -> list[int]:
+        """`steps` different steps spread evenly from T - 1 down to 0; [T - 1] if just one."""
+        if not 1 <= steps <= self.timesteps:
+            raise InputError(f"DDIM takes 1 to {self.timesteps} steps, not {steps}")
+        last = self.timesteps - 1
+        return [last - round(i * last / max(steps - 1, 1)) for i in range(steps)]
+
+    def dpm_solver(self, steps: int) -> Any:
+        """DPM-Solver++(2M) of the package diffusers under this schedule, for `steps` steps.
+
+        Raises InputError if the package is missing, or for steps that are not 1 to T - 1.
+        """
+        check_sampler("dpm_solver")
+        if not 1 <= steps < self.timesteps:
+            raise InputError(f"DPM-Solver++ takes 1 to {self.timesteps - 1} steps, not {steps}")
+        from diffusers import DPMSolverMultistepScheduler  # an optional package, slow to import
+
+        solver = DPMSolverMultistepScheduler(self.timesteps, trained_betas=self.betas.tolist())
+        solver.set_timesteps(steps, device=self.device)
+        return solver
+
+    def _sampler(self, name: str, steps: int, generator: torch.Generator) -> tuple[list[int], Step]:
+        """The steps t that a sampler visits, first to last, and how it goes on from each."""
+        if name == "ddpm":
+
+            def ancestral(x: Tensor, epsilon: Tensor, t: int) -> Tensor:
+                noise = torch.randn(x.shape, generator=generator, device=self.device)
+                return self.ddpm_step(x, epsilon, t, noise)
+
+            return list(range(self.timesteps))[::-1], ancestral
+        if name == "ddim":
+            visited = self.ddim_timesteps(steps)
+            following = dict(zip(visited, [*visited[1:], -1], strict=True))
+            return visited, lambda x, epsilon, t: self.ddim_step(x, epsilon, t, following[t])
+        solver = self.dpm_solver(steps)
+        return solver.timesteps.tolist(), lambda x, e, t: solver.step(e, t, x).prev_sample
+
+    @torch.no_grad()
+    def sample(
+        self,
+        predict_noise: PredictNoise,
+        shape: tuple[int, int],
+        generator: torch.Generator,
+        *,
+        sampler: Literal["ddpm", "ddim", "dpm_solver"],
+        steps: int,
+        progress: str | None = None,
+        trajectory: Callable[[int, Tensor], None] | None = None,
+    ) -> Float[Tensor, "G L"]:
+        """Samples of `shape` (G, L), all in one batch, from pure noise; nothing is clipped.
+
+        `ddpm` takes all T steps and ignores `steps`; `ddim` and `dpm_solver` take `steps` of them
+        and draw on the generator for the start alone. `predict_noise` must be in eval mode.
+        `progress` names a bar. `trajectory(i, x)` sees the start as i = 0, then x after step i.
+        """
+        visited, advance = self._sampler(sampler, steps, generator)
+        x = torch.randn(shape, generator=generator, device=self.device)
+        if trajectory is not None:
+            trajectory(0, x)
+        bar = tqdm(visited, progress, unit="step", disable=None if progress else True)
+        for i, t in enumerate(bar, start=1):
+            epsilon = predict_noise(x, torch.full((shape[0],), t, device=self.device))
+            x = advance(x, epsilon, t)
+            if trajectory is not None:
+                trajectory(i, x)
+        return x
+
+
+def check_sampler(name: str) -> None:
+    """Raise `InputError` if a sampler needs a package that is not installed."""
+    if name == "dpm_solver" and find_spec("diffusers") is None:
+        raise InputError(
+            "generate.sampler: dpm_solver needs the package diffusers: pip install diffusers, "
+            "or take ddim"
+        )
+
+
+def train_denoiser(
+    latents: Float[Tensor, "K L"],
+    config: DdpmConfig,
+    generator: torch.Generator,
+    log: Log,
+    *,
+    resume: Resume | None = None,
+    encode: Encode | None = None,
+) -> Denoiser:
+    """Train a denoiser on the latents as they are; returns it in eval mode.
+
+    Standardising them (`config.standardise`) is the caller's business, and undoing it after
+    sampling too. `encode(rows)` gives the latents of a batch of checkpoints anew in each step; by
+    default they are `latents[rows]`. `generator` must live on the latents' device.
+    """
+    check_finite(latents, "latents")
+    device = latents.device
+    diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
+    model = seeded(
+        lambda: Denoiser(latents.shape[1], config.channels, config.kernel_size), generator
+    ).to(device)
+
+    def batch_loss() -> Float[Tensor, ""]:
+        size = (config.batch_size,)
+        rows = torch.randint(len(latents), size, generator=generator, device=device)
+        batch = latents[rows] if encode is None else encode(rows)
+        with autocast(device):
+            return diffusion.loss(model, batch, generator, config.prediction)
+
+    optimise(
+        model,
+        batch_loss,
+        steps=config.steps,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        generator=generator,
+        log=log,
+        ema=config.ema,
+        resume=resume,
+        name="denoiser",
+    )
+    return model

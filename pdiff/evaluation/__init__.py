@@ -1,0 +1,1 @@
+"""Parameters (M, D) -> predictions (M, N), paying only for what changed."""

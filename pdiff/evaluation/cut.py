@@ -1,0 +1,229 @@
+"""A net cut in two, so that models which share most of their parameters share most of the work.
+
+`torch.export` turns the net into a graph, and every value of the graph depends on
+  neither the images nor the subset  -> `fixed`, computed once, when the net is cut,
+  the images but not the subset      -> `prefix`, computed once per batch of images,
+  the subset                         -> `suffix`, computed for each model and each batch.
+Values that cross from prefix to suffix are the `boundary`. Before it is cut, the graph loses work
+that cannot reach the logits: unused positions (`positions`) and products with padding
+(`small_maps`).
+
+Axes: B batch, C classes; images are (B, C, H, W) with C channels.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.func import functional_call
+from torch.fx import Graph, GraphModule, Node
+
+from pdiff.evaluation.models import Model, check_model, eval_mode, subset_parameters
+from pdiff.evaluation.rewrites.positions import drop_unused_positions
+from pdiff.evaluation.rewrites.small_maps import use_matrices
+
+Boundary = tuple[Tensor | int, ...]
+"""What the suffix needs of one batch: activations and, for nets that reshape, the batch size."""
+
+FIXED, IMAGES, SUBSET = range(3)
+"""What a value depends on, at most; also the order in which the three parts run."""
+
+
+class CutNet:
+    """A net cut into what does not depend on a subset of its parameters and what does.
+
+    `suffix(model, prefix(images))` are the logits of the net with the parameters of `model` in
+    place of its own, in eval mode (whatever mode the net is in) and with the base net's buffers,
+    so batch norm uses the base net's running statistics. The net itself stays as it is; its
+    other parameters are shared with it, not copied.
+
+    A net that `torch.export` cannot trace, or traces to something that computes other logits on
+    `example`, is run whole for every model; a warning says so, and `traced` is False.
+    """
+
+    traced: bool
+
+    def __init__(
+        self, net: nn.Module, names: Sequence[str], example: Float[Tensor, "B C H W"]
+    ) -> None:
+        """Trace and cut `net`; `example` shows the size of the images, its batch size is free.
+
+        Raises ValueError if a name is unknown, is a buffer or is given twice.
+        """
+        self._net = net
+        self._base = subset_parameters(net, names)
+        try:
+            with eval_mode(net):
+                self._cut = _cut(net, self._base, example)
+                self.traced = True
+                self._check(example[:2])
+        except Exception as error:  # export fails in many ways, and running the net always works
+            self.traced = False
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"{type(net).__name__} cannot be cut ({type(error).__name__}: {reason}); "
+                "evaluation runs the whole net for every model, which is slower",
+                stacklevel=2,
+            )
+
+    @property
+    def subset_first(self) -> bool:
+        """Whether nothing of the net precedes the subset: the boundary is the images themselves."""
+        if not self.traced:
+            return True
+        crossing = self._cut.prefix.outputs
+        return all(n is self._cut.images for n in crossing if isinstance(n.meta["val"], Tensor))
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of one model."""
+        return sum(parameter.nbytes for parameter in self._base.values())
+
+    @torch.inference_mode()
+    def prefix(self, images: Float[Tensor, "B C H W"]) -> Boundary:
+        """What the suffix needs of `images`, for any model; the images themselves if untraced."""
+        if not self.traced:
+            return (images,)
+        # reshapes were traced as views of contiguous images
+        values = self._cut.fixed | {self._cut.images: images.contiguous()}
+        return tuple(self._cut.prefix(values).values())
+
+    def suffix(self, model: Model, boundary: Boundary) -> Float[Tensor, "B C"]:
+        """Logits of `model` on the images that `boundary` is the prefix of.
+
+        Raises ValueError if the model's names or shapes are not those of the subset.
+        """
+        return self.run(self.load(model), boundary)
+
+    @torch.inference_mode()
+    def load(self, model: Model) -> dict[str, Tensor]:
+        """The model's values on the net's device, in the type and memory layout of the net's own.
+
+        Raises ValueError if the model's names or shapes are not those of the subset.
+        """
+        check_model(model, self._base)
+        return {
+            name: torch.empty_like(base).copy_(model[name]) for name, base in self._base.items()
+        }
+
+    @torch.inference_mode()
+    def run(self, loaded: dict[str, Tensor], boundary: Boundary) -> Float[Tensor, "B C"]:
+        """`suffix` for a model that is already loaded: one load serves many batches."""
+        if not self.traced:
+            with eval_mode(self._net):
+                return functional_call(self._net, loaded, boundary)
+        values = self._cut.fixed | dict(zip(self._cut.prefix.outputs, boundary, strict=True))
+        values |= {node: loaded[name] for node, name in self._cut.subset.items()}
+        (logits,) = self._cut.suffix(values).values()
+        return logits
+
+    @torch.inference_mode()
+    def _check(self, images: Float[Tensor, "B C H W"]) -> None:
+        """Raise ValueError if the cut net is not the net, say since it runs otherwise in export.
+
+        Far wider than rounding: on a GPU both sides may choose kernels of TF32 precision.
+        """
+        ours, theirs = self.suffix(self._base, self.prefix(images)), self._net(images)
+        difference = (ours - theirs).abs().max()
+        if difference > 0.01 * theirs.abs().max():
+            raise ValueError(f"the traced net's logits are off by {difference:.3g}")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The nodes of one level as a function of the values that come from outside of it."""
+
+    inputs: list[Node]
+    outputs: list[Node]
+    module: GraphModule
+
+    def __call__(self, values: dict[Node, Any]) -> dict[Node, Any]:
+        outputs = self.module(*(values[node] for node in self.inputs))
+        return dict(zip(self.outputs, map(_compact, outputs), strict=True))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    fixed: dict[Node, Any]
+    """Values that prefix and suffix use and that depend on neither images nor subset."""
+    images: Node
+    prefix: _Part
+    subset: dict[Node, str]
+    """Parameter name by placeholder; a parameter that the net uses under two names has two."""
+    suffix: _Part
+
+
+def _cut(net: nn.Module, base: Model, example: Float[Tensor, "B C H W"]) -> _Cut:
+    """Trace the net, find what each value depends on, and make the three parts."""
+    # Two images, since export would take a batch size of one for a constant.
+    images = torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device)
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    with torch.no_grad():
+        program = torch.export.export(net, (images,), dynamic_shapes=dynamic, strict=False)
+        # Decomposes nothing ({}: no rules), but makes operations in place ordinary ones, so that
+        # the suffix cannot overwrite values of the prefix.
+        program = program.run_decompositions({})
+    graph, signature = program.graph, program.graph_signature
+
+    (output,) = graph.find_nodes(op="output")
+    (logits,) = (
+        node
+        for node, spec in zip(output.args[0], signature.output_specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT
+    )
+    output.args = ((logits,),)
+    use_matrices(graph)
+    drop_unused_positions(graph)
+    graph.eliminate_dead_code()
+
+    tied = dict(net.named_parameters(remove_duplicate=False))
+    name_of = {id(parameter): name for name, parameter in base.items()}
+    level, subset, values = {output: SUBSET}, {}, {}
+    for node, spec in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
+        if spec.kind == InputKind.USER_INPUT:
+            level[node], images = IMAGES, node
+        elif id(tied.get(spec.target)) in name_of:
+            level[node], subset[node] = SUBSET, name_of[id(tied[spec.target])]
+        else:
+            state = program.constants if spec.target in program.constants else program.state_dict
+            level[node], values[node] = FIXED, state[spec.target]
+    for node in graph.nodes:
+        if node.op == "call_function":
+            level[node] = max((level[value] for value in node.all_input_nodes), default=FIXED)
+
+    with torch.inference_mode():
+        fixed = _part(graph, level, FIXED)(values)
+    prefix, suffix = _part(graph, level, IMAGES), _part(graph, level, SUBSET)
+    return _Cut(fixed, images, prefix, subset, suffix)
+
+
+def _part(graph: Graph, level: dict[Node, int], own: int) -> _Part:
+    """The nodes of level `own`: from the values of lower levels to those that higher ones use."""
+    nodes = [node for node in graph.nodes if level[node] == own and node.op == "call_function"]
+    if own == SUBSET:
+        outputs = graph.output_node().all_input_nodes
+    else:
+        mine = [node for node in graph.nodes if level[node] == own]
+        outputs = [node for node in mine if any(level[user] > own for user in node.users)]
+    made = set(nodes)
+    used = [value for node in nodes for value in node.all_input_nodes] + outputs
+    inputs = list(dict.fromkeys(value for value in used if value not in made))
+
+    part = Graph()
+    copies = {node: part.placeholder(node.name) for node in inputs}
+    for node in nodes:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(tuple(copies[node] for node in outputs))
+    return _Part(inputs, outputs, GraphModule(nn.Module(), part))
+
+
+def _compact(value: Any) -> Any:
+    """A view of a larger tensor is copied, so that keeping it does not keep the larger one."""
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value

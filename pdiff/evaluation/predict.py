@@ -1,0 +1,172 @@
+"""Predictions of many models that differ from one base net in a subset of its parameters.
+
+Evaluation pays only for what changed: the part of the net before the subset runs once for all
+models (`CutNet`), and only what comes after it runs for each.
+
+Axes: M models, N images, B batch, C classes; images are (B, C, H, W) with C channels.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from operator import length_hint
+
+import torch
+from jaxtyping import Bool, Float, Int16, Int64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pdiff.evaluation.cut import Boundary, CutNet
+from pdiff.evaluation.models import Model, check_model, eval_mode, subset_parameters
+
+__all__ = ["CutNet", "Model", "accuracy", "predict", "predict_plain", "wrong"]
+
+Batches = Callable[[], Iterable[Float[Tensor, "B C H W"]]]
+"""The images of one split in order, on the net's device and normalised."""
+
+NOT_FINITE = -1
+"""The prediction for an image whose logits are not all finite: no class, so always wrong."""
+
+
+def predict(
+    cut: CutNet,
+    models: Sequence[Model],
+    batches: Batches,
+    *,
+    boundary_mib: int,
+    progress: str | None = None,
+) -> Int16[Tensor, "M N"]:
+    """The class that each model predicts for each image, on the CPU.
+
+    A model is the net that was cut with the parameters of its subset replaced, in eval mode. The
+    prediction is -1 where a logit is not finite, as with NaN among a model's parameters. `models`
+    may make model i whenever it is asked for it, the same one each time; all are never held at
+    once.
+
+    The larger side is streamed once. As a rule that is the images: batches wait at the boundary
+    of prefix and suffix, up to `boundary_mib` MiB of them (and one batch at least), while each
+    model is loaded once for all of these. Should more blocks of batches be needed, `models` is
+    asked for each model again. Where nothing of the net precedes the subset and the models are
+    larger than the images, each model is loaded once and the images pass again for every model.
+
+    `progress` labels a progress bar, shown in a terminal only; its total is known if `batches()`
+    has a length. Raises ValueError for a model whose names or shapes are not those of the subset,
+    and if there are no models or no images.
+    """
+    return Predictor(cut, batches, boundary_mib).predict(models, progress)
+
+
+class Predictor:
+    """`predict` for models that come a few at a time, on images that stay the same.
+
+    Where all images fit `boundary_mib` at the boundary, they are kept there, and the prefix does
+    not run again.
+    """
+
+    def __init__(self, cut: CutNet, batches: Batches, boundary_mib: int) -> None:
+        self._cut, self._batches, self._limit = cut, batches, boundary_mib * 2**20
+        self._kept: list[Boundary] | None = None
+
+    def predict(self, models: Sequence[Model], progress: str | None = None) -> Int16[Tensor, "M N"]:
+        if not len(models):
+            raise ValueError("there are no models to evaluate")
+        disable = None if progress else True
+        with tqdm(desc=progress, unit="batch", disable=disable) as bar:
+            if self._kept is None:
+                return self._stream(models, bar)
+            bar.reset(len(self._kept) * len(models))
+            return _rows(self._cut, models, repeat(self._kept), bar)
+
+    def _stream(self, models: Sequence[Model], bar: tqdm) -> Int16[Tensor, "M N"]:
+        """The images pass the prefix, or pass once for every model."""
+        cut, stream = self._cut, self._batches()
+        count, images = length_hint(stream), iter(stream)
+        first = next(images, None)
+        if first is None:
+            raise ValueError("there are no images: batches() is empty")
+        bar.reset(count * len(models) or None)
+        images = chain([first], images)
+        size = count * first.nbytes
+        if cut.subset_first and self._limit < size < len(models) * cut.model_bytes:
+            streams = chain([images], (self._batches() for _ in range(1, len(models))))
+            return _rows(cut, models, (map(cut.prefix, stream) for stream in streams), bar)
+        columns, block = [], []
+        for block in _blocks(cut, images, self._limit):
+            columns.append(_rows(cut, models, repeat(block), bar))
+        self._kept = block if len(columns) == 1 else None
+        return torch.cat(columns, 1)
+
+
+def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[Boundary]]:
+    """Boundaries of consecutive batches, as many at a time as `limit` bytes hold, and at least one.
+
+    A block is emptied before the next one is filled, so the caller must be done with it by then.
+    """
+    block, held, each = [], 0, 0.0  # bytes; those of each image
+    for images in stream:
+        if block and held + each * len(images) > limit:
+            yield block
+            block.clear()
+            held = 0
+        block.append(cut.prefix(images))
+        size = sum(value.nbytes for value in block[-1] if isinstance(value, Tensor))
+        held, each = held + size, size / len(images)
+    yield block
+
+
+@torch.inference_mode()
+def _rows(
+    cut: CutNet, models: Sequence[Model], streams: Iterable[Iterable[Boundary]], bar: tqdm
+) -> Int16[Tensor, "M B"]:
+    """Predictions of each model for a stream of boundaries, each with its own one."""
+    rows = []
+    for index, stream in zip(range(len(models)), streams, strict=False):  # streams may be endless
+        loaded = cut.load(models[index])
+        classes = []
+        for boundary in stream:
+            classes.append(_classes(cut.run(loaded, boundary)))
+            bar.update()
+        rows.append(torch.cat(classes))
+    return torch.stack(rows).cpu()
+
+
+def _classes(logits: Float[Tensor, "B C"]) -> Int16[Tensor, " B"]:
+    finite = logits.isfinite().all(1)
+    return torch.where(finite, logits.argmax(1), NOT_FINITE).short()
+
+
+@torch.no_grad()
+def predict_plain(
+    net: nn.Module, models: Sequence[Model], batches: Batches
+) -> Int16[Tensor, "M N"]:
+    """What `predict` does, the plain way: load each model into the net, run the whole net.
+
+    The tests hold `predict` to this. `net` is as before afterwards, also if evaluation fails.
+    """
+    rows = []
+    for index in range(len(models)):
+        model = models[index]
+        parameters = subset_parameters(net, tuple(model))
+        check_model(model, parameters)
+        before = {name: parameter.clone() for name, parameter in parameters.items()}
+        try:
+            _copy(model, parameters)
+            with eval_mode(net):
+                rows.append(torch.cat([_classes(net(images)) for images in batches()]))
+        finally:
+            _copy(before, parameters)
+    return torch.stack(rows).cpu()
+
+
+def _copy(model: Model, parameters: Model) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(model[name])
+
+
+def wrong(predictions: Int16[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> Bool[Tensor, "M N"]:
+    """True where model m errs on image n."""
+    return predictions != labels.to(predictions.device)
+
+
+def accuracy(predictions: Int16[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> Float[Tensor, " M"]:
+    """Share of the images that each model classifies rightly."""
+    return (~wrong(predictions, labels)).float().mean(1)

@@ -1,0 +1,1 @@
+"""Graph rewrites that make a traced net cheaper and change no result."""

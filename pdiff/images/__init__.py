@@ -1,0 +1,1 @@
+"""Batches of one split on the device: pixels, augmentation, decoding."""

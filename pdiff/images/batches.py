@@ -1,0 +1,107 @@
+"""Image sets: how they are split, kept on disk, and given out in batches.
+
+A split is one tensor of small images (`ImageSplit`) or a list of files (`ImageFiles`); both are
+used in the same way.
+
+Axes: N images, B batch, C = 3 channels, S the side that the net sees.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from pdiff.config import DataConfig
+from pdiff.core.files import load_tensors, save_tensors
+from pdiff.images.listed import ImageFiles, read_paths
+from pdiff.images.pixels import ImageSplit
+from pdiff.system.errors import InputError
+
+Split = ImageSplit | ImageFiles
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The three splits; with `data.split: paper` the validation split is the test split."""
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        splits = {name: getattr(self, name).to(device) for name in SPLITS}
+        return replace(self, **splits)
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def save_images(path: Path, images: ImageSet) -> None:
+    tensors, header = {}, {"classes": images.classes}
+    for name in SPLITS:
+        split = getattr(images, name)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in split.tensors().items()}
+        if isinstance(split, ImageFiles):
+            header["root"] = split.root
+    save_tensors(path, tensors, **header)
+
+
+def load_images(path: Path, device: torch.device | str = "cpu") -> ImageSet:
+    """The image set that `save_images` wrote; `InputError` if it is missing or broken."""
+    tensors, header = load_tensors(path)
+    if f"{SPLITS[0]}.labels" not in tensors or "classes" not in header:
+        raise InputError(f"{path} is not an image set")
+    splits = {}
+    for name in SPLITS:
+        own = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(name)}
+        if "paths" in own:
+            splits[name] = ImageFiles(header["root"], **own | {"paths": read_paths(own["paths"])})
+        else:
+            splits[name] = ImageSplit(**own)
+    return ImageSet(**splits, classes=tuple(header["classes"])).to(device)
+
+
+def training_batches(
+    split: Split, config: DataConfig, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Float[Tensor, "B C S S"], Int64[Tensor, " B"]]]:
+    """One pass in random order, augmented and normalised; each batch as `batch_sizes` says."""
+    order = torch.randperm(len(split), generator=generator, device=split.labels.device)
+    sizes = batch_sizes(len(split), batch_size)
+    batches = order[: sum(sizes)].split(sizes)
+    images = split.augmented(batches, config, generator)
+    for index, pixels in zip(batches, images, strict=True):
+        yield _normalise(pixels, config), split.labels[index]
+
+
+def batch_sizes(count: int, batch_size: int) -> list[int]:
+    """Sizes of the batches of `count` images; batch norm needs two, so a last one is left out."""
+    rest = count % batch_size
+    return [batch_size] * (count // batch_size) + [rest] * (rest > 1)
+
+
+@dataclass(frozen=True)
+class EvaluationBatches:
+    """All images of a split in order: resized, centre-cropped and normalised, B at a time."""
+
+    split: Split
+    config: DataConfig
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Float[Tensor, "B C S S"]]:
+        if not len(self.split):
+            return
+        for images in self.split.evaluated(self.batch_size, self.config):
+            yield _normalise(images, self.config)
+
+
+def _normalise(images: Float[Tensor, "B C S S"], config: DataConfig) -> Float[Tensor, "B C S S"]:
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (config.mean, config.std))
+    return (images - mean) / std

@@ -1,0 +1,163 @@
+"""A split of larger images: an indexed list of files, decoded in parallel when they are asked for.
+
+Used as `pdiff.images.pixels.ImageSplit` is, but the pixels stay in the files. An image is first
+turned upright, as its EXIF block says.
+
+Axes: N images, B batch, C = 3 channels, S the side that the net sees.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as transforms
+
+from pdiff.config import DataConfig
+from pdiff.images.augment import add_noise, draw_boxes
+from pdiff.images.decode import decode
+from pdiff.system.errors import InputError
+from pdiff.system.paths import root as project
+
+AHEAD = 2  # batches that are decoded while one is used
+DRAFT_MARGIN = 2.0  # a JPEG is decoded smaller where twice the pixels that are needed remain
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Where images of any sizes are, and their classes."""
+
+    root: str
+    """Folder of the files; a relative one starts at the project's folder."""
+    paths: tuple[str, ...]
+    """Each file, relative to `root`."""
+    sizes: Int64[Tensor, "N 2"]
+    """Height and width of each image, upright; stays on the CPU."""
+    labels: Int64[Tensor, " N"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Int64[Tensor, " M"]) -> "ImageFiles":
+        rows = index.cpu()
+        paths = tuple(self.paths[i] for i in rows.tolist())
+        return ImageFiles(self.root, paths, self.sizes[rows], self.labels[index])
+
+    def to(self, device: torch.device | str) -> "ImageFiles":
+        return replace(self, labels=self.labels.to(device))
+
+    def augmented(
+        self, batches: Sequence[Int64[Tensor, " _"]], config: DataConfig, generator: torch.Generator
+    ) -> Iterator[Float[Tensor, "_ C S S"]]:
+        """The images of each batch as training sees them; pixels in [0, 1].
+
+        What is random is drawn here, a batch at a time: the number of threads changes nothing.
+        """
+        device = self.labels.device
+
+        def jobs() -> Iterator[list[Callable[[], np.ndarray]]]:
+            for index in batches:
+                rows = index.cpu()
+                boxes, mirrored = draw_boxes(self.sizes[rows].to(device), config, generator)
+                drawn = zip(rows.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
+                yield [_bind(self._cut_out, *one, config.size) for one in drawn]
+
+        for pixels in _decoded(jobs(), device):
+            yield add_noise(pixels, config, generator)
+
+    def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
+        """All images in order as evaluation sees them; pixels in [0, 1]."""
+        rows = torch.arange(len(self)).split(batch_size)
+        jobs = ([_bind(self._centre, row, config) for row in batch.tolist()] for batch in rows)
+        yield from _decoded(jobs, self.labels.device)
+
+    def with_fixed_noise(self, config: DataConfig, generator: torch.Generator) -> "ImageFiles":
+        """The same list: its pixels, and so any fixed noise on them, are kept nowhere."""
+        if config.noise > 0:
+            raise InputError(
+                f"data.noise: {config.noise} is for sets of one small size only; these images are "
+                "larger or of several sizes and are read anew each time: give data.noise=0"
+            )
+        return self
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is kept of the split on disk; the paths as bytes, with zeros between them."""
+        names = np.frombuffer("\0".join(self.paths).encode(), np.uint8)
+        return {"paths": torch.from_numpy(names.copy()), "sizes": self.sizes, "labels": self.labels}
+
+    def _file(self, row: int) -> Path:
+        return project() / self.root / self.paths[row]
+
+    def _cut_out(self, row: int, box: list[float], mirrored: bool, size: int) -> np.ndarray:
+        """A training image: the box of the original pixels at `size`, antialiased."""
+        least = DRAFT_MARGIN * size / min(box[2:])
+        image = decode(self._file(row), shrink=least)
+        full_height, full_width = self.sizes[row].tolist()
+        x, y = image.width / full_width, image.height / full_height
+        image, box = _with_border(image, [box[0] * x, box[1] * y, box[2] * x, box[3] * y])
+        left, top, width, height = box
+        corners = (left, top, min(left + width, image.width), min(top + height, image.height))
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=corners)
+        return np.asarray(image)[:, ::-1] if mirrored else np.asarray(image)
+
+    def _centre(self, row: int, config: DataConfig) -> np.ndarray:
+        """An evaluation image, as torchvision's Resize and CenterCrop make it of a PIL image."""
+        image = transforms.resize(decode(self._file(row)), config.resize)
+        return np.asarray(transforms.center_crop(image, [config.size, config.size]))
+
+
+def read_paths(names: UInt8[Tensor, " _"]) -> tuple[str, ...]:
+    """The paths that `ImageFiles.tensors` keeps as bytes."""
+    return tuple(names.numpy(force=True).tobytes().decode().split("\0"))
+
+
+def thread_count() -> int:
+    """Images decoded at a time: one for each processor."""
+    return len(os.sched_getaffinity(0))
+
+
+def _bind(function: Callable[..., np.ndarray], *arguments: object) -> Callable[[], np.ndarray]:
+    return lambda: function(*arguments)
+
+
+def _decoded(
+    batches: Iterable[list[Callable[[], np.ndarray]]], device: torch.device
+) -> Iterator[Float[Tensor, "_ C S S"]]:
+    """Run each batch's jobs in threads, some batches ahead of the one that is given out."""
+    pool = ThreadPoolExecutor(thread_count())
+    waiting: deque[list[Future]] = deque()
+    try:
+        for jobs in batches:
+            waiting.append([pool.submit(job) for job in jobs])
+            if len(waiting) > AHEAD:
+                yield _stacked(waiting.popleft(), device)
+        while waiting:
+            yield _stacked(waiting.popleft(), device)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _stacked(images: list[Future], device: torch.device) -> Float[Tensor, "_ C S S"]:
+    pixels = torch.from_numpy(np.stack([image.result() for image in images]))
+    return pixels.to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _with_border(image: Image.Image, box: list[float]) -> tuple[Image.Image, list[float]]:
+    """Where a shift moved the box beyond the image, the image with its border repeated."""
+    left, top, width, height = box
+    slack = 1e-3  # of a pixel, from rounding
+    before = [max(0, math.ceil(-side - slack)) for side in (left, top)]
+    ends = (left + width - image.width, top + height - image.height)
+    after = [max(0, math.ceil(end - slack)) for end in ends]
+    if any(before + after):
+        widths = [(before[1], after[1]), (before[0], after[0]), (0, 0)]
+        image = Image.fromarray(np.pad(np.asarray(image), widths, mode="edge"))
+    return image, [max(left + before[0], 0.0), max(top + before[1], 0.0), width, height]

@@ -1,0 +1,1 @@
+"""Base nets by name; their training, the fine-tuning of a subset, checkpoints from elsewhere."""

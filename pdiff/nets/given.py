@@ -1,0 +1,87 @@
+"""Checkpoints that somebody else has trained, in place of our own fine-tuning.
+
+Axes: K checkpoints, D parameters of the subset.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from pdiff.core.files import load_state_dict
+from pdiff.parameters.subset import Subset
+from pdiff.system.errors import InputError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def list_checkpoints(folder: Path, count: int, held_back: int = 0) -> list[Path]:
+    """The first `count` state dicts of `folder`, in the order of their names (2 before 10).
+
+    They are followed by `held_back` more, or as many as there are.
+
+    Hidden files are none: macOS puts `._1.pth` beside `1.pth`.
+
+    Raises:
+        InputError: no such folder, or fewer files than that.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"finetune.folder: {str(folder)!r} is not a folder (queued experiments run elsewhere: "
+            "give an absolute path)"
+        )
+    files = (p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith("."))
+    paths = sorted(files, key=_natural)
+    if len(paths) < count:
+        raise InputError(
+            f"finetune.checkpoints: {count} are wanted, and {folder} holds {len(paths)} files that "
+            f"end in {', '.join(SUFFIXES)}"
+        )
+    return paths[: count + held_back]
+
+
+def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor, " D"]]:
+    """The subset's values in each state dict, complete or of the subset alone, one by one.
+
+    Raises:
+        InputError: naming the first file that lacks a parameter of the subset, has it in another
+            shape or with a value that is not finite, or does not load safely.
+    """
+    for path in tqdm(paths, "load checkpoints", disable=None):
+        yield _row(path, subset)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """One checkpoint's whole state dict; `InputError` if the file holds none."""
+    try:
+        return load_state_dict(path)
+    except InputError as error:
+        raise InputError(f"finetune.folder: {error}") from None
+
+
+def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
+    state = read_checkpoint(path)
+    for name, shape in subset.shapes.items():
+        if name not in state:
+            raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
+        if tuple(state[name].shape) != shape:
+            raise InputError(
+                f"finetune.folder: {name!r} has shape {tuple(state[name].shape)} in {path}, and "
+                f"{shape} in the net"
+            )
+        if not state[name].isfinite().all():
+            raise InputError(f"finetune.folder: {name!r} holds NaN or infinity in {path}")
+    return torch.cat([state[name].float().flatten() for name in subset.names])
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """Digits compare as numbers; text and numbers take turns, so they never meet.
+
+    The name itself decides between 1 and 01.
+    """
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name

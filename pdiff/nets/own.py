@@ -1,0 +1,139 @@
+"""Base nets of the user's own: `base.net: FILE.py:NAME`, for example `my_net.py:MyNet`.
+
+NAME is a class or function in FILE.py; `NAME(num_classes=N)` returns an `nn.Module` whose logits
+are (B, N). FILE.py is read anew each time, so a stage always uses the code that DVC watches.
+"""
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from pdiff.system.errors import InputError
+from pdiff.system.paths import root
+
+
+def is_own(name: str) -> bool:
+    """Whether `base.net` means a file of the user's: `FILE.py:NAME`, or `FILE.py` by mistake."""
+    return name.endswith(".py") or ".py:" in name
+
+
+def own_file(name: str) -> Path:
+    """Where the file of `FILE.py:NAME` lies: in the working directory or the main checkout.
+
+    DVC's temporary copies of the project hold the file; folders of `make table` do not.
+    """
+    return _locate(Path(split_own(name)[0]))
+
+
+def split_own(name: str) -> tuple[str, str]:
+    """FILE.py and NAME, which is empty if it is not given."""
+    file, _, wanted = (f"{name}:" if name.endswith(".py") else name).rpartition(":")
+    return file, wanted
+
+
+def _locate(file: Path) -> Path:
+    return file if file.exists() else root() / file
+
+
+def check_watch(name: str, watch: str) -> None:
+    """Raise `InputError` if DVC does not watch the file of an own net, or a folder that holds it.
+
+    DVC would then keep results of an older version of the net.
+    """
+    if not is_own(name):
+        return
+    file, watched = own_file(name).resolve(), _locate(Path(watch)).resolve()
+    if watched != file and watched not in file.parents:
+        raise InputError(
+            f"base.watch: {watch!r} is not the file of base.net: {name!r}; "
+            f"give -S base.watch={split_own(name)[0]}"
+        )
+
+
+def build_own(name: str, classes: int) -> nn.Module:
+    """Call NAME of FILE.py; raise `InputError`, which names the culprit, if that gives no net."""
+    make = find_own(name)
+    call = f"{name}(num_classes={classes})"
+    try:
+        net = make(num_classes=classes)
+    except Exception as error:  # somebody else's code raises anything
+        raise InputError(f"base.net: {call} fails: {_reason(error)}") from None
+    if not isinstance(net, nn.Module):
+        raise InputError(
+            f"base.net: {call} returns an object of type {type(net).__name__}; "
+            "it must return a torch.nn.Module"
+        )
+    if not hasattr(net, "classifier_name"):
+        heads = [
+            path
+            for path, module in net.named_modules()
+            if isinstance(module, nn.Linear) and module.out_features == classes
+        ]
+        net.classifier_name = heads[-1] if heads else None
+    return net
+
+
+def find_own(name: str) -> Callable[..., object]:
+    """What NAME is in FILE.py; `InputError` if it is missing or cannot be called."""
+    file, wanted = split_own(name)
+    module = _load(file)
+    known = _callables(module)
+    offered = f"{file} defines {', '.join(known) or 'no class or function'}"
+    if not wanted:
+        raise InputError(f"base.net: {name!r} must be {file}:NAME; {offered}")
+    if not hasattr(module, wanted):
+        near = difflib.get_close_matches(wanted, known, n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(f"base.net: {file} has no {wanted!r}; {offered}{hint}")
+    found = getattr(module, wanted)
+    if not callable(found):
+        raise InputError(
+            f"base.net: {wanted!r} in {file} is of type {type(found).__name__} and cannot be "
+            f"called; {offered}"
+        )
+    return found
+
+
+def _load(file: str) -> ModuleType:
+    path = _locate(Path(file)).resolve()
+    if not path.is_file():
+        raise InputError(
+            f"base.net: {file} is not a file; give FILE.py:NAME, the path absolute or from the "
+            "project's folder"
+        )
+    name = f"own_net_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        # without bytecode files, which would change a watched folder and may be out of date
+        exec(spec.loader.source_to_code(path.read_bytes(), str(path)), vars(module))
+    except (Exception, SystemExit) as error:  # somebody else's code raises anything
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise InputError(f"base.net: {file} cannot be imported: {_reason(error)}") from None
+    return module
+
+
+def _callables(module: ModuleType) -> list[str]:
+    """Public classes and functions that the file itself defines, in its order."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+    ]
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

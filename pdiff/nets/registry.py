@@ -1,0 +1,195 @@
+"""Base nets by name: the paper's small nets, every classifier that timm knows, and own files."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pdiff.core.files import load_state_dict, load_tensors, save_tensors, whole
+from pdiff.nets.minis import MINIS
+from pdiff.nets.own import build_own, find_own, is_own
+from pdiff.system.errors import InputError
+
+
+@cache
+def known_nets() -> tuple[str, ...]:
+    """The names that `base.net` may have, beside `FILE.py:NAME`."""
+    return (*MINIS, *timm.list_models())
+
+
+def check_net(name: str) -> None:
+    """Raise `InputError` with the nearest known names if there is no such net."""
+    if is_own(name):
+        find_own(name)
+        return
+    base = name.partition(".")[0]  # timm writes resnet18.a1_in1k for one set of weights
+    if base not in known_nets():
+        near = difflib.get_close_matches(base, known_nets(), n=5, cutoff=0.5)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(
+            f"base.net: unknown net {name!r}; known are {', '.join(MINIS)}, "
+            f"timm's {len(known_nets()) - len(MINIS)} names and FILE.py:NAME{hint}"
+        )
+
+
+def build_net(
+    name: str,
+    classes: int,
+    size: int,
+    *,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    new_head: bool = True,
+) -> nn.Module:
+    """A classifier for square RGB images of `size` pixels, (B, 3, size, size) -> (B, classes).
+
+    Args:
+        pretrained: download timm's pretrained weights.
+        weights: start from this state dict instead.
+        new_head: where either has a head of another number of classes, the head stays new; if
+            False, it is refused.
+
+    Raises:
+        InputError: unknown name, a size the net cannot take, weights that cannot be had or do
+            not belong to the net.
+    """
+    if is_own(name):
+        _refuse_pretrained(name, pretrained)
+        net = build_own(name, classes)
+    elif name in MINIS:
+        net = _build_mini(name, classes, size, pretrained)
+    else:
+        check_net(name)
+        net = _build_timm(name, classes, size, pretrained)
+    if pretrained and not new_head:
+        _same_head(name, net.pretrained_cfg.get("num_classes"), classes)
+    if weights is not None:
+        state = read_weights(weights)
+        if not new_head:
+            _same_head(str(weights), head_classes(net, state), classes)
+        _load_weights(net, name, weights, state)
+    return net
+
+
+def head_classes(net: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes the head in a state dict of `net` tells apart; None if it holds no head."""
+    weight = state.get(f"{_head_of(net)}weight")
+    return None if weight is None or weight.ndim == 0 else len(weight)
+
+
+def _same_head(source: str, found: int | None, classes: int) -> None:
+    if found != classes:
+        raise InputError(
+            f"base.epochs: 0 trains no new head, and {source} has "
+            + (f"one of {found} classes instead of {classes}" if found else "none")
+        )
+
+
+def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
+    make, side = MINIS[name]
+    if size != side:
+        raise InputError(f"data.size: {name} is made for images of {side} px, not {size}")
+    _refuse_pretrained(name, pretrained)
+    return make(classes)
+
+
+def _refuse_pretrained(name: str, pretrained: bool) -> None:
+    if pretrained:
+        raise InputError(
+            f"base.pretrained: there are no pretrained weights of {name} to download; use false, "
+            "and base.weights if you have a file"
+        )
+
+
+def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
+    options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
+    try:
+        if has_fixed_size(name):
+            options["img_size"] = size
+        return timm.create_model(name, **options)
+    except Exception as error:  # timm and its downloads raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        source = "its pretrained weights" if pretrained else "it"
+        raise InputError(
+            f"base.net: cannot build {name!r} at {size} px with {source}: {reason}"
+            + ("; offline, give a file as base.weights" if pretrained else "")
+        ) from None
+
+
+@torch.no_grad()
+def check_size(net: nn.Module, name: str, size: int, classes: int) -> None:
+    """Raise `InputError` unless `net` turns images of `size` pixels into logits (B, classes)."""
+    try:
+        logits = net.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # nets check their input in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(
+            f"base.net: {name} turns 1 image into {found}; it must give logits of shape "
+            f"{(1, classes)}"
+        )
+
+
+def has_fixed_size(name: str) -> bool:
+    """Whether timm builds this net for one image size, as it does vision transformers."""
+    config = timm.get_pretrained_cfg(name)
+    entry = inspect.signature(timm.model_entrypoint(name.partition(".")[0])).parameters
+    return "img_size" in entry or bool(config and config.fixed_input_size)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict that `base.weights` names; `InputError` if there is none."""
+    try:
+        return load_state_dict(path)
+    except InputError as error:
+        raise InputError(f"base.weights: {error}") from None
+
+
+def _load_weights(net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor]) -> None:
+    own = net.state_dict()
+    head = _head_of(net)
+    new_head = {key for key in own if key.startswith(head) and _differs(own[key], state.get(key))}
+    kept = {key for key in own if key not in state and key.endswith("num_batches_tracked")}
+    missing = new_head | kept  # older files lack the counters, which evaluation does not use
+    wrong = [key for key in own if key not in missing and _differs(own[key], state.get(key))]
+    wrong += [key for key in state if key not in own and not key.startswith(head)]
+    if wrong:
+        raise InputError(
+            f"base.weights: {path} does not belong to {name}: {len(wrong)} tensors are missing, "
+            f"unknown or of another shape, the first {wrong[0]!r}"
+        )
+    net.load_state_dict({key: state[key] for key in own if key not in missing}, strict=False)
+
+
+def _differs(own: Tensor, other: Tensor | None) -> bool:
+    return other is None or other.shape != own.shape
+
+
+def _head_of(net: nn.Module) -> str:
+    """Prefix of the classifier's parameters."""
+    config = getattr(net, "default_cfg", {})  # timm's
+    name = getattr(net, "classifier_name", config.get("classifier"))
+    return f"{name}." if isinstance(name, str) else "\0"
+
+
+def save_net(path: Path, net: nn.Module, name: str, classes: int, size: int) -> None:
+    """Write weights and buffers with what rebuilds the net around them."""
+    save_tensors(path, net.state_dict(), net=name, classes=classes, size=size)
+
+
+def load_net(path: Path, device: torch.device | str = "cpu") -> nn.Module:
+    """The net that `save_net` wrote, in eval mode; `InputError` if the file is anything else."""
+    state, header = load_tensors(path, device)
+    if "net" not in header:
+        raise InputError(f"{path} is not a base net")
+    net = build_net(header["net"], header["classes"], header["size"])
+    with whole(path):
+        net.load_state_dict(state)
+    return net.to(device).eval()

@@ -1,0 +1,1 @@
+"""What the paper's Section 4 reports: IoU of wrong predictions, summaries, intervals, claims."""

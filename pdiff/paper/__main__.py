@@ -1,0 +1,8 @@
+"""`python -m pdiff.paper TABLE ...`."""
+
+import sys
+
+import pdiff.system.portable  # noqa: F401 - first, for it must come before torch
+from pdiff.paper.cli import main
+
+sys.exit(main())

@@ -1,0 +1,199 @@
+"""The command line: say what a table needs, run what is missing, write the table."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from pdiff import tracking
+from pdiff.paper.complete import complete, repeatable, seed_list
+from pdiff.paper.definitions import SAME_IMAGES, Row, Table, names, table
+from pdiff.paper.experiments import Experiment, make_experiment
+from pdiff.paper.fit import RECIPES, gather_fit, write_fit
+from pdiff.paper.memory import plan
+from pdiff.paper.render import write
+from pdiff.paper.results import Measured
+from pdiff.paper.runs import ABLATIONS, Setting, gather, seed_pairs, wanted_experiments
+from pdiff.paper.verdict_text import write_verdict
+from pdiff.system.errors import InputError
+from pdiff.system.paths import root
+
+VERDICT, FIT = "verdict", "fit"
+PAPER = ("paper", "cifar100", "resnet18")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 when every cell is there, 3 when some failed, 1 for an error of the user's."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    try:
+        return _make(options, arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pdiff.paper", description=__doc__)
+    parser.add_argument("table", help=f"one of {', '.join(names())}, {VERDICT} or {FIT}")
+    parser.add_argument("--recipe", default=PAPER[0], help="recipe preset (default: %(default)s)")
+    parser.add_argument("--data", help=f"data preset (default: {PAPER[1]}, or the table's own)")
+    parser.add_argument("--net", help=f"net preset (default: {PAPER[2]}, or the table's own)")
+    parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seeds", default="0", help="values of seed.model, such as 0,1,2")
+    parser.add_argument("--base-seeds", help="verdict, fit: values of seed.base")
+    parser.add_argument("--whole", action="store_true", help="verdict, fit: seed.base = seed.model")
+    parser.add_argument("--ablations", action="store_true", help="verdict: run claims 7, 8 too")
+    parser.add_argument("--rows", help="only these rows, by label, separated by semicolons")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and how long")
+    parser.add_argument("--no-run", action="store_true", help="make the table of what is there")
+    parser.add_argument("--plain", action="store_true", help="run plain stages, without DVC")
+    parser.add_argument("--any-code", action="store_true", help="take results of other code too")
+    parser.add_argument("--full", action="store_true", help="Table 13: measure all that fits here")
+    parser.add_argument("--out", type=Path, help="folder of the files (default: below results/)")
+    return parser
+
+
+def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    command = shlex.join(["python", "-m", "pdiff.paper", *repeatable(arguments)])
+    if options.table in (VERDICT, FIT):
+        return (_make_verdict if options.table == VERDICT else _make_fit)(options, command)
+    if options.whole or options.base_seeds or options.ablations:
+        raise InputError(f"--whole, --base-seeds and --ablations belong to `{VERDICT}`")
+    wanted = table(options.table)
+    rows = _chosen(wanted, options)
+    cells = [(row, _experiments(row, wanted, options)) for row in rows]
+    everything = [experiment for _, experiments in cells for experiment in experiments]
+    if options.dry_run and wanted.kind == "memory":
+        print(plan(options.full))
+        return 0
+    completed = complete(everything, options, wanted.file)
+    if completed is None:
+        return 0
+    library, failures = completed
+    measured = [
+        Measured(row, experiments, [library.find(e) for e in experiments], failures)
+        for row, experiments in cells
+    ]
+    paths, frame = write(wanted, measured, options.out or _folder(options), command, options.full)
+    own = (None, None) if wanted.own_cells else PAPER[1:]
+    setting = filter(None, (options.recipe, options.data or own[0], options.net or own[1]))
+    return _publish(f"{wanted.file} ({', '.join(setting)})", frame, paths, everything, failures)
+
+
+def _make_verdict(options: argparse.Namespace, command: str) -> int:
+    """The verdict on one setting, from whole pipelines or from bases x model seeds."""
+    setting, pairs = _pipelines(options)
+    wanted = wanted_experiments(setting, pairs)
+    names = ("", *ABLATIONS) if options.ablations else ("",)
+    asked = [experiments[name] for experiments in wanted.values() for name in names]
+    completed = complete(asked, options, VERDICT)
+    if completed is None:
+        return 0
+    library, failures = completed
+    seeds = gather(wanted, library, failures)
+    paths, frame = write_verdict(setting, seeds, options.out or root() / "results", command)
+    return _publish(f"{VERDICT} ({setting.title})", frame, paths, asked, failures)
+
+
+def _make_fit(options: argparse.Namespace, command: str) -> int:
+    """Whether the recipe's generator fits, beside that of the first version."""
+    setting, pairs = _pipelines(options)
+    asked = [setting.experiment(*pair, name) for name in RECIPES for pair in pairs]
+    completed = complete(asked, options, FIT)
+    if completed is None:
+        return 0
+    library, failures = completed
+    found = gather_fit(setting, pairs, library)
+    paths, frame = write_fit(setting, found, options.out or root() / "results", command)
+    return _publish(f"{FIT} ({setting.title})", frame, paths, asked, failures)
+
+
+def _pipelines(options: argparse.Namespace) -> tuple[Setting, list[tuple[int, int]]]:
+    """What all runs of a verdict or a fit share, and their pairs of seeds."""
+    if options.rows:
+        raise InputError(f"--rows: `{options.table}` has none")
+    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
+    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
+    return Setting(*chosen, tuple(options.set)), pairs
+
+
+def _publish(
+    name: str,
+    frame: pd.DataFrame,
+    paths: Sequence[Path],
+    experiments: Sequence[Experiment],
+    failures: Mapping[str, str],
+) -> int:
+    """Print the table, log it, and say what failed; the exit code."""
+    print(paths[1].read_text())
+    for path in paths:
+        print(f"wrote {path}")
+    rounded = frame.round(6).astype(object)
+    rows = rounded.where(frame.notna(), None).to_numpy().tolist()
+    tracking.log_table(name, list(frame.columns), rows, paths)
+    for sha, reason in failures.items():
+        failed = next(e.name for e in experiments if e.sha == sha)
+        print(f"failed: {failed}: {reason}", file=sys.stderr)
+    return 3 if failures else 0
+
+
+def _chosen(wanted: Table, options: argparse.Namespace) -> list[Row]:
+    """The table's rows, or those that --rows, --data and --net leave of it."""
+    rows = list(wanted.rows)
+    if options.rows:
+        labels = [label.strip() for label in options.rows.split(";")]
+        unknown = set(labels) - {row.label for row in rows}
+        if unknown:
+            known = ", ".join(row.label for row in rows)
+            raise InputError(f"--rows: unknown {', '.join(sorted(unknown))}; known: {known}")
+        rows = [row for row in rows if row.label in labels]
+    if wanted.own_cells:
+        rows = _cells_of(rows, options)
+    return rows
+
+
+def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
+    """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
+    if options.net:
+        rows = [row for row in rows if f"net={options.net}" in row.overrides]
+    if options.data:
+        papers = f"data={SAME_IMAGES.get(options.data, options.data)}"
+        own = f"data={options.data}"
+        same = [row for row in rows if papers in row.overrides]
+        if same:
+            rows = [replace(row, overrides=(own, row.overrides[1])) for row in same]
+        else:  # a data set that the paper does not have
+            by_net = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+            rows = [Row(f"{options.data}, {name}", (own, net)) for net, name in by_net.items()]
+    if not rows:
+        raise InputError("--data and --net leave no row of this table")
+    return rows
+
+
+def _experiments(row: Row, wanted: Table, options: argparse.Namespace) -> list[Experiment]:
+    """One experiment a seed."""
+    base = [f"recipe={options.recipe}"]
+    if not wanted.own_cells:
+        base += [f"data={options.data or PAPER[1]}", f"net={options.net or PAPER[2]}"]
+    return [
+        make_experiment([*base, *row.overrides, *options.set, f"seed.model={seed}"])
+        for seed in seed_list(options.seeds, "--seeds")
+    ]
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """`results`, and below it a folder for what is not the paper's own setting."""
+    data, net = options.data or PAPER[1], options.net or PAPER[2]
+    if (options.recipe, data, net) == PAPER and not options.set:
+        return root() / "results"
+    parts = [options.recipe, options.data, options.net]
+    return root() / "results" / "_".join(part for part in parts if part)

@@ -1,0 +1,177 @@
+"""The paper's figures from the results of a table's experiments.
+
+Axes: K checkpoints, D parameters of the subset.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from pdiff.baselines import registry as families
+from pdiff.core.files import load_tensors
+from pdiff.novelty.summary import save_figure, tidy
+from pdiff.paper.results import Measured
+from pdiff.system.errors import InputError
+
+CHECKPOINTS = "data/checkpoints.safetensors"
+TRAJECTORY = "plots/evaluate_generated.csv"
+PAIR = ("original", "generated")
+LINES = ("#3b6fb6", "#d1495b", "#e0a030", "#5cae72", "#7a5195", "#444444")
+SHOWN = 64
+"""Values of each tensor that the heat map shows: more cannot be told apart."""
+
+
+def draw(name: str, path: Path, rows: Sequence[Measured]) -> bool:
+    """Draw figure `name` from the rows that have run; False, and no file, if none has."""
+    ready = [row for row in rows if row.found and row.models is not None]
+    if not ready:
+        return False
+    DRAW[name](path, ready)
+    return True
+
+
+def scatter_panels(path: Path, rows: Sequence[Measured]) -> None:
+    """Accuracy against maximum similarity, one panel a row (Figures 3 and 4)."""
+    size = (4.2 * len(rows), 4.0)
+    figure, panels = plt.subplots(1, len(rows), figsize=size, layout="constrained", squeeze=False)
+    for axes, row in zip(panels[0], rows, strict=True):
+        _scatter(axes, row)
+        axes.set_title(row.row.label, fontsize=10)
+        axes.set_xlabel("maximum similarity")
+    panels[0][0].set_ylabel("test accuracy (%)")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    columns = 3 * len(rows)
+    place = "outside upper center"
+    figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def _scatter(axes: Axes, row: Measured) -> None:
+    models = row.models
+    levels = row.experiments[0].params["evaluate"]["noise_levels"]
+    noised = [families.name("noised", level) for level in levels]
+    for group in [*noised, "original", "generated"]:
+        part = models[models["group"] == group]
+        _points(axes, part, families.colour(group, noised), families.label(group))
+    tidy(axes)
+
+
+def _points(axes: Axes, models: pd.DataFrame, colour: str, label: str) -> None:
+    """One point a model."""
+    x, y = models["max_similarity"], 100 * models["accuracy"]
+    axes.scatter(x, y, s=10, alpha=0.6, linewidths=0, color=colour, label=label)
+
+
+def scatter_together(path: Path, rows: Sequence[Measured]) -> None:
+    """Accuracy against maximum similarity of every row's generated models (Figure 5a)."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    first = rows[0].models
+    groups = [("original", first[first["group"] == "original"], "#999999")]
+    for row, colour in zip(rows, LINES, strict=False):
+        part = row.models[row.models["group"] == "generated"]
+        groups.append((row.row.label, part, colour))
+    for label, part, colour in groups:
+        _points(axes, part, colour, label)
+    axes.set(xlabel="maximum similarity to an original", ylabel="test accuracy (%)")
+    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8, markerscale=1.6)
+    tidy(axes)
+    save_figure(figure, path)
+
+
+def trajectories(path: Path, rows: Sequence[Measured]) -> None:
+    """Accuracy of unfinished samples along the reverse process (Figure 5b)."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    row = rows[0]
+    frame = row.found[0].frame(TRAJECTORY)
+    if frame is None or frame.empty:
+        raise InputError("figure_5b: the experiment followed no sample; generate.trajectories is 0")
+    samples = [name for name in frame.columns if name not in ("step", "trajectory_mean")]
+    for name, colour in zip(samples, LINES, strict=False):
+        label = f"sample {name.removeprefix('trajectory_')}"
+        axes.plot(frame["step"], 100 * frame[name], color=colour, linewidth=1.3, label=label)
+    mean = 100 * row.value("original_mean")
+    axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
+    axes.set(xlabel="sampling step", ylabel="test accuracy (%)")
+    figure.legend(loc="outside upper center", ncols=6, frameon=False, fontsize=8)
+    tidy(axes)
+    save_figure(figure, path)
+
+
+def violins(path: Path, rows: Sequence[Measured]) -> None:
+    """Maximum similarity of originals and of generated models, a pair a row (Figure 5c)."""
+    figure, axes = plt.subplots(figsize=(1.6 * len(rows) + 1.5, 4.2), layout="constrained")
+    for i, row in enumerate(rows):
+        for offset, group in zip((-0.2, 0.2), PAIR, strict=True):
+            part = row.models.loc[row.models["group"] == group, "max_similarity"]
+            found = axes.violinplot([part], [i + offset], widths=0.36, showmedians=True)
+            found["bodies"][0].set(facecolor=families.colour(group, PAIR), alpha=0.7)
+            for line in ("cmedians", "cmins", "cmaxes", "cbars"):
+                found[line].set(color="#444444", linewidth=1)
+            percent = 100 * row.value(f"{group}_best")
+            place = (i + offset, part.max())
+            axes.annotate(
+                f"{percent:.1f}",
+                place,
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=families.colour(group, PAIR),
+            )
+    for group in PAIR:
+        axes.plot(
+            [],
+            [],
+            color=families.colour(group, PAIR),
+            linewidth=6,
+            alpha=0.7,
+            label=f"{group} (best, %)",
+        )
+    axes.set_xticks(range(len(rows)), [row.row.label for row in rows])
+    axes.set_ylabel("maximum similarity")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    tidy(axes)
+    save_figure(figure, path)
+
+
+def heat_map(path: Path, rows: Sequence[Measured]) -> None:
+    """Values of the generated tensors at every checkpoint, weights above biases (Figure 1)."""
+    found = rows[0].found[0].file(CHECKPOINTS)
+    if found is None:
+        raise InputError("figure_1: the checkpoints are no longer on this machine")
+    stack, header = load_tensors(found)
+    names = sorted(header["names"], key=lambda name: (name.endswith("bias"), name))[:4]
+    figure, panels = plt.subplots(
+        len(names), 1, figsize=(8, 1.5 * len(names) + 0.6), layout="constrained", squeeze=False
+    )
+    for axes, name in zip(panels[:, 0], names, strict=True):
+        values = _deviation(stack[name])
+        limit = float(np.abs(values).max()) or 1.0
+        image = axes.imshow(
+            values.T, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
+        )
+        axes.set_title(f"{name}, change since the first checkpoint", fontsize=8, loc="left")
+        axes.set_yticks([])
+        figure.colorbar(image, ax=axes, pad=0.01)
+    panels[-1, 0].set_xlabel("checkpoint")
+    save_figure(figure, path)
+
+
+def _deviation(tensor: Tensor) -> np.ndarray:
+    """(K, at most SHOWN) values, less those of the first checkpoint."""
+    flat = tensor.flatten(1)[:, :SHOWN]
+    return (flat - flat[0]).numpy()
+
+
+DRAW: dict[str, Callable[[Path, Sequence[Measured]], None]] = {
+    "scatter_panels": scatter_panels,
+    "scatter_together": scatter_together,
+    "trajectories": trajectories,
+    "violins": violins,
+    "heat_map": heat_map,
+}

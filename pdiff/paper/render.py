@@ -1,0 +1,243 @@
+"""A table's results as CSV (one line a number), as Markdown (one line a row) and as a figure."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from pdiff.config import parse_params
+from pdiff.core.files import write_text
+from pdiff.nets.registry import build_net
+from pdiff.paper.definitions import NETS, Table, facts
+from pdiff.paper.experiments import make_experiment
+from pdiff.paper.figures import draw
+from pdiff.paper.memory import memory_table, notes, shown
+from pdiff.paper.results import Measured, Verdict, judge
+from pdiff.parameters.subset import select_subset
+
+HEADINGS = {
+    "original_best": "originals, best",
+    "original_mean": "originals, mean",
+    "ensemble": "ensemble",
+    "generated_best": "generated, best",
+    "generated_mean": "generated, mean",
+    "original_similarity": "maximum similarity, originals",
+    "generated_similarity": "maximum similarity, generated",
+    "generated_similarity_low": "maximum similarity, lowest",
+    "generated_similarity_high": "maximum similarity, highest",
+}
+
+
+def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
+    """One line for each row and measure; accuracies and similarities are fractions."""
+    lines = []
+    for row in rows:
+        authors = row.row.authors()
+        for measure in table.measures:
+            low, high = row.interval(measure)
+            lines.append(
+                {
+                    "row": row.row.label,
+                    "measure": measure,
+                    "paper": row.row.paper.get(measure, math.nan),
+                    "authors_log": authors.get(measure, math.nan),
+                    "ours": row.value(measure),
+                    "low": low,
+                    "high": high,
+                    "seed_std": row.spread(measure),
+                    "seeds": len(row.found),
+                    "originals": row.count("original"),
+                    "generated": row.count("generated"),
+                    "status": row.status,
+                    "commit": row.commits,
+                    "lock": row.locks,
+                    "command": "; ".join(e.shared_command for e in row.experiments),
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def verdicts(table: Table, rows: Sequence[Measured]) -> list[Verdict]:
+    """What the table says of the paper's claims, as far as its rows are among these."""
+    by_label = {row.row.label: row for row in rows}
+    claims = [c for c in table.claims if {c.larger[0], c.smaller[0]} <= by_label.keys()]
+    return [judge(claim, by_label) for claim in claims]
+
+
+def markdown(table: Table, rows: Sequence[Measured], command: str) -> str:
+    """The table for a reader: paper / authors' log / ours with its 95 % interval."""
+    heads = ["", *(HEADINGS[m] for m in table.measures), "n", "commit"]
+    lines = [
+        f"# {_title(table)}",
+        "",
+        f"`{command}`",
+        "",
+        "Each cell: paper / authors' log / **ours** [95 % interval]; accuracies in %, - where "
+        "there is no number. The interval is a bootstrap over test images and models, averaged "
+        "over the seeds; ± is the standard deviation over seeds. n: seeds x generated models.",
+        "",
+        line(heads),
+        line(["-"] * len(heads)),
+    ]
+    for row in rows:
+        cells = [_cell(row, measure) for measure in table.measures]
+        lines.append(line([row.row.label, *cells, _count(row), row.commits or "-"]))
+    if table.claims:
+        lines += ["", "## The paper's claims in this table", "", *_claim_lines(table, rows)]
+    lines += _notes(rows)
+    return "\n".join(lines) + "\n"
+
+
+def _title(table: Table) -> str:
+    name = table.name.replace("figure_", "Figure ")
+    return f"{name if name.startswith('Figure') else f'Table {name}'}: {table.title}"
+
+
+def _claim_lines(table: Table, rows: Sequence[Measured]) -> list[str]:
+    lines = [line(["claim", "difference", "95 % interval", "in our data"]), line(["-"] * 4)]
+    for verdict in verdicts(table, rows):
+        measure = verdict.measure
+        lines.append(
+            line(
+                [
+                    verdict.text,
+                    number(verdict.difference, measure, signed=True),
+                    bracket(verdict.low, verdict.high, measure, signed=True) or "-",
+                    verdict.word,
+                ]
+            )
+        )
+    return lines
+
+
+def _cell(row: Measured, measure: str) -> str:
+    paper = number(row.row.paper.get(measure, math.nan), measure, digits=1)
+    authors = number(row.row.authors().get(measure, math.nan), measure)
+    if not row.found:
+        ours = "failed" if row.status.startswith("failed") else "not run"
+        return f"{paper} / {authors} / {ours}"
+    text = f"**{number(row.value(measure), measure)}**"
+    if not math.isnan(row.spread(measure)):
+        text += f" ± {number(row.spread(measure), measure)}"
+    return f"{paper} / {authors} / {text} {bracket(*row.interval(measure), measure)}".rstrip()
+
+
+def _count(row: Measured) -> str:
+    if not row.found:
+        return "0"
+    models = row.count("generated") // len(row.found)
+    return f"{len(row.found)} x {models or '?'}"
+
+
+def _notes(rows: Sequence[Measured]) -> list[str]:
+    """What failed and why; what was not run, with the commands that would run it."""
+    lines = []
+    for row in rows:
+        if row.status.startswith("failed"):
+            lines.append(f"- {row.row.label}: {row.status}")
+    commands = [f"    {e.shared_command}" for row in rows for e in row.not_run]
+    if lines:
+        lines = ["", "## Failed", "", *lines]
+    if commands:
+        lines += ["", "## Not run", "", *commands]
+    return lines
+
+
+def number(value: float, measure: str, digits: int = 2, signed: bool = False) -> str:
+    if math.isnan(value):
+        return "-"
+    sign = "+" if signed else ""
+    if "similarity" in measure:
+        return f"{value:{sign}.{max(digits, 3) if digits > 1 else 2}f}"
+    return f"{100 * value:{sign}.{digits}f}"
+
+
+def bracket(low: float, high: float, measure: str, signed: bool = False) -> str:
+    if math.isnan(low):
+        return ""
+    return f"[{number(low, measure, signed=signed)}, {number(high, measure, signed=signed)}]"
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def counts_table() -> pd.DataFrame:
+    """Table 6: parameters that are generated, ten classes, as in STL-10."""
+    rows = []
+    for label, (kind, paper) in facts()["table_6"]["values"].items():
+        raw = make_experiment((f"net={NETS[label]}", "data=cifar10", "recipe=paper")).params
+        params = parse_params(raw)
+        with torch.device("meta"):
+            net = build_net(params.base.net, 10, params.data.size)
+        ours = select_subset(net, params.subset.select).length
+        rows.append({"net": label, "generated": kind, "paper": paper, "ours": ours})
+    return pd.DataFrame(rows)
+
+
+def recipe_table() -> pd.DataFrame:
+    """Table 5: the paper's recipe beside the one that `recipe=paper` composes for its default."""
+    params = make_experiment(("recipe=paper", "data=cifar100", "net=resnet18")).params
+    sections = {"table_5a": "base", "table_5b": "finetune"}
+    sections |= {"table_5c": "autoencoder", "table_5d": "ddpm"}
+    places = {
+        **{"iterations": "steps", "batch": "batch_size", "T": "timesteps"},
+        **{"beta_1": "beta_start", "beta_T": "beta_end"},
+    }
+    fixed = {
+        "optimizer": "adamw",  # of the denoiser
+        "betas": [0.9, 0.999],
+        "schedule": "cosine",
+        "noise_schedule": "linear",
+    }
+    rows = []
+    for key, section in sections.items():
+        for name, paper in facts()[key].get("values", {}).items():
+            if name.startswith("sigma"):
+                ours = params["noise"][{"sigma_v": "param", "sigma_z": "latent"}[name]]
+            elif name == "augmentation":
+                ours = f"crop_scale {params['data']['crop_scale']}, flip {params['data']['flip']}"
+            elif name == "schedule" and section == "finetune":
+                ends = (params["finetune"]["lr"], params["finetune"]["lr_end"])
+                ours = "constant, as the authors' code" if ends[0] == ends[1] else "cosine"
+            else:
+                ours = params[section].get(places.get(name, name), fixed.get(name))
+            rows.append({"step": section, "parameter": name, "paper": paper, "ours": ours})
+    return pd.DataFrame(rows)
+
+
+def plain_markdown(
+    table: Table, frame: pd.DataFrame, command: str, notes: Sequence[str] = ()
+) -> str:
+    lines = [f"# {_title(table)}", "", f"`{command}`", "", line(list(frame.columns))]
+    lines.append(line(["-"] * len(frame.columns)))
+    lines += [line([str(value) for value in row]) for row in frame.itertuples(index=False)]
+    lines += ["", *notes] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def write(
+    table: Table, rows: Sequence[Measured], folder: Path, command: str, full: bool = False
+) -> tuple[list[Path], pd.DataFrame]:
+    """Write CSV, Markdown and figure; the files that there are, and the CSV's content.
+
+    `full` measures all rows of Table 13 that this machine can.
+    """
+    if table.kind == "memory":
+        frame = memory_table(full)
+        text = plain_markdown(table, shown(frame), command, notes())
+    elif table.kind != "experiments":
+        frame = counts_table() if table.kind == "counts" else recipe_table()
+        text = plain_markdown(table, frame, command)
+    else:
+        frame, text = long_table(table, rows), markdown(table, rows, command)
+    paths = [folder / f"{table.file}.csv", folder / f"{table.file}.md"]
+    numbers = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_text(paths[0], numbers)
+    write_text(paths[1], text)
+    figure = folder / f"{table.file}.png"
+    if table.draw and draw(table.draw, figure, rows):
+        paths.append(figure)
+    return paths, frame

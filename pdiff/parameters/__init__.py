@@ -1,0 +1,1 @@
+"""Which parameters are generated: the subset, the stack of checkpoints, its normalisation."""

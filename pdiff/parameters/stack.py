@@ -1,0 +1,146 @@
+"""Stacks on disk: read by row or column and written piece by piece, never whole in memory.
+
+A stack is a safetensors file with one fp32 tensor (K, *shape) for each parameter of the subset.
+The values are read with plain reads at their offsets: pages of a mapped file, which is how
+safetensors itself reads, count as the process's own memory until the system wants them back.
+
+Axes: K checkpoints or other models, D parameters of the subset, c columns, R rows.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pdiff.core.files import load_header, pack_header, read_layout
+from pdiff.parameters.subset import Columns, Rows, Subset, overlaps
+from pdiff.system.errors import InputError
+
+ITEM = 4  # bytes of an fp32 value
+Put = Callable[[int, slice, Float[Tensor, "R c"]], None]
+"""Writes rows from an index on, in a span of columns."""
+
+
+class StackFile(Rows):
+    """The models of a stack on disk; whatever is asked for is read anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the header alone.
+
+        Raises:
+            InputError: the file is missing, truncated, or not a stack.
+        """
+        header = load_header(path)
+        layout, start = read_layout(path)
+        names = header.get("names") if isinstance(header, dict) else None
+        shapes = {name: tuple(entry["shape"]) for name, entry in layout.items()}
+        plain = all(entry["dtype"] == "F32" and entry["shape"] for entry in layout.values())
+        counts = {shape[0] for shape in shapes.values()} if plain else set()
+        if not names or set(names) != set(layout) or len(counts) != 1:
+            raise InputError(f"{path} is not a stack of checkpoints")
+        self.subset = Subset({name: shapes[name][1:] for name in names})
+        self._path, (self._count,) = path, counts
+        self._offsets = [start + layout[name]["data_offsets"][0] for name in names]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def row(self, index: int) -> Float[Tensor, " D"]:
+        return self._read(range(index, index + 1), slice(0, self.subset.length))[0]
+
+    def block(self, span: slice) -> Float[Tensor, "M c"]:
+        return self._read(range(self._count), span)
+
+    def _read(self, rows: range, span: slice) -> Float[Tensor, "R c"]:
+        sizes = self.subset.sizes
+        values = torch.empty(len(rows), span.stop - span.start)
+        with self._path.open("rb") as file:
+            for p, part, inside in overlaps(sizes, span):
+                for row, target in zip(rows, values[:, inside].numpy(), strict=True):
+                    file.seek(self._offsets[p] + ITEM * (row * sizes[p] + part.start))
+                    if file.readinto(target) != target.nbytes:
+                        raise InputError(f"{self._path} became shorter while it was read")
+        return values
+
+
+def write_rows(path: Path, subset: Subset, count: int, rows: Iterable[Float[Tensor, " D"]]) -> None:
+    """Write `count` models as they come, one at a time.
+
+    Raises:
+        InputError: a model holds a NaN or an infinity, or the disk is too small.
+    """
+    whole = slice(0, subset.length)
+    with _written(path, subset, count) as put:
+        for index, row in enumerate(rows):
+            if not row.isfinite().all():
+                raise InputError(f"checkpoints: number {index} of {count} is not finite")
+            put(index, whole, row[None])
+
+
+def write_columns(path: Path, subset: Subset, count: int, columns: Columns) -> None:
+    """Write `count` models in blocks of columns; `InputError` if the disk is too small."""
+    with _written(path, subset, count) as put:
+        for span, block in columns:
+            put(0, span, block)
+
+
+def load_stack(path: Path) -> tuple[Subset, Float[Tensor, "K D"]]:
+    """The subset and the whole matrix of a stack; errors as `StackFile`."""
+    stack = StackFile(path)
+    return stack.subset, stack.block(slice(0, stack.subset.length))
+
+
+@contextmanager
+def temporary_stack(
+    folder: Path, subset: Subset, count: int, columns: Columns
+) -> Iterator[StackFile]:
+    """Models on disk for as long as they are needed: more of them than memory holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as name:
+        path = Path(name) / "stack.safetensors"
+        write_columns(path, subset, count, columns)
+        yield StackFile(path)
+
+
+@contextmanager
+def _written(path: Path, subset: Subset, count: int) -> Iterator[Put]:
+    """The file of a stack under a temporary name; renamed once all its values are written."""
+    sizes, missing = subset.sizes, count * subset.length
+    shapes = {name: (count, *shape) for name, shape in subset.shapes.items()}
+    head, starts = pack_header(shapes, names=subset.names)
+    offsets = [starts[name] for name in subset.names]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(path, ITEM * missing)
+    partial = path.with_name(f".{path.name}.partial")
+
+    def put(first: int, span: slice, values: Float[Tensor, "R c"]) -> None:
+        nonlocal missing
+        values = values.detach().float().cpu().numpy()
+        for p, part, inside in overlaps(sizes, span):
+            for row, own in enumerate(values[:, inside], first):
+                file.seek(offsets[p] + ITEM * (row * sizes[p] + part.start))
+                file.write(own.tobytes())
+        missing -= values.size
+
+    try:
+        with partial.open("wb") as file:
+            file.write(head)
+            yield put
+        if missing:
+            raise ValueError(f"{path}: {missing} values of the stack were not written")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_space(path: Path, size: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise InputError(
+            f"{path} needs {size / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left"
+        )

@@ -1,0 +1,210 @@
+"""Which parameters are generated, and how they become the rows of a matrix and come back.
+
+Axes: K checkpoints (or any other M models), D parameters in the subset, P its tensors, c columns.
+
+A *stack* is `{parameter name: (K, *shape)}`, the form in which subsets lie on disk; the *matrix*
+(K, D) is the same numbers flattened in the order of the net's parameters. It need not fit in
+memory: `Rows` gives it by row, as models, or by some columns at a time.
+"""
+
+import difflib
+import fnmatch
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pdiff.system.errors import InputError
+
+Stack = Mapping[str, Tensor]
+
+Columns = Iterable[tuple[slice, Float[Tensor, "M _"]]]
+"""A matrix (M, D) as consecutive blocks of its columns, each with the span of D that it covers."""
+
+CHUNK = 2**24
+"""Most values in such a block: 64 MiB in fp32. Smaller matrices are one block."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Names and shapes of the parameters that are generated, in the net's own order."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each of the P tensors."""
+        return tuple(torch.Size(shape).numel() for shape in self.shapes.values())
+
+    @property
+    def length(self) -> int:
+        """D, the number of values in all."""
+        return sum(self.sizes)
+
+    def read(self, net: nn.Module) -> dict[str, Tensor]:
+        """A copy of the net's present values: one model, `{name: shape}`."""
+        parameters = dict(net.named_parameters())
+        return {name: parameters[name].detach().clone() for name in self.names}
+
+    def flatten(self, stack: Stack) -> Float[Tensor, "K D"]:
+        """Stack to matrix, bit for bit."""
+        self._check(stack)
+        return torch.cat([stack[name].flatten(1) for name in self.names], dim=1)
+
+    def unflatten(self, matrix: Float[Tensor, "K D"]) -> dict[str, Tensor]:
+        """Matrix to stack, bit for bit; the tensors are views of the matrix."""
+        columns = matrix.split(self.sizes, dim=1)
+        shapes = self.shapes.items()
+        return {n: c.unflatten(1, s) for c, (n, s) in zip(columns, shapes, strict=True)}
+
+    def _check(self, stack: Stack) -> None:
+        found = {name: tuple(tensor.shape[1:]) for name, tensor in stack.items()}
+        if found != dict(self.shapes):
+            raise InputError(f"stack holds {found}; the subset wants {dict(self.shapes)}")
+
+
+class Rows(Sequence):
+    """M models of one subset, as the rows of a matrix that may lie on disk."""
+
+    subset: Subset
+
+    @abstractmethod
+    def row(self, index: int) -> Float[Tensor, " D"]:
+        """All values of one model."""
+
+    @abstractmethod
+    def block(self, span: slice) -> Float[Tensor, "M c"]:
+        """The columns from `span.start` to before `span.stop`, of all models."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One model, `{parameter name: value}`."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {name: t[0] for name, t in self.subset.unflatten(self.row(index)[None]).items()}
+
+    def columns(self, values: int = CHUNK) -> Iterator[tuple[slice, Float[Tensor, "M c"]]]:
+        """The matrix in blocks of `values` values at most, or of one column if M is more."""
+        for span in spans(len(self), self.subset.length, values):
+            yield span, self.block(span)
+
+
+class Models(Rows):
+    """The rows of a matrix in memory; all that is read are views of it."""
+
+    def __init__(self, subset: Subset, matrix: Float[Tensor, "M D"]) -> None:
+        self.subset, self._matrix = subset, matrix
+
+    def __len__(self) -> int:
+        return len(self._matrix)
+
+    def row(self, index: int) -> Float[Tensor, " D"]:
+        return self._matrix[index]
+
+    def block(self, span: slice) -> Float[Tensor, "M c"]:
+        return self._matrix[:, span]
+
+
+def spans(rows: int, length: int, values: int = CHUNK) -> list[slice]:
+    """Consecutive spans of `length` columns, `rows` times which is `values` at most."""
+    width = max(values // max(rows, 1), 1)
+    return [slice(start, min(start + width, length)) for start in range(0, length, width)]
+
+
+def spread_evenly(available: int, count: int) -> list[int]:
+    """`count` different indices, spread from first to last of those available; all if fewer."""
+    count = min(count, available)
+    return [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]
+
+
+def overlaps(sizes: Sequence[int], span: slice) -> Iterator[tuple[int, slice, slice]]:
+    """Which of the P tensors a span covers: each one's index, the part of it, that of the span."""
+    for p, (end, size) in enumerate(zip(accumulate(sizes), sizes, strict=True)):
+        start = end - size
+        first, last = max(start, span.start), min(end, span.stop)
+        if first < last:
+            inside = slice(first - span.start, last - span.start)
+            yield p, slice(first - start, last - start), inside
+
+
+def select_subset(net: nn.Module, expression: str | Sequence[str]) -> Subset:
+    """The parameters of `net` that `expression` names.
+
+    Args:
+        expression: `last_norms:N`, the weights and biases of the last N normalisation layers;
+            `all`; or one or more names or shell patterns, each of a parameter (`conv1.weight`) or
+            of a layer, which stands for all its parameters (`layer4.1.bn?`).
+
+    Raises:
+        InputError: a part of the expression selects nothing, or it names a buffer such as a
+            batch norm's running statistics, which p-diff does not generate.
+    """
+    parameters = dict(net.named_parameters())
+    if expression == "all":
+        chosen = set(parameters)
+    elif isinstance(expression, str) and expression.startswith("last_norms:"):
+        chosen = _last_norms(net, expression)
+    else:
+        patterns = [expression] if isinstance(expression, str) else expression
+        if not patterns:
+            raise InputError("subset.select: the list is empty; it must name a layer or parameter")
+        chosen = {name for pattern in patterns for name in _matches(net, pattern)}
+    return Subset({n: tuple(p.shape) for n, p in parameters.items() if n in chosen})
+
+
+def norm_layers(net: nn.Module) -> list[str]:
+    """Names of the normalisation layers that have parameters, in the net's order."""
+    return [
+        name
+        for name, module in net.named_modules()
+        if "norm" in type(module).__name__.lower() and list(module.parameters(recurse=False))
+    ]
+
+
+def _last_norms(net: nn.Module, expression: str) -> set[str]:
+    layers = norm_layers(net)
+    count = expression.removeprefix("last_norms:")
+    if not count.isdecimal() or not 1 <= int(count) <= len(layers):
+        raise InputError(
+            f"subset.select: {expression!r} selects nothing: this net has {len(layers)} "
+            f"normalisation layers, so write last_norms:1 to last_norms:{len(layers)}"
+            if layers
+            else f"subset.select: {expression!r} selects nothing: this net has no normalisation "
+            "layer with parameters; name layers or write all"
+        )
+    modules = dict(net.named_modules())
+    return {
+        f"{layer}.{name}"
+        for layer in layers[-int(count) :]
+        for name, _ in modules[layer].named_parameters(recurse=False)
+    }
+
+
+def _matches(net: nn.Module, pattern: str) -> list[str]:
+    names = [name for name, _ in net.named_parameters()]
+    found = [n for n in names if any(fnmatch.fnmatchcase(p, pattern) for p in _prefixes(n))]
+    if found:
+        return found
+    if any(fnmatch.fnmatchcase(name, pattern) for name, _ in net.named_buffers()):
+        raise InputError(
+            f"subset.select: {pattern!r} is a buffer, and running statistics are not generated; "
+            "name weights and biases"
+        )
+    layers = list(dict.fromkeys(prefix for name in names for prefix in _prefixes(name)))
+    near = difflib.get_close_matches(pattern, layers, n=3) or layers[-3:]
+    raise InputError(
+        f"subset.select: {pattern!r} selects nothing in this net; it has, for example, "
+        + ", ".join(near)
+    )
+
+
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

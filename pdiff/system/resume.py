@@ -1,0 +1,93 @@
+"""A long training survives being killed: its state, on disk, outside every DVC output.
+
+The state lies under `.work/<stage>/<key>/` in the project's folder (git-ignored, and the same
+folder from DVC's temporary experiment folders, which are thrown away). The key is a hash of the
+parameters, the input files and the code, so one experiment never continues from another.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from pickle import UnpicklingError
+from types import TracebackType
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from pdiff.system.paths import root
+
+State = dict[str, Any]
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class Checkpointer:
+    """Saves a training's state now and then; `with` it, and it is gone once all went well.
+
+    If another process is at the same training (a parallel experiment that shares it, or one left
+    over from a killed run), this one waits for it and says so.
+    """
+
+    def __init__(self, folder: Path, every_s: float) -> None:
+        self._folder = folder
+        self._path = folder / "state.pt"
+        self._every_s = every_s
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> "Checkpointer":
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._folder.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process at the same training ({self._folder})", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._folder.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            shutil.rmtree(self._folder)
+        self._lock.close()
+
+    def load(self) -> State | None:
+        """The last state saved, on the CPU, or None; a state that does not read is left aside."""
+        try:
+            return torch.load(self._path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, UnpicklingError):
+            return None
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Save what `state` returns, unless the last time was a moment ago."""
+        if time.monotonic() - self._saved_at < self._every_s:
+            return
+        partial = self._path.with_suffix(".partial")
+        torch.save(state(), partial)
+        partial.replace(self._path)
+        self._saved_at = time.monotonic()
+
+
+def make_checkpointer(
+    stage: str, sections: Iterable[BaseModel], inputs: Iterable[Path], device: torch.device
+) -> Checkpointer:
+    """The checkpointer of one stage with these parameters, input files and this code.
+
+    It saves every 20 seconds at most, or every `PDIFF_SAVE_EVERY_S`.
+    """
+    digest = hashlib.sha256(device.type.encode())
+    for section in sections:
+        digest.update(section.model_dump_json().encode())
+    for path in [*inputs, *sorted(PACKAGE.rglob("*.py"))]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    every_s = float(os.environ.get("PDIFF_SAVE_EVERY_S", "20"))
+    return Checkpointer(root() / ".work" / stage / digest.hexdigest()[:16], every_s)

@@ -1,0 +1,164 @@
+"""The codec among exact codecs of each rank: R2, places in the table, the figure."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from pdiff.audit.codec_rank import explained, plot_codec_rank, rank_table
+from pdiff.baselines.rivals import projections
+from pdiff.parameters.subset import Models, Subset
+from tests.toys.audit import toy_models
+
+COUNT, LENGTH, IMAGES = 9, 12, 150
+SUBSET = Subset({"x": (LENGTH,)})
+EXACT = ["ensemble", "projected_1", "projected_4", "original"]
+
+
+@pytest.fixture(scope="module")
+def matrices() -> dict[str, torch.Tensor]:
+    """Originals that vary less from direction to direction; `reconstructed` is of rank 4."""
+    generator = torch.Generator().manual_seed(0)
+    scale = 0.7 ** torch.arange(LENGTH)
+    originals = 2 + scale * torch.randn(COUNT, LENGTH, generator=generator)
+    found = {"original": originals, "ensemble": originals.mean(0, keepdim=True)}
+    for rank, weights in projections(Models(SUBSET, originals), [1, 4], 5).items():
+        found[f"projected_{rank}"] = (weights @ originals.double()).float()
+    found["reconstructed"] = found["projected_4"].clone()
+    for group in ("generated", "second_run"):
+        found[group] = 2 + scale * torch.randn(6, LENGTH, generator=generator)
+    return found
+
+
+@pytest.fixture(scope="module")
+def wrong(matrices) -> dict[str, torch.Tensor]:
+    """Each model is a linear rule; it errs where its output is large."""
+    images = torch.randn(LENGTH, IMAGES, generator=torch.Generator().manual_seed(1))
+    return {group: (values - 2) @ images > 0.8 for group, values in matrices.items()}
+
+
+@pytest.fixture(scope="module")
+def table(matrices, wrong) -> pd.DataFrame:
+    return rank_table(toy_models(wrong), wrong, matrices)
+
+
+def test_ranks_rise_from_the_ensemble_to_the_originals_and_the_others_follow(table):
+    assert list(table["group"]) == [*EXACT, "reconstructed", "generated", "second_run"]
+    assert list(table["rank"].dropna()) == [0, 1, 4, COUNT - 1]
+    assert list(table["rank"].isna()) == [False] * 4 + [True] * 3
+
+
+def test_r2_of_all_originals_is_the_share_of_variance_of_the_first_components(matrices):
+    originals = matrices["original"]
+    squared = torch.linalg.svdvals(originals.double() - originals.double().mean(0)).square()
+    for rank, weights in projections(Models(SUBSET, originals), [1, 2, 5], COUNT).items():
+        models = (weights @ originals.double()).float()
+        share = squared[:rank].sum() / squared.sum()
+        assert explained(models, originals) == pytest.approx(share.item(), abs=1e-6)
+
+
+def test_r2_is_none_at_the_ensemble_all_at_the_originals_and_below_none_off_them(matrices, table):
+    r2 = table.set_index("group")["r2"]
+    assert r2["ensemble"] == pytest.approx(0, abs=1e-6)
+    assert r2["original"] == 1
+    assert 0 < r2["projected_1"] < r2["projected_4"] < 1
+    assert r2[["generated", "second_run"]].isna().all()
+    originals = matrices["original"]
+    assert explained(2 * originals.mean(0) - originals, originals) == pytest.approx(-3, abs=1e-5)
+
+
+def test_r2_of_some_originals_is_that_of_the_ones_they_stand_for(matrices):
+    originals = matrices["original"]
+    assert explained(originals[[0, 4, 8]], originals) == 1
+    assert explained(originals[[0, 1, 2]], originals) < 0.9
+    assert pd.isna(explained(torch.ones(2, 3), torch.ones(4, 3)))  # nothing to explain
+
+
+def test_a_trained_codec_that_is_exact_stands_at_its_rank(table):
+    rows = table.set_index("group").drop(columns="rank")
+    pd.testing.assert_series_equal(
+        rows.loc["reconstructed"], rows.loc["projected_4"], check_names=False
+    )
+    assert (rows.loc["projected_4"] != rows.loc["projected_1"]).sum() >= 4
+
+
+def test_the_ensemble_is_alike_to_itself_and_the_originals_leave_themselves_out(table, wrong):
+    rows = table.set_index("group")
+    assert rows.loc["ensemble", "similarity_within"] == 1
+    own = toy_models({"original": wrong["original"]})["max_similarity"].mean()
+    assert rows.loc["original", "max_similarity"] == pytest.approx(own)
+    assert rows.loc["original", "max_similarity_others"] == pytest.approx(own)
+
+
+def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices, wrong):
+    """With its own original it has similarity 1, which would say nothing of the others."""
+    same = {**wrong, "projected_4": wrong["original"][[0, 2, 4, 6, 8]]}
+    row = rank_table(toy_models(same), same, matrices).set_index("group").loc["projected_4"]
+    models = toy_models(wrong)
+    among = models.loc[models["group"] == "original", "max_similarity"].iloc[[0, 2, 4, 6, 8]]
+    assert row["max_similarity"] == 1
+    assert row["max_similarity_others"] == pytest.approx(among.mean())
+    assert among.mean() < 0.99
+
+
+def test_without_a_second_run_or_ranks_the_rest_stands(matrices, wrong):
+    left = {g: errors for g, errors in wrong.items() if g[:6] not in ("second", "projec")}
+    found = rank_table(toy_models(left), left, matrices)
+    assert list(found["group"]) == ["ensemble", "original", "reconstructed", "generated"]
+
+
+@pytest.fixture
+def draw(monkeypatch):
+    """The figure of a table, still open."""
+    drawn = []
+    monkeypatch.setattr(
+        "pdiff.audit.codec_rank.save_small", lambda figure, path: drawn.append(figure)
+    )
+
+    def figure_of(table: pd.DataFrame) -> plt.Figure:
+        plot_codec_rank(Path("nowhere.png"), table, "test")
+        return drawn[-1]
+
+    yield figure_of
+    plt.close("all")
+
+
+def names(figure: plt.Figure) -> list[list[str]]:
+    return [[text.get_text() for text in axes.texts] for axes in figure.axes]
+
+
+PLACES = [1.0, 0.8, 0.6, 0.4, 0.5, 0.5, 0.5]
+
+
+def test_every_rank_is_named_in_both_panels_and_every_group_in_the_legend(table, draw):
+    figure = draw(table.assign(similarity_within=PLACES))
+    assert names(figure) == [["0", "1", "4", "8"]] * 2
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"ensemble", "original", "reconstructed", "generated", "second run"} < legend
+
+
+def test_ranks_at_the_same_place_share_a_name(table, draw):
+    same = table.assign(similarity_within=PLACES)
+    same.loc[3, ["similarity_within", "accuracy"]] = same.loc[2, ["similarity_within", "accuracy"]]
+    same["max_similarity_others"] = [0.1, 0.2, 0.5, 0.6, 0.5, 0.5, 0.5]
+    assert names(draw(same)) == [["0", "1", "4 to 8"], ["0", "1", "4", "8"]]
+
+
+def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, draw):
+    accuracy, similarity = draw(table).axes
+    exact = table[:4]
+    for axes, y in (
+        (accuracy, 100 * exact["accuracy"]),
+        (similarity, exact["max_similarity_others"]),
+    ):
+        curve = axes.lines[0].get_xydata()
+        assert curve.tolist() == pd.concat([exact["similarity_within"], y], axis=1).values.tolist()
+
+
+def test_one_model_of_each_rank_has_a_figure(table, draw):
+    """A group of one has no similarity within, and no place."""
+    alone = table.assign(similarity_within=[1.0, math.nan, math.nan, 0.4, math.nan, 0.5, 0.5])
+    assert len(draw(alone).axes) == 2

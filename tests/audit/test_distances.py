@@ -1,0 +1,292 @@
+"""Distances between models: points on a line, copies, what is not finite, and the ratios."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.signal import lfilter
+
+from pdiff.audit.distances import (
+    distance_summary,
+    distance_table,
+    distances,
+    distances_among,
+    interpolation_index,
+    nearest,
+    outside_span,
+    ratio,
+)
+
+NAN = math.nan
+
+
+def line(*places: float) -> torch.Tensor:
+    """Models of two parameters at these places on one line, five apart for one in place."""
+    return torch.tensor([[3.0 * place, 4.0 * place] for place in places]).reshape(-1, 2)
+
+
+def normal(models: int, seed: int, length: int = 20) -> torch.Tensor:
+    return torch.randn(models, length, generator=torch.Generator().manual_seed(seed))
+
+
+def groups(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Originals at 0, 1, 2, 3; held back at 4, 5; a second run at 10, 11; one generated at 2.25."""
+    made = {"original": line(0, 1, 2, 3), "generated": line(2.25)}
+    return made | {"held_back": line(4, 5), "second_run": line(10, 11)} | changed
+
+
+def of(table: pd.DataFrame, group: str, column: str) -> list:
+    return table.loc[table["group"] == group, column].tolist()
+
+
+def summary(**changed: torch.Tensor) -> pd.DataFrame:
+    table = distance_table(groups(**changed))
+    return distance_summary(table, 200, 0).set_index("group")
+
+
+def test_distances_of_points_on_a_line():
+    expected = torch.tensor([[5.0, 0.0, 20.0]], dtype=torch.float64)
+    assert torch.equal(distances(line(1), line(0, 1, 5)), expected)
+
+
+def test_distances_equal_a_direct_computation_in_every_block(monkeypatch):
+    monkeypatch.setattr("pdiff.audit.distances.spans", lambda *_: [slice(0, 13), slice(13, 20)])
+    a, b = normal(7, 0), normal(5, 1)
+    direct = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(distances(a, b), direct, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("step", [3e-3, 1e-4, 1e-6])
+def test_nearby_models_far_from_zero_keep_their_distance(step):
+    """Checkpoints that differ by a small share of their norm, which fp32 or |a|^2 would lose."""
+    base = 1000 + normal(1, 0, 3000)
+    models = (base.double() + step * 1000 * normal(6, 1, 3000)).float()
+    direct = torch.cdist(
+        models.double(), models.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    found = distances_among(models).nan_to_num(0)
+    torch.testing.assert_close(found, direct, rtol=1e-12, atol=0)
+
+
+def test_copies_are_at_distance_zero_exactly():
+    models = 50 + normal(5, 0, 3000)
+    assert distances(models.clone(), models).diagonal().tolist() == [0.0] * 5
+
+
+def test_a_nearly_equal_model_far_from_the_others_keeps_its_distance():
+    """The squares cancel to nothing: 1e-6 beside a norm of 1e4."""
+    models = torch.cat([line(0, 1), line(2000)])
+    moved = models.double() + torch.tensor([0, 1e-6], dtype=torch.float64)
+    assert distances(moved, models).diagonal().tolist() == pytest.approx([1e-6] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
+def test_a_model_that_is_not_finite_has_no_distance_and_leaves_the_others_alone(bad):
+    models, reference = line(0, 1, 2), line(0, 3)
+    expected = distances(models, reference)
+    models[1, 0] = bad
+    found = distances(models, reference)
+    assert found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
+
+
+def test_nothing_is_near_to_a_reference_that_is_not_finite():
+    reference = line(0, 3, NAN)
+    values, index = nearest(distances(line(0, 2), reference))
+    assert values.tolist() == [0.0, 5.0]
+    assert index.tolist() == [0, 1]
+
+
+def test_the_nearest_of_none_is_unknown():
+    for found in (torch.zeros(2, 0), torch.full((2, 3), NAN)):
+        values, index = nearest(found.double())
+        assert values.isnan().all()
+        assert index.tolist() == [-1, -1]
+
+
+def test_an_original_leaves_out_itself():
+    table = distance_table(groups(original=line(0, 1, 3)))
+    assert of(table, "original", "nearest") == pytest.approx([5, 5, 10])
+    assert of(table, "original", "nearest_original") == [1, 0, 1]
+
+
+def test_a_held_out_checkpoint_leaves_out_itself_among_its_own():
+    table = distance_table(groups(second_run=line(10, 11, 13)))
+    assert of(table, "second_run", "nearest_second_run") == pytest.approx([5, 5, 10])
+    assert of(table, "second_run", "nearest") == pytest.approx([35, 40, 50])
+
+
+def test_a_row_says_where_a_model_lies():
+    row = distance_table(groups()).query("group == 'generated'").iloc[0]
+    assert row["nearest"] == pytest.approx(1.25)
+    assert row["nearest_original"] == 2
+    assert row["nearest_held_back"] == pytest.approx(8.75)
+    assert row["nearest_second_run"] == pytest.approx(38.75)
+    assert row["interpolation_index"] == pytest.approx(0.75 / math.sqrt(1.25))
+
+
+def test_thinned_originals_are_as_many_as_the_second_run_and_reach_from_first_to_last():
+    """Of 0, 1, 2, 3 the first and the last: 2.25 is nearest to 3."""
+    table = distance_table(groups())
+    assert of(table, "generated", "nearest_thinned") == pytest.approx([3.75])
+    assert of(table, "original", "nearest_thinned") == pytest.approx([15, 5, 5, 15])
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_without_held_out_checkpoints_their_columns_are_unknown(missing):
+    matrices = groups(held_back=line(), second_run=line())
+    if missing:
+        del matrices["held_back"], matrices["second_run"]
+    table = distance_table(matrices)
+    for column in ("nearest_held_back", "nearest_second_run", "nearest_thinned"):
+        assert table[column].isna().all()
+    assert table["nearest"].notna().all()
+    found = distance_summary(table, 20, 0)
+    assert found["ratio_held_back"].isna().all() and found["ratio_thinned"].isna().all()
+    assert found["group"].tolist() == ["original", "generated"]
+
+
+def test_a_single_original_has_no_neighbour_and_no_radius():
+    table = distance_table(groups(original=line(2)))
+    assert table.loc[0, ["nearest", "nearest_original", "interpolation_index"]].isna().all()
+    assert of(table, "generated", "nearest") == pytest.approx([1.25])
+    assert table["interpolation_index"].isna().all()
+
+
+def test_identical_originals_are_at_distance_zero_and_have_no_radius():
+    same = normal(1, 0).expand(7, -1)
+    table = distance_table({"original": same, "generated": same[:2]})
+    assert set(table["nearest"]) == {0.0}
+    assert table["interpolation_index"].isna().all()
+    found = distance_summary(table, 20, 0)
+    assert found["nearest_mean"].tolist() == [0.0, 0.0]
+    assert found["nearest_relative"].isna().all()
+
+
+def test_a_model_of_nan_weights_has_an_empty_row_and_the_others_do_not():
+    table = distance_table(groups(generated=torch.cat([line(2.25), line(NAN)])))
+    columns = [name for name in table if name.startswith(("nearest", "interpolation"))]
+    generated = table[table["group"] == "generated"]
+    assert generated.iloc[1][columns].isna().all()
+    assert generated.iloc[0][columns].notna().all()
+    assert distance_summary(table, 20, 0).set_index("group").loc["generated", "models"] == 2
+
+
+def test_an_original_of_nan_weights_is_nobodys_neighbour():
+    table = distance_table(groups(original=line(0, 1, NAN, 3)))
+    assert of(table, "generated", "nearest_original") == [3]
+    assert of(table, "original", "nearest")[:2] == pytest.approx([5, 5])
+    assert table.loc[2, "nearest_original"] is pd.NA
+    assert of(table, "generated", "interpolation_index")[0] > 0
+
+
+@pytest.mark.parametrize("count", [2, 8, 32])
+def test_a_mean_of_independent_originals_is_nearer_to_the_centre_by_their_root(count):
+    originals = normal(2000, 0, 50)
+    soups = originals.unfold(0, count, count).mean(-1)
+    index = interpolation_index(soups, originals)
+    assert index.mean().item() == pytest.approx(1 / math.sqrt(count), rel=0.05)
+
+
+def test_fresh_points_have_an_interpolation_index_of_one_and_the_mean_has_zero():
+    originals = normal(2000, 0, 50)
+    fresh = interpolation_index(normal(500, 1, 50), originals)
+    assert fresh.mean().item() == pytest.approx(1, abs=0.01)
+    mean = originals.mean(0, dtype=torch.float64)[None]
+    assert interpolation_index(mean, originals).item() == 0
+
+
+def test_originals_have_a_root_mean_square_index_of_one():
+    originals = normal(30, 0)
+    index = interpolation_index(originals, originals)
+    assert index.square().mean().sqrt().item() == pytest.approx(1)
+
+
+def test_ratios_divide_mean_distances():
+    found = summary(generated=line(1.75, 2.25)).loc["generated"]
+    assert found["ratio_held_back"] == pytest.approx(0.25 / 2)
+    assert found["ratio_second_run"] == pytest.approx(0.25 / 8)
+    assert found["ratio_thinned"] == pytest.approx((1.25 + 0.75) / (8.25 + 7.75))
+
+
+def test_relative_distances_are_in_units_of_the_originals_own():
+    assert summary().loc["generated", "nearest_relative"] == pytest.approx(0.25)
+    assert summary().loc["original", "nearest_relative"] == pytest.approx(1)
+
+
+def test_a_group_of_one_has_no_interval():
+    found = summary().loc["generated"]
+    assert found[["ratio_held_back_low", "ratio_held_back_high", "nearest_std"]].isna().all()
+    assert found["ratio_held_back"] > 0
+
+
+def test_copies_have_ratio_zero_and_held_out_copies_no_finite_one():
+    found = summary(generated=line(0, 1), interpolated=line(4, 5))
+    assert found.loc["generated", ["ratio_held_back", "ratio_held_back_high"]].tolist() == [0, 0]
+    assert found.loc["interpolated", "ratio_held_back"] == math.inf
+
+
+def covers(true: float, draw: Callable, in_order: bool) -> float:
+    """Share of simulated groups whose interval of the ratio holds the true one."""
+    hits = []
+    for seed in range(200):
+        values = draw(np.random.default_rng(seed))
+        pairs = np.stack([values, np.full_like(values, 2)], 1)
+        _, low, high = ratio(pairs, 300, seed, in_order)
+        hits.append(low <= true <= high)
+    return float(np.mean(hits))
+
+
+def test_the_interval_covers_the_true_ratio_of_independent_models():
+    assert 0.90 <= covers(0.5, lambda random: random.gamma(4, 0.25, 100), False) <= 0.98
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_interval_covers_the_true_ratio_of_a_run_only_in_blocks(in_order):
+    """AR(1) with coefficient 0.5: drawn one by one, it would cover about 74 %."""
+
+    def draw(random: np.random.Generator) -> np.ndarray:
+        steps = random.standard_normal(500)
+        return 5 + lfilter([math.sqrt(0.75)], [1, -0.5], steps)[200:]
+
+    assert (covers(2.5, draw, in_order) >= 0.88) == in_order
+
+
+def test_originals_are_drawn_in_blocks_and_generated_models_are_not():
+    """The first half of each group is near, the other far: blocks spread the interval."""
+    halves = torch.cat([line(*[0.0] * 50), line(*range(10, 60))])
+    found = summary(original=halves, generated=halves + 1e-3)
+    width = found["ratio_held_back_high"] - found["ratio_held_back_low"]
+    assert width["original"] > 1.5 * width["generated"]
+
+
+def test_the_summary_repeats_and_its_seed_counts():
+    table = distance_table(groups(generated=3 + normal(9, 0, 2)))
+    first, again, other = (distance_summary(table, 50, seed) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    assert first["ratio_thinned_low"][1] != other["ratio_thinned_low"][1]
+
+
+def test_mixtures_of_originals_lie_in_their_span_and_other_directions_outside():
+    originals = torch.tensor([[0.0, 0, 0, 5], [2, 0, 0, 5], [0, 2, 0, 5]])
+    mean = originals.mean(0)
+    models = torch.stack(
+        [mean + torch.tensor(v) for v in ([1.0, -3, 0, 0], [0.0, 0, 0, 7], [3.0, 0, 4, 0])]
+    )
+    assert outside_span(models, originals).tolist() == pytest.approx([0, 1, 16 / 25], abs=1e-6)
+
+
+def test_nothing_is_known_of_the_mean_itself_and_of_models_that_are_not_finite():
+    originals = torch.tensor([[0.0, 0], [2.0, 0]])
+    models = torch.tensor([[1.0, 0], [math.nan, 0], [1.0, 3]])
+    found = outside_span(models, originals).tolist()
+    assert math.isnan(found[0]) and math.isnan(found[1]) and found[2] == pytest.approx(1)
+
+
+def test_of_a_single_original_and_of_equal_ones_everything_lies_outside():
+    models = torch.tensor([[1.0, 4.0]])
+    for count in (1, 3):
+        assert outside_span(models, torch.ones(count, 2)).tolist() == pytest.approx([1])

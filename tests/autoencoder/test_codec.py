@@ -1,0 +1,133 @@
+"""Saved autoencoders and denoisers come back, with all that is needed to use them."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pdiff.autoencoder.codec import ConvCodec, normalised_pairs, reconstruction_error
+from pdiff.autoencoder.net import Autoencoder
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.latents import LatentModel, LatentStatistics, Schedule
+from pdiff.parameters.normalisation import Normalisation
+from pdiff.parameters.subset import Models, Subset
+from pdiff.system.errors import InputError
+
+SUBSET = Subset({"w": (40, 2), "b": (16,)})
+
+
+@pytest.fixture
+def codec(generator):
+    matrix = torch.randn(8, SUBSET.length, generator=generator) * 2 + 1
+    model = Autoencoder(SUBSET.length, (4, 8), 3, 6).eval()
+    models = Models(SUBSET, matrix)
+    return ConvCodec(SUBSET, model, Normalisation.fit(models), "batch", "sample"), models
+
+
+def joined(columns):
+    return torch.cat([block for _, block in columns], dim=1)
+
+
+def test_a_codec_on_disk_comes_back(codec, tmp_path):
+    codec, models = codec
+    codec.save(tmp_path / "a.safetensors")
+    again = ConvCodec.load(tmp_path / "a.safetensors")
+    assert again.subset == SUBSET
+    latents = codec.encode(models)
+    assert torch.equal(again.encode(models), latents)
+    assert torch.equal(joined(again.decode(latents)), joined(codec.decode(latents)))
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_models_that_go_through_a_few_at_a_time_get_the_same_latents(codec, norm, monkeypatch):
+    codec, models = codec
+    codec = replace(codec, encode_norm=norm)
+    before = {n: t.clone() for n, t in codec.autoencoder.state_dict().items()}
+    at_once = codec.encode(models)
+    monkeypatch.setattr("pdiff.autoencoder.codec.AT_ONCE", 3 * 4 * 4 * 128)
+    assert codec.rows == 3
+    torch.testing.assert_close(codec.encode(models), at_once)
+    torch.testing.assert_close(codec.autoencoder.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("norm", ["sample", "running"])
+def test_latents_that_go_through_a_few_at_a_time_decode_to_the_same(codec, norm, monkeypatch):
+    codec, models = codec
+    codec = replace(codec, decode_norm=norm)
+    latents = codec.encode(models)
+    at_once = joined(codec.decode(latents))
+    monkeypatch.setattr("pdiff.autoencoder.codec.AT_ONCE", 1)
+    torch.testing.assert_close(joined(codec.decode(latents)), at_once)
+
+
+def test_decoding_undoes_the_normalisation(codec):
+    codec, models = codec
+    latents = codec.encode(models)
+    raw = codec.autoencoder.decode(latents, "sample")
+    torch.testing.assert_close(joined(codec.decode(latents)), codec.normalisation.invert(raw))
+
+
+def test_pairs_are_models_and_reconstructions_in_normalised_space(codec):
+    codec, models = codec
+    latents = codec.encode(models)
+    ((x, y),) = normalised_pairs(codec, models, latents)
+    everything = models.block(slice(0, SUBSET.length))
+    assert torch.equal(x, codec.normalisation.apply(everything))
+    assert torch.equal(y, codec.normalisation.apply(joined(codec.decode(latents))))
+
+
+def test_r_squared_of_hand_made_reconstructions(generator):
+    x = torch.randn(20, 70, generator=generator)
+    mean = x.mean(0).expand_as(x)
+
+    def r2(reconstruction):
+        return reconstruction_error([(x, reconstruction)])["r2"]
+
+    assert r2(x) == 1
+    assert r2(mean) == pytest.approx(0, abs=1e-6)
+    assert r2((x + mean) / 2) == pytest.approx(0.75, abs=1e-6)
+    assert r2(3 * mean - 2 * x) == pytest.approx(-8, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_r_squared_is_nan_where_nothing_deviates(rows):
+    x = torch.ones(rows, 5)
+    assert math.isnan(reconstruction_error([(x, x)])["r2"])
+
+
+def test_errors_of_blocks_are_those_of_the_whole(generator):
+    x, y = torch.randn(2, 6, 50, generator=generator)
+    parts = list(zip(x.split(20, 1), y.split(20, 1), strict=True))  # 20, 20 and 10 columns
+    assert reconstruction_error(parts) == pytest.approx(reconstruction_error([(x, y)]), rel=1e-6)
+
+
+def test_a_latent_model_on_disk_draws_the_same(params, tmp_path, generator):
+    latents = torch.randn(10, 6, generator=generator) * 3 + 2
+    statistics = LatentStatistics.fit(latents, "dimension")
+    config = params.ddpm.model_copy(update={"timesteps": 20})
+    model = LatentModel(
+        Denoiser(6, (4, 8, 4), 3).eval(), statistics, Schedule.of(config), torch.arange(10) == 4
+    )
+    model.save(tmp_path / "d.safetensors")
+    again = LatentModel.load(tmp_path / "d.safetensors")
+    wanted = params.generate.model_copy(update={"models": 3, "steps": 4})
+    first, second = (m.sample(wanted, torch.Generator().manual_seed(5)) for m in (model, again))
+    assert first.shape == (3, 6)
+    assert torch.equal(first, second)
+    assert torch.equal(again.held_out, model.held_out)
+
+
+def test_latent_statistics_standardise_only_if_told_to(generator):
+    latents = torch.randn(50, 3, generator=generator) * torch.tensor([1.0, 5.0, 0.0]) + 2
+    on, off = (LatentStatistics.fit(latents, kind) for kind in ("dimension", "none"))
+    assert torch.equal(off.apply(latents), latents)
+    standard = on.apply(latents)
+    torch.testing.assert_close(standard.std(0)[:2], torch.ones(2))
+    torch.testing.assert_close(on.invert(standard), latents)
+
+
+def test_one_kind_of_file_is_not_another(codec, tmp_path):
+    codec[0].save(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="is not a denoiser"):
+        LatentModel.load(tmp_path / "a.safetensors")

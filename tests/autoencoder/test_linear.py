@@ -1,0 +1,171 @@
+"""The linear codec: exact at full rank, principal components below, in parts of any size."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from pdiff.autoencoder.codec import load_codec
+from pdiff.autoencoder.linear import LinearCodec, round_trip
+from pdiff.core.files import load_tensors
+from pdiff.parameters.stack import StackFile, load_stack, write_rows
+from pdiff.parameters.subset import Models, Subset
+from pdiff.system.errors import InputError
+
+SUBSET = Subset({"w": (9, 4), "b": (1,), "v": (13,)})
+COUNT = 12
+
+
+@pytest.fixture
+def matrix(generator):
+    scale = torch.linspace(0.1, 4, SUBSET.length)
+    return torch.randn(COUNT, SUBSET.length, generator=generator) * scale + 5
+
+
+def decoded(codec, latents, **options):
+    return torch.cat([block for _, block in codec.decode(latents, **options)], dim=1)
+
+
+def test_the_checkpoints_come_back_at_full_rank(matrix):
+    codec = LinearCodec.fit(Models(SUBSET, matrix), COUNT - 1)
+    torch.testing.assert_close(
+        decoded(codec, codec.encode(codec.checkpoints)), matrix, rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("latent_dim", [1, 4, COUNT - 1])
+def test_latents_are_scikit_learns_scores_up_to_sign_and_one_scale(matrix, latent_dim):
+    codec = LinearCodec.fit(Models(SUBSET, matrix), latent_dim)
+    latents = codec.encode(codec.checkpoints).double().numpy()
+    normalised = codec.normalisation.apply(matrix).double().numpy()
+    expected = PCA(latent_dim, svd_solver="full").fit_transform(normalised)
+    expected = expected / expected[:, 0].std(ddof=1)
+    signs = np.sign((latents * expected).sum(0))
+    np.testing.assert_allclose(latents, expected * signs, atol=1e-5)
+
+
+def test_what_is_decoded_is_scikit_learns_reconstruction(matrix, generator):
+    codec = LinearCodec.fit(Models(SUBSET, matrix), 4)
+    normalised = codec.normalisation.apply(matrix).double().numpy()
+    pca = PCA(4, svd_solver="full").fit(normalised)
+    expected = torch.from_numpy(pca.inverse_transform(pca.transform(normalised))).float()
+    found = decoded(codec, codec.encode(codec.checkpoints))
+    torch.testing.assert_close(found, codec.normalisation.invert(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_the_variance_is_scikit_learns(matrix):
+    codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
+    pca = PCA(5, svd_solver="full").fit(codec.normalisation.apply(matrix).double().numpy())
+    np.testing.assert_allclose(codec.variance.numpy(), pca.explained_variance_, rtol=1e-6)
+
+
+def test_latents_have_mean_0_and_their_components_share_of_the_first_ones_variance(matrix):
+    codec = LinearCodec.fit(Models(SUBSET, matrix), 6)
+    latents = codec.encode(Models(SUBSET, matrix))
+    torch.testing.assert_close(latents.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(latents.var(0), (codec.variance / codec.variance[0]).float())
+
+
+def test_other_models_are_encoded_as_those_that_were_fitted(matrix):
+    """The checkpoints' own latents are known; any others go through the components."""
+    codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
+    others = codec.encode(Models(SUBSET, matrix[:3].clone()))
+    torch.testing.assert_close(others, codec.encode(codec.checkpoints)[:3], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_decoded_is_encoded_to_the_same_latents(matrix, generator):
+    codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
+    latents = torch.randn(4, 5, generator=generator)
+    again = codec.encode(Models(SUBSET, decoded(codec, latents)))
+    torch.testing.assert_close(again, latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [1, 60, 100, 336])
+def test_parts_of_any_size_give_the_same(matrix, values):
+    whole = LinearCodec.fit(Models(SUBSET, matrix), 5)
+    parts = LinearCodec.fit(Models(SUBSET, matrix), 5, values=values)
+    latents = whole.encode(whole.checkpoints)
+    torch.testing.assert_close(parts.encode(parts.checkpoints), latents, rtol=1e-5, atol=1e-6)
+    found = decoded(parts, latents, values=values)
+    torch.testing.assert_close(found, decoded(whole, latents), rtol=1e-6, atol=1e-6)
+
+
+class Watched(Models):
+    """Models that know the largest part that was ever asked for."""
+
+    largest = 0
+
+    def block(self, span):
+        found = super().block(span)
+        self.largest = max(self.largest, found.numel())
+        return found
+
+
+def test_no_more_values_are_read_at_a_time_than_allowed(matrix):
+    models = Watched(SUBSET, matrix)
+    codec = LinearCodec.fit(models, 5, values=100)
+    list(codec.decode(codec.encode(models), values=100))
+    codec.encode(Models(SUBSET, matrix[:2]), values=100)
+    assert 0 < models.largest <= 100
+
+
+def test_more_components_than_directions_are_refused(matrix):
+    message = r"latent_dim: 12 is more than the 11 directions in which the 12 checkpoints differ"
+    with pytest.raises(InputError, match=message):
+        LinearCodec.fit(Models(SUBSET, matrix), COUNT)
+
+
+def test_equal_checkpoints_span_fewer_directions(matrix):
+    matrix[7:] = matrix[6]
+    message = r"latent_dim: 7 is more than the 6 directions .* linear can have 1 to 6"
+    with pytest.raises(InputError, match=message):
+        LinearCodec.fit(Models(SUBSET, matrix), 7)
+    assert LinearCodec.fit(Models(SUBSET, matrix), 6).dual.shape == (COUNT, 6)
+
+
+def test_checkpoints_that_are_all_equal_are_refused(matrix):
+    with pytest.raises(InputError, match="no direction: the 12 checkpoints are equal"):
+        LinearCodec.fit(Models(SUBSET, matrix[:1].repeat(COUNT, 1)), 1)
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(matrix):
+    matrix[3, 4] = float("inf")
+    with pytest.raises(InputError, match=r"checkpoints: .* rows are not finite"):
+        LinearCodec.fit(Models(SUBSET, matrix), 5)
+
+
+def test_the_largest_entry_of_a_component_is_positive(matrix):
+    dual = LinearCodec.fit(Models(SUBSET, matrix), 5).dual
+    assert (dual.gather(0, dual.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+@pytest.fixture
+def saved(matrix, tmp_path):
+    """A file of checkpoints and one of the codec that was fitted to them."""
+    stack, file = tmp_path / "checkpoints.safetensors", tmp_path / "codec.safetensors"
+    write_rows(stack, SUBSET, COUNT, matrix)
+    LinearCodec.fit(StackFile(stack), 5).save(file)
+    return stack, file
+
+
+def test_a_codec_on_disk_comes_back_and_is_small(saved, matrix):
+    stack, file = saved
+    codec, again = LinearCodec.fit(Models(SUBSET, matrix), 5), load_codec(file, stack)
+    latents = codec.encode(codec.checkpoints)
+    assert torch.equal(decoded(again, latents), decoded(codec, latents))
+    assert torch.equal(again.normalisation.std, codec.normalisation.std)
+    assert set(load_tensors(file)[0]) == {"dual", "variance", "mean", "std"}
+
+
+def test_other_checkpoints_are_refused(saved, matrix, tmp_path):
+    fewer = tmp_path / "fewer.safetensors"
+    write_rows(fewer, SUBSET, 6, matrix[:6])
+    with pytest.raises(InputError, match="and the checkpoints are of different runs"):
+        load_codec(saved[1], fewer)
+
+
+def test_a_round_trip_writes_the_checkpoints_again(saved, matrix, tmp_path):
+    round_trip(saved[0], COUNT - 1, COUNT + 3, tmp_path / "again.safetensors")
+    found = load_stack(tmp_path / "again.safetensors")[1]
+    expected = torch.cat([matrix, matrix[:3]])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,137 @@
+"""Checkpointed and streamed chains of blocks against the plain ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pdiff.autoencoder import low_memory as streaming
+from pdiff.autoencoder.net import Autoencoder, kl_divergence, reparameterise
+from tests.toys.training import one_thread  # noqa: F401
+
+SMALL = ((4, 8, 4), 3)
+PAPER = ((64, 128, 256, 256, 32), 7)
+MODES = [{"checkpointing": True}, *({"micro_batch": size} for size in (1, 3, 10))]
+PLAIN = {}
+
+
+def five_steps(
+    mode,
+    dtype=torch.float64,
+    *,
+    optimizer=torch.optim.SGD,
+    length=70,
+    shape=SMALL,
+    latent_dim=8,
+    batch=10,
+    variance_head=False,
+    bfloat16=False,
+):
+    """Losses, gradients and final state of five steps, by name."""
+    torch.manual_seed(0)
+    model = Autoencoder(length, *shape, latent_dim, variance_head=variance_head).to(dtype).train()
+    model.save_memory(**mode)
+    for block in (*model.encoder, *model.decoder):
+        torch.nn.init.uniform_(block.norm.weight, 0.5, 2)
+        torch.nn.init.normal_(block.norm.bias)
+    updates = optimizer(model.parameters(), lr=1e-3)
+    found = {}
+    for step in range(5):
+        x = (step + 1) * model.pad(torch.randn(batch, length, dtype=dtype))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            z, log_variance = model.posterior(x)
+            if log_variance is not None:
+                z = reparameterise(z, log_variance, torch.randn(batch, latent_dim, dtype=dtype))
+            y = model.decode_padded(z)
+        loss = F.mse_loss(y.to(dtype), x)
+        if log_variance is not None:
+            loss = loss + kl_divergence(z, log_variance)
+        updates.zero_grad()
+        loss.backward()
+        found[f"{step} loss"] = loss.detach()
+        found |= {f"{step} {name}": p.grad.clone() for name, p in model.named_parameters()}
+        updates.step()
+    return found | {f"end {name}": value for name, value in model.state_dict().items()}
+
+
+def assert_equal(found, expected, tolerance, *, but=()):
+    """Every number within `tolerance` of the largest in its tensor.
+
+    The gradient of a bias before a batch norm is zero but for rounding.
+    """
+    assert found.keys() == expected.keys()
+    for name in [name for name in expected if name not in but]:
+        zero = name.endswith("conv.bias") and not name.startswith("end")
+        size = 1.0 if zero else expected[name].abs().max()
+        error = (found[name] - expected[name]).abs().max() / size
+        assert error <= tolerance, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("variance_head", [False, True])
+def test_losses_gradients_and_statistics_equal_the_plain_ways(mode, variance_head):
+    expected = five_steps(PLAIN, variance_head=variance_head)
+    assert_equal(five_steps(mode, variance_head=variance_head), expected, 1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_in_single_precision_they_equal_but_for_rounding(mode):
+    expected = five_steps(PLAIN, torch.float32)
+    assert_equal(five_steps(mode, torch.float32), expected, 3e-5)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_under_adamw_too(mode):
+    """Adam makes steps of rounding: those biases, which the batch norm takes away again, differ."""
+    expected = five_steps(PLAIN, optimizer=torch.optim.AdamW)
+    found = five_steps(mode, optimizer=torch.optim.AdamW)
+    biases = [name for name in found if name.startswith("end") and name.endswith("conv.bias")]
+    means = [name for name in found if name.endswith("running_mean")]
+    assert_equal(found, expected, 1e-9, but=[*biases, *means])
+
+
+def test_checkpointing_is_equal_to_the_last_bit():
+    expected = five_steps(PLAIN, torch.float32, bfloat16=True)
+    found = five_steps({"checkpointing": True}, torch.float32, bfloat16=True)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_streaming_runs_in_the_precision_of_the_forward_pass():
+    """bfloat16 has three digits; a backward pass in another precision would lose no more."""
+    expected = five_steps(PLAIN, torch.float32, bfloat16=True)
+    found = five_steps({"micro_batch": 3}, torch.float32, bfloat16=True)
+    first = {name: value for name, value in expected.items() if name.startswith("0 ")}
+    assert_equal({name: found[name] for name in first}, first, 0.03)
+    exact = five_steps(PLAIN, torch.float32)
+    assert found["0 loss"] != exact["0 loss"]
+
+
+def test_the_coupling_of_samples_matters(monkeypatch):
+    """Without the gradient through the batch statistics the comparison above would fail."""
+    expected = five_steps(PLAIN)
+    monkeypatch.setattr(streaming._Coupling, "add_to", lambda self, grad, a: grad)
+    with pytest.raises(AssertionError, match=r"(en|de)coder"):
+        assert_equal(five_steps({"micro_batch": 3}), expected, 1e-3)
+
+
+def test_streaming_keeps_the_input_alone():
+    """Of the whole batch nothing else is saved for the backward pass."""
+    model = Autoencoder(70, *SMALL, latent_dim=8).train()
+    x, kept = torch.randn(10, 4, 16, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        streaming.streamed(model.decoder, model.output, x, 3)
+    assert len(kept) == 1 and kept[0] is x
+
+
+def test_the_running_statistics_move_once_a_step():
+    for mode in MODES:
+        state = five_steps(mode)
+        counts = [value for name, value in state.items() if name.endswith("batches_tracked")]
+        assert counts == [5] * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [{"checkpointing": True}, {"micro_batch": 1}], ids=str)
+@pytest.mark.parametrize(("length", "latent_dim", "batch"), [(2048, 128, 4), (30016, 256, 2)])
+def test_the_papers_nets_train_the_same(mode, length, latent_dim, batch):
+    size = {"length": length, "shape": PAPER, "latent_dim": latent_dim, "batch": batch}
+    assert_equal(five_steps(mode, **size), five_steps(PLAIN, **size), 1e-10)

@@ -1,0 +1,349 @@
+"""What each rival is made of, by hand and over many draws."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from pdiff.baselines import registry as families
+from pdiff.baselines.originals import Combined, ensemble
+from pdiff.baselines.rivals import (
+    exponential_averages,
+    from_originals,
+    gaussian,
+    greedy_soup,
+    interpolations,
+    latents_of_rivals,
+    matrix,
+    projections,
+    soup_of,
+    soups,
+)
+from pdiff.config import parse_params
+from pdiff.parameters.subset import Models, Subset
+from tests.conftest import change
+
+SUBSET = Subset({"a": (3,), "b": (2, 2)})
+
+
+@pytest.fixture
+def config(raw):
+    own = {"rival_models": 4, "noised_models": 6, "noise_levels": [0.1], "soups": [2, 5, 9]}
+    own |= {"ranks": [1, 3, 4, 9]}
+    own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06], "latent_noise": [0.1, 2.0]}
+    return parse_params(change(raw, **{f"evaluate.{k}": v for k, v in own.items()})).evaluate
+
+
+def some(count, generator) -> Models:
+    return Models(SUBSET, torch.randn(count, 7, generator=generator) + 1)
+
+
+@pytest.fixture
+def originals(generator):
+    return some(5, generator)
+
+
+# weights
+
+
+def test_a_soup_has_equal_parts_of_different_originals():
+    weights = soups(10, 4, 30, seed=0)
+    assert ((weights == 0.25).sum(1) == 4).all()
+    assert ((weights == 0).sum(1) == 6).all()
+    assert len(weights.unique(dim=0)) > 20
+    assert (weights.sum(0) > 0).all()  # each original has its turn
+
+
+def test_a_soup_of_all_is_the_ensemble(originals):
+    models = Combined(originals, soups(5, 5, 3, seed=0))
+    torch.testing.assert_close(
+        matrix(models, SUBSET), ensemble(originals).row(0).repeat(3, 1), rtol=1e-6, atol=1e-7
+    )
+
+
+def test_an_interpolation_lies_between_two_different_originals():
+    weights = interpolations(6, 400, seed=0)
+    assert ((weights > 0).sum(1) == 2).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(400).double())
+
+
+def test_the_share_of_an_interpolation_is_uniform():
+    weights = interpolations(2, 2000, seed=0)[:, 0]
+    assert weights.mean().item() == pytest.approx(1 / 2, abs=4 * (1 / 12 / 2000) ** 0.5)
+    assert weights.var().item() == pytest.approx(1 / 12, rel=0.06)
+
+
+def test_exponential_averages_by_hand():
+    x = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]).double()
+    by_hand, average = [], x[0]
+    for value in x:
+        average = average if not by_hand else 0.75 * average + 0.25 * value
+        by_hand.append(average)
+    found = exponential_averages(5, 3, 0.75) @ x  # as it stands at steps 0, 2 and 4
+    torch.testing.assert_close(found, torch.stack(by_hand)[[0, 2, 4]])
+    assert len(exponential_averages(5, 50, 0.75)) == 5
+
+
+def test_gaussian_draws_have_the_mean_and_covariance_of_the_points(generator):
+    points = (
+        torch.randn(6, 3, generator=generator).double()
+        @ torch.tensor([[1.0, 0.8, 0.0], [0.0, 1.0, -2.0], [0.0, 0.0, 0.3]]).double()
+    )
+    draws = gaussian(6, 20000, seed=0) @ points
+    expected = torch.cov(points.T)
+    scale = expected.diagonal().sqrt()
+    error = (draws.mean(0) - points.mean(0)) / scale
+    assert error.abs().max().item() < 4 / 20000**0.5
+    difference = (torch.cov(draws.T) - expected) / scale[:, None] / scale
+    assert difference.abs().max().item() < 5 * (2 / 20000) ** 0.5
+
+
+def test_gaussian_draws_lie_in_the_span_of_the_points(generator):
+    """Two points: all draws lie on the line through both, and not only between them."""
+    weights = gaussian(2, 200, seed=0)
+    torch.testing.assert_close(weights.sum(1), torch.ones(200).double())
+    assert weights.min() < 0 and weights.max() > 1
+
+
+def test_the_gaussian_of_one_point_is_that_point():
+    assert gaussian(1, 3, seed=0).tolist() == [[1.0]] * 3
+
+
+def by_svd(points, rank):
+    """Projections on the first right singular vectors, the plain way."""
+    mean = points.mean(0)
+    directions = torch.linalg.svd(points - mean, full_matrices=False).Vh[:rank]
+    return mean + (points - mean) @ directions.T @ directions
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_a_projection_is_that_of_the_singular_vectors(generator, rank):
+    points = 3 + torch.randn(6, 7, generator=generator).double()
+    found = projections(Models(SUBSET, points.float()), [rank], 6)[rank]
+    torch.testing.assert_close(found @ points, by_svd(points, rank), rtol=1e-5, atol=1e-5)
+    assert torch.linalg.matrix_rank(found - 1 / 6).item() == rank
+    torch.testing.assert_close(found.sum(1), torch.ones(6).double())
+
+
+def test_projections_are_of_originals_spread_evenly(generator):
+    originals = some(9, generator)
+    every, three = (projections(originals, [2], models)[2] for models in (9, 3))
+    torch.testing.assert_close(three, every[[0, 4, 8]])
+
+
+def test_components_of_originals_are_the_same_read_in_blocks(generator, monkeypatch):
+    originals = some(6, generator)
+    whole = projections(originals, [2], 6)[2]
+    columns = originals.columns
+    monkeypatch.setattr(originals, "columns", lambda: columns(values=12))
+    assert len(list(originals.columns())) == 4
+    torch.testing.assert_close(projections(originals, [2], 6)[2], whole)
+
+
+def test_ranks_that_give_the_originals_back_are_left_out(originals):
+    assert list(projections(originals, [1, 3, 4, 5, 64], 3)) == [1, 3]  # K - 1 is 4
+
+
+def test_originals_in_few_directions_are_their_own_projections_of_any_rank(generator):
+    """They lie on a line: components behind the first say nothing, and must not move the mean."""
+    points = 50 + torch.randn(8, 1, generator=generator) * torch.randn(1, 7, generator=generator)
+    for rank, weights in projections(Models(SUBSET, points), [1, 3, 6], 8).items():
+        found = (weights @ points.double()).float()
+        torch.testing.assert_close(found, points, rtol=1e-5, atol=1e-5, msg=str(rank))
+
+
+def test_an_original_that_is_not_finite_leaves_no_projection(generator):
+    points = torch.randn(5, 7, generator=generator)
+    points[3, 2] = torch.inf
+    assert projections(Models(SUBSET, points), [2], 3)[2].isnan().all()
+
+
+# groups
+
+
+def test_the_groups_of_the_originals_have_names_that_figures_know(originals, config):
+    groups = from_originals(originals, config, 0)
+    assert {name: len(group) for name, group in groups.items()} == {
+        "original": 5,
+        "ensemble": 1,
+        "noised_0.1": 6,  # of noise_levels, though the ladder has it too
+        "noised_0.5": 4,
+        "absolute_0.06": 4,
+        "soup_2": 4,
+        "soup_5": 4,  # there are no nine originals
+        "interpolated": 4,
+        "projected_1": 4,
+        "projected_3": 4,  # four components would give the originals back
+        "ema": 4,
+        "gaussian_full": 4,
+        "gaussian_diagonal": 4,
+    }
+    for name in groups:
+        family = families.family(name)
+        assert name == family or name == families.name(family, families.level(name))
+
+
+def test_two_originals_have_all_rivals_but_larger_soups(generator, config):
+    groups = from_originals(some(2, generator), config, 0)
+    assert {"soup_2", "interpolated", "gaussian_full", "gaussian_diagonal"} <= set(groups)
+    assert "soup_5" not in groups
+    assert all(matrix(group, SUBSET).isfinite().all() for group in groups.values())
+
+
+def test_a_single_original_has_no_soups_and_gaussians_that_are_copies(generator, config):
+    one = some(1, generator)
+    groups = from_originals(one, config, 0)
+    assert not {"soup_2", "soup_5", "interpolated"} & set(groups)
+    for name in ("ema", "gaussian_full", "gaussian_diagonal"):
+        assert torch.equal(matrix(groups[name], SUBSET), one.row(0).expand(len(groups[name]), 7))
+
+
+def test_the_same_seed_gives_the_same_models_whatever_is_asked_first(originals, config):
+    first, other = (from_originals(originals, config, 3) for _ in range(2))
+    for group in reversed(other.values()):
+        group[len(group) - 1]
+    for name, group in first.items():
+        backwards = [other[name][i] for i in reversed(range(len(group)))]
+        assert torch.equal(matrix(group, SUBSET), matrix(backwards[::-1], SUBSET)), name
+
+
+def test_another_seed_gives_other_models(originals, config):
+    first, other = (from_originals(originals, config, seed) for seed in (3, 4))
+    same = {n for n in first if torch.equal(matrix(first[n], SUBSET), matrix(other[n], SUBSET))}
+    # There is no chance in these.
+    assert same == {"original", "ensemble", "ema", "soup_5", "projected_1", "projected_3"}
+
+
+def test_more_models_of_a_rival_begin_with_the_same_ones(originals, config):
+    more = from_originals(originals, config.model_copy(update={"rival_models": 9}), 0)
+    for name, group in from_originals(originals, config, 0).items():
+        anew = families.family(name) in ("ema", "projected")  # their originals are spread anew
+        if name not in ("original", "ensemble") and not anew:
+            assert torch.equal(matrix(more[name], SUBSET)[:4], matrix(group, SUBSET)[:4]), name
+
+
+def test_the_originals_stay_as_they_are(originals, config):
+    before = originals.block(slice(0, 7)).clone()
+    for group in from_originals(originals, config, 0).values():
+        matrix(group, SUBSET)
+    assert torch.equal(originals.block(slice(0, 7)), before)
+
+
+def test_a_matrix_of_plain_models_has_the_order_of_the_subset():
+    model = {"b": torch.tensor([[4.0, 5.0], [6.0, 7.0]]), "a": torch.tensor([1.0, 2.0, 3.0])}
+    assert matrix([model], SUBSET).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+
+
+# latents
+
+
+def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, generator):
+    latents = torch.randn(5, 400, generator=generator)
+    config = config.model_copy(update={"rival_models": 10})
+    groups = latents_of_rivals(latents, config, "conv", 0)
+    assert set(groups) == {
+        "reconstructed_noise_0.1",
+        "reconstructed_noise_2",
+        "latent_gaussian",
+    }
+    nearest = torch.cdist(groups["reconstructed_noise_0.1"], latents).argmin(1)
+    assert nearest.bincount().tolist() == [2] * 5
+    for level in (0.1, 2.0):
+        noise = groups[f"reconstructed_noise_{level:g}"] - latents[nearest]
+        assert noise.std().item() == pytest.approx(level, rel=0.05)
+
+
+def test_the_gaussian_of_the_latents_has_their_mean_and_covariance(config, generator):
+    latents = torch.randn(4, 2, generator=generator)
+    config = config.model_copy(update={"rival_models": 5000})
+    drawn = latents_of_rivals(latents, config, "conv", 0)["latent_gaussian"]
+    torch.testing.assert_close(drawn.mean(0), latents.mean(0), rtol=0, atol=0.06)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(latents.T), rtol=0.1, atol=0.06)
+
+
+def test_only_a_vae_has_a_prior(config, generator):
+    latents = 5 + torch.randn(4, 300, generator=generator)
+    groups = latents_of_rivals(latents, config, "vae", 0)
+    assert families.ordered(groups)[-1] == "vae_prior"
+    assert groups["vae_prior"].mean().item() == pytest.approx(0, abs=0.15)
+    assert groups["vae_prior"].std().item() == pytest.approx(1, abs=0.1)
+    assert "vae_prior" not in latents_of_rivals(latents, config, "linear", 0)
+
+
+def test_latents_of_rivals_are_the_same_for_the_same_seed(config, generator):
+    latents = torch.randn(4, 3, generator=generator)
+    first, same, other = (latents_of_rivals(latents, config, "vae", s) for s in (1, 1, 2))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+# greedy soup
+
+LABELS = torch.zeros(10, dtype=torch.long)
+
+
+class Judge:
+    """Predictions of models of one number: right on as many of ten images as `right` says."""
+
+    def __init__(self, right) -> None:
+        self.right, self.asked = right, []
+
+    def __call__(self, models: Sequence) -> torch.Tensor:
+        values = [model["x"].item() for model in models]
+        self.asked += values
+        wrong = [[i >= self.right(value) for i in range(10)] for value in values]
+        return torch.tensor(wrong).short()
+
+
+def near(target: float):
+    """Most right nearest to `target`."""
+    return lambda value: 9 - round(abs(value - target)) if value == value else 0
+
+
+def brew(values, right, candidates=50):
+    originals = Models(Subset({"x": (1,)}), torch.tensor(values)[:, None])
+    judge = Judge(right)
+    single = judge(originals)
+    judge.asked.clear()
+    return greedy_soup(originals, single, LABELS, candidates, judge), judge.asked
+
+
+def test_a_greedy_soup_by_hand():
+    """Near 4 is best. 3 comes first; 6 makes 4.5; then 0 would make 3 and -5 only 4 / 3."""
+    soup, asked = brew([-5.0, 6.0, 0.0, 3.0], near(4.0))
+    assert soup.members == [3, 1]
+    assert soup.accuracy == pytest.approx([0.8, 0.9])
+    assert asked == pytest.approx([4.5, 3.0, 4 / 3])
+
+
+def test_an_original_that_lowers_the_mean_is_left_out():
+    soup, asked = brew(
+        [3.0, 0.0, 9.0], lambda value: {3.0: 9, 0.0: 8, 9.0: 7, 6.0: 9}.get(value, 0)
+    )
+    assert soup.members == [0, 2]
+    assert soup.accuracy == pytest.approx([0.9, 0.9])
+    assert asked == [1.5, 6.0]
+
+
+def test_of_equally_good_originals_the_earlier_comes_first():
+    assert brew([1.0, 2.0, 3.0], lambda value: 5)[0].members == [0, 1, 2]
+
+
+def test_only_so_many_candidates_are_tried():
+    soup, asked = brew([1.0, 2.0, 3.0, 4.0], lambda value: 5, candidates=2)
+    assert (soup.members, len(asked)) == ([0, 1], 1)
+
+
+def test_an_original_that_is_not_finite_is_no_part_of_a_greedy_soup():
+    assert brew([torch.nan, 4.0, 3.0], near(4.0))[0].members == [1, 2]
+
+
+def test_the_greedy_soup_of_one_original_is_that_original():
+    soup, asked = brew([4.0], near(4.0))
+    assert (soup.members, soup.accuracy, asked) == ([0], [pytest.approx(0.9)], [])
+
+
+def test_the_soup_of_members_is_their_mean(originals):
+    torch.testing.assert_close(
+        soup_of(originals, [4, 1]).row(0), (originals.row(4) + originals.row(1)) / 2
+    )

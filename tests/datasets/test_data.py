@@ -1,0 +1,243 @@
+"""Image sets: splits, the digits, anyone's own folder, and every way that it can be wrong."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as reference
+
+from pdiff.datasets.prepare import check_images, prepare_images
+from pdiff.images.batches import (
+    EvaluationBatches,
+    ImageFiles,
+    ImageSplit,
+    load_images,
+    save_images,
+    training_batches,
+)
+from pdiff.system.errors import InputError
+
+
+def folder_config(params, root, **changes):
+    own = {"reader": "folder", "root": str(root), "train_size": None, "test_size": None}
+    own |= {"validation_size": 0.25, "noise": 0.0, "size": 16, "resize": 16}
+    return params.data.model_copy(update=own | changes)
+
+
+def test_the_digits_are_split_as_the_parameters_say(params, generator):
+    images = prepare_images(params.data, generator)
+    assert [len(s) for s in (images.train, images.validation, images.test)] == [500, 397, 900]
+    assert images.train.images.shape == (500, 3, 32, 32)
+    assert images.train.images.dtype == torch.uint8
+    assert sorted(images.train.labels.unique().tolist()) == list(range(10))
+
+
+def test_no_digit_stands_in_two_splits(params, generator):
+    data = params.data.model_copy(update={"noise": 0.0})
+    images = prepare_images(data, generator)
+    parts = [images.train, images.validation, images.test]
+    seen = [row.tobytes() for s in parts for row in s.images.numpy()]
+    # scikit-learn's digits hold a few that are equal to the last bit
+    from sklearn.datasets import load_digits
+
+    distinct = len(np.unique(load_digits().data, axis=0))
+    assert len(seen) == 1797
+    assert len(set(seen)) == distinct
+
+
+def test_the_seed_decides_the_split(params):
+    data = params.data
+    splits = [prepare_images(data, torch.Generator().manual_seed(s)).test for s in (0, 0, 1)]
+    assert torch.equal(splits[0].images, splits[1].images)
+    assert not torch.equal(splits[0].labels, splits[2].labels)
+
+
+def test_evaluation_noise_is_fixed_and_training_images_are_clean(params, generator):
+    images = prepare_images(params.data, generator)
+    assert images.train.images.float().std() < images.test.images.float().std()
+    batches = EvaluationBatches(images.test, params.data, 400)
+    assert len(batches) == 3
+    for first, second in zip(batches, batches, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_papers_split_chooses_on_the_test_images(params, generator):
+    images = prepare_images(params.data.model_copy(update={"split": "paper"}), generator)
+    assert torch.equal(images.validation.images, images.test.images)
+    assert len(images.train) == 500
+
+
+def test_images_on_disk_come_back(params, generator, tmp_path):
+    images = prepare_images(params.data, generator)
+    save_images(tmp_path / "images.safetensors", images)
+    again = load_images(tmp_path / "images.safetensors")
+    assert again.classes == images.classes
+    assert torch.equal(again.test.images, images.test.images)
+    assert torch.equal(again.validation.labels, images.validation.labels)
+
+
+def seen(split, data):
+    """A split's images as evaluation sees them, in [0, 255]."""
+    return torch.cat(list(split.evaluated(100, data))) * 255
+
+
+def test_a_folder_of_mixed_sizes_is_a_list_of_files(params, generator, image_folder):
+    data = folder_config(params, image_folder)
+    images = prepare_images(data, generator)
+    assert images.classes == ("cat", "dog")
+    assert [len(s) for s in (images.train, images.validation, images.test)] == [12, 4, 8]
+    assert isinstance(images.train, ImageFiles)
+    bright = seen(images.test, data).mean((1, 2, 3)) > 125
+    assert torch.equal(bright, images.test.labels == 1)
+
+
+def test_a_folder_of_one_small_size_keeps_its_pixels(params, generator, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), np.uint8)
+    for i, part in enumerate(["train"] * 6 + ["test"] * 2):
+        path = tmp_path / part / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[i]).save(path)
+    images = prepare_images(folder_config(params, tmp_path), generator)
+    assert images.test.images.shape[2:] == (12, 12)
+    stored = {row.tobytes() for row in images.test.images.permute(0, 2, 3, 1).numpy()}
+    assert stored == {pixels[6].tobytes(), pixels[7].tobytes()}
+
+
+def test_a_folder_of_one_large_size_is_a_list_of_files(params, generator, tmp_path):
+    for i, part in enumerate(["train"] * 6 + ["test"] * 2):
+        path = tmp_path / part / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (97, 97)).save(path)
+    data = folder_config(params, tmp_path, resize=128)
+    assert isinstance(prepare_images(data, generator).train, ImageFiles)
+
+
+def test_grey_palette_and_transparent_images_become_rgb(params, generator, image_folder):
+    for i, mode in enumerate(("L", "P", "RGBA", "1")):
+        Image.new(mode, (30, 30)).save(image_folder / "train" / "cat" / f"odd{i}.png")
+    data = folder_config(params, image_folder)
+    assert seen(prepare_images(data, generator).train, data).shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "resize", "size"),
+    [
+        ((24, 30), 36, 32),
+        ((49, 49), 64, 64),  # 49 * (64 / 49) is a little less than 64
+        ((47, 94), 96, 96),
+        ((64, 64), 64, 64),
+        ((32, 32), 36, 32),
+        ((60, 40), 32, 24),
+    ],
+)
+def test_evaluation_resizes_and_crops_as_torchvision(params, generator, shape, resize, size):
+    images = torch.randint(256, (4, 3, *shape), dtype=torch.uint8, generator=generator)
+    data = params.data.model_copy(update={"size": size, "resize": resize, "noise": 0.0})
+    data = data.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    split = ImageSplit(images, torch.zeros(4).long())
+    (ours,) = EvaluationBatches(split, data, 10)
+    resized = reference.resize(images.float() / 255, resize, antialias=True)
+    theirs = reference.center_crop(resized, [size])
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_pass_sees_every_image_once_and_drops_a_last_one(params, generator):
+    images = torch.zeros(21, 3, 32, 32, dtype=torch.uint8)
+    split = ImageSplit(images, torch.arange(21))
+    batches = [labels for _, labels in training_batches(split, params.data, 10, generator)]
+    assert [len(labels) for labels in batches] == [10, 10]
+    assert len(set(torch.cat(batches).tolist())) == 20
+
+
+def test_sixteen_bit_grey_is_scaled_and_a_photo_is_turned_upright(params, generator, tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            deep = np.full((20, 20), 30_000, np.uint16)
+            Image.fromarray(deep).save(folder / "deep.png")
+            pixels = np.zeros((20, 20, 3), np.uint8)
+            pixels[:10] = 200  # bright above
+            turned = Image.fromarray(pixels)
+            exif = turned.getexif()
+            exif[274] = 3  # stored upside down
+            turned.save(folder / "turned.png", exif=exif)
+    config = folder_config(params, tmp_path, size=20, resize=20)
+    images = prepare_images(config, generator).test.images.float()
+    deep, turned = images[0], images[1]
+    assert deep.unique().tolist() == [30_000 >> 8]
+    assert turned[:, :10].mean() == 0 and turned[:, 10:].mean() == 200
+
+
+def test_training_without_crops_sees_what_evaluation_sees(params, generator):
+    images = torch.randint(256, (3, 3, 36, 48), dtype=torch.uint8, generator=generator)
+    changes = {"size": 32, "resize": 36, "noise": 0.0, "shift": 0, "flip": False}
+    data = params.data.model_copy(update=changes)
+    split = ImageSplit(images, torch.arange(3))
+    ((trained, labels),) = training_batches(split, data, 3, generator)
+    (evaluated,) = EvaluationBatches(split, data, 3)
+    torch.testing.assert_close(trained, evaluated[labels], atol=1e-4, rtol=0)
+
+
+def _remove(path):
+    return lambda root: shutil.rmtree(root / path)
+
+
+def _empty(path):
+    def change(root):
+        for file in (root / path).iterdir():
+            file.unlink()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_remove(""), r"images' is not a folder; it must hold train/CLASS/ and test/CLASS/ "),
+        (_remove("test"), r"lacks the folder test/"),
+        (_remove("test/dog"), r"train/ has cat, dog, test/ has cat$"),
+        (_empty("train/dog"), r"train/dog has no image; allowed are \.bmp"),
+    ],
+)
+def test_a_wrong_folder_is_named_before_any_image_is_read(params, image_folder, damage, message):
+    damage(image_folder)
+    with pytest.raises(InputError, match=message) as caught:
+        check_images(folder_config(params, image_folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 40, -30])
+def test_a_broken_image_is_named(params, generator, image_folder, keep):
+    path = image_folder / "train" / "cat" / "0.png"
+    path.write_bytes(path.read_bytes()[:keep])
+    data = folder_config(params, image_folder)
+    with pytest.raises(InputError, match=r"train/cat/0\.png is not an image that can be read"):
+        seen(prepare_images(data, generator).train.take(torch.arange(12)), data)
+
+
+def test_a_broken_image_of_a_set_of_one_size_is_named(params, generator, tmp_path):
+    for i, part in enumerate(["train"] * 6 + ["test"] * 2):
+        path = tmp_path / part / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 12)).save(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"test/1/7\.png is not an image that can be read"):
+        prepare_images(folder_config(params, tmp_path), generator)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reader": "cifar"}, r"data\.reader: unknown 'cifar'; known: digits, folder"),
+        ({"resize": 16}, r"data\.resize: 16 is smaller than data\.size: 32"),
+        ({"train_size": 501}, r"data\.train_size: 501 images are wanted, at most 500"),
+        ({"validation_size": 900}, r"data\.validation_size: 900 images are wanted, at most 895"),
+        ({"test_size": 1797}, r"data\.test_size: 1797 images are wanted, at most 1796"),
+    ],
+)
+def test_wrong_numbers_are_named(params, generator, changes, message):
+    with pytest.raises(InputError, match=message):
+        prepare_images(params.data.model_copy(update=changes), generator)

@@ -1,0 +1,409 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from pdiff.config import DdpmConfig
+from pdiff.diffusion.schedule import Diffusion, check_sampler, train_denoiser
+from pdiff.system.errors import InputError
+from tests.toys.training import FakeResume, equal_weights, one_thread  # noqa: F401
+
+BETAS = (1e-4, 0.02)
+LENGTHS = [10, 100, 1000, 2000]
+CONFIG = DdpmConfig(
+    channels=(8, 16, 8),
+    kernel_size=3,
+    timesteps=100,
+    beta_start=1e-4,
+    beta_end=0.02,
+    steps=30,
+    batch_size=10,
+    lr=0.003,
+    weight_decay=0.01,
+    standardise="none",
+    prediction="epsilon",
+    held_out=0.0,
+    ema=0.0,
+)
+
+
+def reference(scheduler, timesteps=1000, **arguments):
+    """The same diffusion in diffusers, in float64.
+
+    Its own float32 loses the digits of 1 - alpha_bar in the first steps: errors up to 4e-4.
+    """
+    beta_start, beta_end = BETAS
+    diffusers = scheduler(
+        timesteps, beta_start=beta_start, beta_end=beta_end, clip_sample=False, **arguments
+    )
+    diffusers.betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+    diffusers.alphas = 1 - diffusers.betas
+    diffusers.alphas_cumprod = diffusers.alphas.cumprod(0)
+    return diffusers
+
+
+def close(ours, theirs, atol=1e-5):
+    torch.testing.assert_close(ours, theirs.float(), atol=atol, rtol=1e-5)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    return Diffusion(1000, *BETAS)
+
+
+@pytest.mark.parametrize("timesteps", LENGTHS)
+def test_the_schedule_equals_diffusers(timesteps):
+    ours = Diffusion(timesteps, *BETAS)
+    theirs = DDPMScheduler(timesteps, beta_start=BETAS[0], beta_end=BETAS[1])
+    close(ours.betas, theirs.betas)
+    close(ours.alphas_cumprod, theirs.alphas_cumprod)
+
+
+@pytest.mark.parametrize(("timesteps", "expected"), [(10, 0.9037), (100, 0.3635), (1000, 4.04e-5)])
+def test_the_schedule_ends_at_the_known_alpha_bar(timesteps, expected):
+    end = Diffusion(timesteps, *BETAS).alphas_cumprod[-1].item()
+    assert end == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(("t", "expected"), [(0, 0.0), (487, 0.00979), (999, 0.02)])
+def test_posterior_variance_has_the_known_values(diffusion, t, expected):
+    assert diffusion.posterior_variance[t].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("timesteps", LENGTHS)
+def test_the_posterior_variance_equals_diffusers(timesteps):
+    ours, theirs = Diffusion(timesteps, *BETAS), reference(DDPMScheduler, timesteps)
+    expected = torch.stack([theirs._get_variance(t) for t in range(timesteps)])
+    close(ours.posterior_variance, expected)
+
+
+@pytest.mark.parametrize("timesteps", LENGTHS)
+def test_noising_equals_diffusers(timesteps):
+    t = torch.arange(timesteps)
+    x0, noise = draw(timesteps, 6), draw(timesteps, 6, seed=1)
+    theirs = reference(DDPMScheduler, timesteps).add_noise(x0, noise, t)
+    close(Diffusion(timesteps, *BETAS).add_noise(x0, noise, t), theirs)
+
+
+@pytest.mark.parametrize("timesteps", LENGTHS)
+def test_each_ddpm_step_equals_diffusers(timesteps):
+    ours, theirs = Diffusion(timesteps, *BETAS), reference(DDPMScheduler, timesteps)
+    xt, epsilon = draw(4, 6), draw(4, 6, seed=1)
+    for t in {0, 1, 2, timesteps // 3, timesteps // 2, timesteps - 1}:
+        generator = torch.Generator().manual_seed(7)
+        expected = theirs.step(epsilon, t, xt, generator=generator).prev_sample
+        close(ours.ddpm_step(xt, epsilon, t, draw(4, 6, seed=7)), expected)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "steps"), [(10, 1), (10, 10), (100, 7), (1000, 50), (1000, 1000), (2000, 333)]
+)
+def test_each_ddim_step_equals_diffusers(timesteps, steps):
+    ours = Diffusion(timesteps, *BETAS)
+    theirs = reference(DDIMScheduler, timesteps, set_alpha_to_one=True)
+    stride = timesteps // steps
+    theirs.set_timesteps(steps)  # its step goes back by this stride
+    xt = draw(4, 6)
+    for t in {0, stride - 1, timesteps // 2, timesteps - 1}:
+        # epsilon that belongs to an x_0 of ordinary size: float32 leaves 1e-7 / signal in x_0
+        epsilon = (xt - ours.signal[t] * draw(4, 6, seed=1)) / ours.noise[t]
+        expected = theirs.step(epsilon, t, xt, eta=0.0).prev_sample
+        found = ours.ddim_step(xt, epsilon, t, max(t - stride, -1))
+        close(found, expected, atol=max(1e-5, 2e-7 / ours.signal[t].item()))
+
+
+def test_ddpm_steps_are_draws_from_the_posterior(diffusion):
+    """Eq. 11 with the noise that leads from x_0 to x_t is eq. 7."""
+    x0, epsilon, noise = draw(5, 6), draw(5, 6, seed=1), draw(5, 6, seed=2)
+    for t in (0, 1, 500, 999):
+        times = torch.full((5,), t)
+        xt = diffusion.add_noise(x0, epsilon, times)
+        mean, variance = diffusion.posterior(x0, xt, times)
+        close(diffusion.ddpm_step(xt, epsilon, t, noise), mean + variance.sqrt() * noise)
+
+
+def test_the_posterior_inverts_the_forward_process(diffusion):
+    """Noise x_0 to x_t, draw x_{t-1} from the posterior: it has the law of x_{t-1} given x_0."""
+    t, x0 = 300, torch.full((200_000, 1), 1.5)
+    times = torch.full((200_000,), t)
+    xt = diffusion.add_noise(x0, draw(200_000, 1), times)
+    mean, variance = diffusion.posterior(x0, xt, times)
+    previous = mean + variance.sqrt() * draw(200_000, 1, seed=1)
+    assert previous.mean().item() == pytest.approx(
+        1.5 * diffusion.signal[t - 1].item(), abs=4 * previous.std().item() / 200_000**0.5
+    )
+    assert previous.std().item() == pytest.approx(diffusion.noise[t - 1].item(), rel=0.01)
+
+
+def test_the_last_ddpm_step_adds_no_noise(diffusion):
+    xt, epsilon = draw(5, 6), draw(5, 6, seed=1)
+    quiet, loud = (diffusion.ddpm_step(xt, epsilon, 0, s * torch.ones(5, 6)) for s in (0, 9))
+    assert torch.equal(quiet, loud)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (1, [9]),
+        (2, [9, 0]),
+        (4, [9, 6, 3, 0]),
+        (5, [9, 7, 5, 2, 0]),
+        (10, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+    ],
+)
+def test_ddim_steps_reach_both_ends(steps, expected):
+    assert Diffusion(10, *BETAS).ddim_timesteps(steps) == expected
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 37, 100])
+def test_ddim_steps_fall_strictly_from_the_top_to_zero(timesteps):
+    diffusion = Diffusion(timesteps, *BETAS)
+    for steps in range(2, timesteps + 1):
+        sequence = diffusion.ddim_timesteps(steps)
+        assert (len(sequence), sequence[0], sequence[-1]) == (steps, timesteps - 1, 0)
+        assert all(a > b for a, b in pairwise(sequence))
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 11])
+def test_impossible_numbers_of_ddim_steps_are_refused(steps):
+    with pytest.raises(ValueError, match=f"DDIM takes 1 to 10 steps, not {steps}"):
+        Diffusion(10, *BETAS).ddim_timesteps(steps)
+
+
+def gaussian_epsilon(diffusion, mean, std):
+    """The exact E[epsilon | x_t] where the data are N(mean, std^2); std 0 is a single point."""
+
+    def predict(xt, t):
+        signal, noise = diffusion.signal[t, None], diffusion.noise[t, None]
+        return noise * (xt - signal * mean) / (signal**2 * std**2 + noise**2)
+
+    return predict
+
+
+def sample(diffusion, predict, shape, sampler="ddpm", steps=50, **more):
+    generator = torch.Generator().manual_seed(0)
+    return diffusion.sample(predict, shape, generator, sampler=sampler, steps=steps, **more)
+
+
+@pytest.mark.parametrize("timesteps", [10, 1000])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddpm", 1), ("ddim", 1), ("ddim", 7), ("dpm_solver", 7)]
+)
+def test_with_the_true_noise_of_one_point_sampling_ends_there(timesteps, sampler, steps):
+    point, diffusion = draw(6), Diffusion(timesteps, *BETAS)
+    predict = gaussian_epsilon(diffusion, point, 0.0)
+    found = sample(diffusion, predict, (5, 6), sampler, steps)
+    atol = 1e-4 if steps == 1 and sampler == "ddim" else 1e-5  # one jump: 1e-7 / signal
+    torch.testing.assert_close(found, point.expand(5, 6), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("ddpm", 1), ("ddim", 200), ("ddim", 1000), ("dpm_solver", 40)]
+)
+def test_with_the_exact_predictor_samples_have_the_datas_mean_and_std(diffusion, sampler, steps):
+    mean, std = torch.tensor([3.0, -1.0, 0.0]), torch.tensor([0.5, 2.0, 1.0])
+    predict = gaussian_epsilon(diffusion, mean, std)
+    found = sample(diffusion, predict, (20_000, 3), sampler, steps)
+    torch.testing.assert_close(found.mean(0), mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(found.std(0), std, atol=0, rtol=0.03)
+
+
+def test_the_ddim_sampler_equals_diffusers():
+    """With all T steps, where diffusers' spacing reaches both ends too."""
+    ours = Diffusion(100, *BETAS)
+    predict = gaussian_epsilon(ours, 2.0, 0.7)
+    theirs = reference(DDIMScheduler, 100, set_alpha_to_one=True)
+    theirs.set_timesteps(100)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    for t in theirs.timesteps:
+        x = theirs.step(predict(x, t.expand(5)), int(t), x, eta=0.0).prev_sample
+    close(sample(ours, predict, (5, 6), "ddim", 100), x)
+
+
+def test_the_ddpm_sampler_equals_diffusers():
+    ours, theirs = Diffusion(100, *BETAS), reference(DDPMScheduler, 100)
+    predict = gaussian_epsilon(ours, 2.0, 0.7)
+    theirs.set_timesteps(100)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 6, generator=generator)
+    for t in theirs.timesteps:
+        x = theirs.step(predict(x, t.expand(5)), int(t), x, generator=generator).prev_sample
+    close(sample(ours, predict, (5, 6), "ddpm"), x)
+
+
+@pytest.mark.parametrize("timesteps", [10, 1000])
+@pytest.mark.parametrize("steps", [1, 5, 9])
+def test_dpm_solver_steps_fall_strictly_from_the_top(timesteps, steps):
+    visited = Diffusion(timesteps, *BETAS).dpm_solver(steps).timesteps.tolist()
+    assert (len(visited), visited[0]) == (steps, timesteps - 1)
+    assert all(a > b for a, b in pairwise(visited))
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 10])
+def test_impossible_numbers_of_dpm_solver_steps_are_refused(steps):
+    with pytest.raises(InputError, match=f"takes 1 to 9 steps, not {steps}"):
+        Diffusion(10, *BETAS).dpm_solver(steps)
+
+
+def test_dpm_solver_needs_fewer_steps_than_ddim_for_the_same_end(diffusion):
+    """Against a thousand steps of DDIM, the exact predictor given."""
+    predict = gaussian_epsilon(diffusion, 2.0, 0.7)
+    end = sample(diffusion, predict, (100, 6), "ddim", 1000)
+    error = {
+        name: (sample(diffusion, predict, (100, 6), name, 20) - end).abs().mean().item()
+        for name in ("ddim", "dpm_solver")
+    }
+    assert error["dpm_solver"] < error["ddim"] / 3
+
+
+def test_without_diffusers_dpm_solver_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("pdiff.diffusion.schedule.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install diffusers"):
+        check_sampler("dpm_solver")
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 10), ("ddim", 4), ("dpm_solver", 4)])
+def test_the_trajectory_runs_from_the_start_to_the_sample(sampler, steps):
+    diffusion, seen = Diffusion(10, *BETAS), []
+    found = sample(
+        diffusion,
+        gaussian_epsilon(diffusion, 1.0, 1.0),
+        (3, 2),
+        sampler,
+        steps,
+        trajectory=lambda i, x: seen.append((i, x)),
+    )
+    assert [i for i, _ in seen] == list(range(steps + 1))
+    start = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(seen[0][1], start) and torch.equal(seen[-1][1], found)
+
+
+def test_the_samplers_call_the_predictor_at_their_steps():
+    diffusion, steps = Diffusion(10, *BETAS), []
+
+    def predict(xt, t):
+        assert t.unique().numel() == 1
+        steps.append(t[0].item())
+        return torch.zeros_like(xt)
+
+    sample(diffusion, predict, (3, 2), "ddpm", steps=4)
+    sample(diffusion, predict, (3, 2), "ddim", steps=4)
+    sample(diffusion, predict, (3, 2), "dpm_solver", steps=3)
+    assert steps == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 9, 6, 3, 0, 9, 6, 3]
+
+
+def test_the_loss_of_the_true_noise_is_zero_and_of_silence_one(diffusion):
+    x0 = torch.full((20_000, 1), 0.5)
+    true = gaussian_epsilon(diffusion, 0.5, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    assert diffusion.loss(true, x0, generator).item() == pytest.approx(0, abs=1e-6)
+    silence = diffusion.loss(lambda xt, t: 0 * xt, x0, generator).item()
+    assert silence == pytest.approx(1, abs=0.05)
+
+
+def test_the_loss_visits_every_step_equally_often():
+    diffusion, seen = Diffusion(10, *BETAS), []
+
+    def predict(xt, t):
+        seen.append(t)
+        return 0 * xt
+
+    diffusion.loss(predict, torch.zeros(20_000, 1), torch.Generator().manual_seed(0))
+    counts = torch.bincount(seen[0], minlength=10)
+    assert len(counts) == 10 and counts.min() > 1800 and counts.max() < 2200
+
+
+def train(latents=None, seed=0, log=lambda metrics, step: None, resume=None, **changes):
+    latents = draw(20, 16) if latents is None else latents
+    config = CONFIG.model_copy(update=changes)
+    generator = torch.Generator().manual_seed(seed)
+    return train_denoiser(latents, config, generator, log, resume=resume)
+
+
+def losses(**changes):
+    points = []
+    train(log=lambda metrics, step: points.append(metrics["loss"]), **changes)
+    return points
+
+
+def test_the_same_seed_gives_the_same_weights_and_losses():
+    torch.manual_seed(1)
+    first, first_losses = train(steps=5), losses(steps=5)
+    torch.manual_seed(2)
+    assert equal_weights(first, train(steps=5))
+    assert first_losses == losses(steps=5)
+    assert not equal_weights(first, train(steps=5, seed=1))
+
+
+def test_an_interrupted_training_ends_with_the_same_weights():
+    resume = FakeResume(stop_after=7)
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=resume)
+    assert equal_weights(train(resume=resume), train())
+
+
+def test_the_loss_falls():
+    points = losses(latents=torch.ones(20, 16), steps=150, batch_size=50)
+    assert sum(points[-10:]) < 0.5 * sum(points[:10])
+
+
+def test_the_trained_denoiser_is_in_eval_mode():
+    assert not train(steps=1).training
+
+
+def test_a_trained_denoiser_generates_latents_like_those_it_saw():
+    latents = 2 + 0.1 * draw(50, 16)
+    model = train(latents, steps=300, batch_size=50)
+    diffusion = Diffusion(CONFIG.timesteps, CONFIG.beta_start, CONFIG.beta_end)
+    found = sample(diffusion, model, (50, 16))
+    assert found.mean().item() == pytest.approx(2, abs=0.4)
+
+
+def test_latents_that_are_not_finite_are_named():
+    latents = draw(20, 16)
+    latents[[2, 4]] = float("inf")
+    with pytest.raises(ValueError, match=r"latents: 2 of 20 rows are not finite: \[2, 4\]"):
+        train(latents)
+
+
+def test_a_predictor_of_v_that_knows_the_data_is_one_of_the_noise(diffusion):
+    x0, noise, t = draw(7, 5), draw(7, 5, seed=1), torch.tensor([0, 1, 10, 100, 500, 900, 999])
+    xt = diffusion.add_noise(x0, noise, t)
+    predict = diffusion.predicts_noise(lambda *_: diffusion.velocity(x0, noise, t), "v")
+    close(predict(xt, t), noise, atol=1e-4)
+    loss = diffusion.loss(lambda *_: torch.zeros(7, 5), x0, torch.Generator().manual_seed(2), "v")
+    assert loss > 0.3  # a net that predicts 0 is right in neither form
+
+
+def test_the_loss_of_v_is_zero_for_the_true_velocity_of_a_single_point(diffusion):
+    point = draw(1, 5)
+
+    def velocity(xt, t):
+        noise = (xt - diffusion.signal[t, None] * point) / diffusion.noise[t, None]
+        return diffusion.velocity(point.expand_as(xt), noise, t)
+
+    own = torch.Generator().manual_seed(2)
+    assert diffusion.loss(velocity, point.expand(50, 5), own, "v") < 1e-6
+    assert diffusion.loss(velocity, point.expand(50, 5), own, "epsilon") > 0.1
+
+
+def test_latents_encoded_anew_are_what_the_denoiser_learns():
+    latents, seen = draw(20, 6), []
+
+    def encode(rows):
+        seen.append(rows)
+        return latents[rows]
+
+    def train(encode):
+        own = torch.Generator().manual_seed(0)
+        return train_denoiser(latents, CONFIG, own, lambda *_: None, encode=encode)
+
+    assert equal_weights(train(encode), train(None))
+    assert len(seen) == CONFIG.steps
+    assert all(len(rows) == CONFIG.batch_size for rows in seen)
+    assert not equal_weights(train(lambda rows: 2 * latents[rows]), train(None))

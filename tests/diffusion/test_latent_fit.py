@@ -1,0 +1,155 @@
+"""The fit of a generator: what it must see in one that has learned, not learned, or copied."""
+
+import pytest
+import torch
+
+from pdiff.config import GenerateConfig
+from pdiff.diffusion.bars import missed_latent_bars
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.fit import gaussian_predictor, latent_fit, variance_along
+from pdiff.diffusion.latents import (
+    LatentModel,
+    LatentStatistics,
+    Schedule,
+    held_out_rows,
+    principal_directions,
+)
+from pdiff.diffusion.schedule import train_denoiser
+from tests.toys.training import one_thread  # noqa: F401
+
+STD = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.01, 0.01])
+K, L = 300, len(STD)
+SCHEDULE = Schedule(200, 1e-4, 0.05, "epsilon")
+
+
+def draw(count: int, seed: int = 0) -> torch.Tensor:
+    """From a Gaussian with a mean, and with principal directions that are no dimensions."""
+    own = torch.Generator().manual_seed(seed)
+    turn = torch.linalg.qr(torch.randn(L, L, generator=torch.Generator().manual_seed(9)))[0]
+    return torch.randn(count, L, generator=own) * STD @ turn.T + 3
+
+
+@pytest.fixture(scope="module")
+def latents() -> torch.Tensor:
+    return draw(K)
+
+
+@pytest.fixture
+def bars(params) -> GenerateConfig:
+    return params.generate
+
+
+class Predictor(Denoiser):
+    """A function in the place of a trained denoiser."""
+
+    def __init__(self, predict) -> None:
+        super().__init__(L, (2, 4, 2), 3)
+        self.predict = predict
+
+    def forward(self, x, t):
+        return self.predict(x, t)
+
+
+def fit_of(latents, make, standardise="none"):
+    """Fit of the generator that `make(scaled latents it may learn from)` returns."""
+    held_out = held_out_rows(len(latents), 0.1)
+    statistics = LatentStatistics.fit(latents[~held_out], standardise)
+    model = LatentModel(make(statistics.apply(latents[~held_out])), statistics, SCHEDULE, held_out)
+    diffusion, predict_noise = model.noise_predictor()
+    shape, own = (1000, len(statistics.std)), torch.Generator().manual_seed(3)
+    scaled = diffusion.sample(predict_noise, shape, own, sampler="ddpm", steps=1)
+    fit = latent_fit(model, latents, statistics.invert(scaled), torch.Generator().manual_seed(4))
+    return fit
+
+
+def copier(scaled, diffusion):
+    """The exact noise in x_t if x_0 is one of the latents: it draws nothing but these."""
+
+    def predict(xt, t):
+        signal, noise = diffusion.signal[t, None], diffusion.noise[t, None]
+        distance = torch.cdist(xt / signal, scaled) * signal / noise
+        x0 = torch.softmax(-distance.square() / 2, 1) @ scaled
+        return (xt - signal * x0) / noise
+
+    return predict
+
+
+@pytest.mark.parametrize("standardise", ["none", "dimension", "whiten"])
+def test_the_true_scores_of_a_gaussian_pass(latents, bars, standardise):
+    diffusion = SCHEDULE.diffusion(latents.device)
+
+    def oracle(scaled):
+        held_out = held_out_rows(K, 0.1)
+        statistics = LatentStatistics.fit(latents[~held_out], standardise)
+        return Predictor(gaussian_predictor(statistics.apply(draw(100_000, seed=1)), diffusion))
+
+    fit = fit_of(latents, oracle, standardise)
+    assert missed_latent_bars(fit, bars) == []
+    assert fit["directions"] == 4
+    assert fit["outside"] < 0.02
+    assert fit["loss_held_out"] == pytest.approx(fit["loss_training"], rel=0.1)
+
+
+def test_a_denoiser_after_ten_steps_fails(latents, bars, params):
+    changes = {"timesteps": SCHEDULE.timesteps, "beta_end": 0.05, "steps": 10}
+    config = params.ddpm.model_copy(update=changes | {"prediction": "epsilon"})
+
+    def train(scaled):
+        own = torch.Generator().manual_seed(0)
+        return train_denoiser(scaled, config, own, lambda *_: None)
+
+    missed = missed_latent_bars(fit_of(latents, train, "whiten"), bars)
+    assert any("generate.variance_ratio: 0.8 to 1.25" in reason for reason in missed)
+    assert any("that of a Gaussian" in reason for reason in missed)
+
+
+def test_one_that_repeats_its_latents_is_told_apart_by_the_held_out_loss(latents, bars):
+    diffusion = SCHEDULE.diffusion(latents.device)
+    fit = fit_of(latents, lambda scaled: Predictor(copier(scaled, diffusion)))
+    assert 0.8 < fit["variance_least"] <= fit["variance_most"] < 1.25
+    assert fit["loss_training"] < fit["loss_gaussian"]
+    assert fit["loss_held_out"] > 2 * fit["loss_gaussian"]
+    assert ["held-out" in reason for reason in missed_latent_bars(fit, bars)] == [True]
+
+
+def test_variance_along_directions_is_that_of_generated_over_originals(latents):
+    _, directions = principal_directions(latents)
+    centred = latents - latents.mean(0)
+    stretched = centred + (centred @ directions[:, 1:2]) @ directions[:, 1:2].T + 7
+    ratios, outside = variance_along(latents, stretched)  # the second direction twice as long
+    assert ratios.tolist() == pytest.approx([1, 4, 1, 1], abs=0.01)
+    assert outside < 0.01
+
+
+def test_what_lies_outside_the_leading_directions_is_seen(latents, bars):
+    _, directions = principal_directions(latents)
+    noise = torch.randn(K, 1, generator=torch.Generator().manual_seed(5)) @ directions[:, 5:].T
+    fit = dict.fromkeys(("loss_held_out", "loss_gaussian"))
+    _, fit["outside"] = variance_along(latents, latents + 3 * noise)
+    assert 0.2 < fit["outside"] < 0.4  # 9 of 9 + 21
+    fit |= {"variance_least": 1.0, "variance_most": 1.0}
+    assert [r for r in missed_latent_bars(fit, bars) if "outside these directions" in r]
+
+
+def test_whitened_latents_have_no_correlation_and_come_back(latents):
+    statistics = LatentStatistics.fit(latents, "whiten")
+    white = statistics.apply(latents)
+    torch.testing.assert_close(white.T.cov(), torch.eye(L), atol=1e-3, rtol=0)
+    torch.testing.assert_close(statistics.invert(white), latents, atol=1e-4, rtol=0)
+
+
+def test_whitening_leaves_out_what_only_rounding_makes_different(latents):
+    flat = latents.clone()
+    flat[:, 0] = flat[:, 1]
+    statistics = LatentStatistics.fit(flat, "whiten")
+    assert statistics.directions.shape == (L, L - 1)
+    torch.testing.assert_close(statistics.invert(statistics.apply(flat)), flat, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("count", "share", "rows"), [(20, 0.1, [4, 14]), (6, 0.5, [0, 2, 4])])
+def test_held_out_latents_are_spread_evenly(count, share, rows):
+    assert held_out_rows(count, share).nonzero().flatten().tolist() == rows
+
+
+def test_nothing_is_held_out_if_nothing_shall_be():
+    assert not held_out_rows(300, 0.0).any()

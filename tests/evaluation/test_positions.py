@@ -1,0 +1,112 @@
+"""Positions that no logit depends on: they are not computed, and the logits stay the same."""
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pdiff.evaluation.predict import CutNet
+from tests.toys.nets import assert_logits_equal, noised, products, small_images
+from tests.toys.training import one_thread  # noqa: F401
+
+pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")
+
+WIDTH, TOKENS = 24, 8
+
+
+class Tokens(nn.Module):
+    """Rows of an image as tokens, a norm and a linear layer on each, and `rest`."""
+
+    def __init__(self, rest) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.rest = nn.LayerNorm(WIDTH), rest
+        self.linear, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(images.transpose(1, 2).flatten(2))
+        return self.head(self.rest(tokens + functional.gelu(self.linear(tokens))))
+
+
+RESTS = {
+    "the first": (1, lambda x: x[:, 0]),
+    "the last": (1, lambda x: x[:, -1]),
+    "a slice": (2, lambda x: x[:, 1:3].mean(1)),
+    "all but the first": (7, lambda x: x[:, 1:].mean(1)),
+    "two of them": (2, lambda x: x[:, 0] + 2 * x[:, 1]),
+    "first of a slice": (1, lambda x: x[:, 2:][:, 0]),
+    "after a softmax": (1, lambda x: x.softmax(2)[:, 0]),
+    "after a transpose": (1, lambda x: x.transpose(1, 2).relu()[..., 0]),
+    "after a permute": (1, lambda x: x.permute(1, 0, 2).relu()[3]),
+    "after a reshape": (1, lambda x: x.unflatten(2, (2, 12)).tanh()[:, 5].flatten(1)),
+    "after what is not known": (8, lambda x: x.unflatten(2, (2, 12)).flip(2)[:, 5].flatten(1)),
+    "times one for all": (1, lambda x: (x * x.new_tensor([[[2.0]]]))[:, 0]),
+    "times one for each": (1, lambda x: (x * torch.arange(8.0)[:, None])[:, 3]),
+    "mean": (8, lambda x: x.mean(1)),
+    "first and mean": (8, lambda x: x[:, 0] + x.mean(1)),
+    "mixed first": (8, lambda x: x.cumsum(1)[:, 3]),
+    "softmax over tokens": (8, lambda x: x.softmax(1)[:, 3]),
+    "mean added": (8, lambda x: (x + x.mean(1, keepdim=True))[:, 0]),
+    "every second": (8, lambda x: x[:, ::2].mean(1)),
+    "reshape that mixes": (8, lambda x: x.reshape(-1, 4, 48)[:, 0].unflatten(1, (2, 24)).sum(1)),
+    "first value of each": (8, lambda x: x[:, :, :3].repeat(1, 1, 8).sum(1)),
+    "slice of all": (8, lambda x: x[:, :].sum(1)),
+}
+
+
+@pytest.mark.parametrize("case", RESTS)
+def test_logits_stay_the_same(case):
+    net, names = Tokens(RESTS[case][1]).eval(), ["norm.weight", "norm.bias"]
+    assert_logits_equal(net, names, noised(net, names), small_images())
+
+
+@pytest.mark.parametrize("case", RESTS)
+def test_only_positions_that_are_used_are_computed(case):
+    count, rest = RESTS[case]
+    found = products(Tokens(rest).eval(), ["norm.weight"], small_images())
+    assert found == count * WIDTH**2 + WIDTH * 5
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    torch.manual_seed(0)
+    net = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=2, num_classes=10
+    )
+    return net.eval()
+
+
+def test_after_the_last_attention_a_vision_transformer_has_one_token(vit):
+    images = torch.randn(3, 3, 32, 32)
+    names = ["blocks.1.norm2.weight", "norm.weight"]
+    (boundary,) = CutNet(vit, names, images).prefix(images)
+    assert boundary.shape == (3, 1, WIDTH)
+    assert products(vit, names, images) == 8 * WIDTH**2 + WIDTH * 10
+
+
+def test_the_last_attention_of_a_vision_transformer_has_one_query(vit):
+    cut = CutNet(vit, ["blocks.0.norm1.weight"], torch.randn(3, 3, 32, 32))
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    found = cut._cut.suffix.module.graph.find_nodes(op="call_function", target=attention)
+    queries, keys = ([node.args[i].meta["val"].shape[2] for node in found] for i in (0, 1))
+    assert (queries, keys) == ([17, 1], [17, 17])
+
+
+@pytest.mark.parametrize(
+    "layer", ["patch_embed.proj", "blocks.0.norm2", "blocks.1.attn.qkv", "blocks.1.mlp.fc1", "norm"]
+)
+def test_a_vision_transformers_logits_stay_the_same(vit, layer):
+    names = [f"{layer}.weight", f"{layer}.bias"]
+    assert_logits_equal(vit, names, noised(vit, names, (0.0, 0.5)), torch.randn(5, 3, 32, 32))
+
+
+@pytest.mark.parametrize("options", [{"global_pool": "avg"}, {"reg_tokens": 2}], ids=str)
+def test_vision_transformers_of_other_kinds_stay_the_same(options):
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": 2}
+    net, names = (
+        VisionTransformer(**sizes, **options, num_classes=10).eval(),
+        ["blocks.0.norm1.bias"],
+    )
+    assert_logits_equal(net, names, noised(net, names), torch.randn(3, 3, 32, 32))

@@ -1,0 +1,230 @@
+"""Lists of larger images: decoded when they are asked for, the same whatever the number of threads.
+
+What evaluation sees of every set's files is compared with torchvision in test_readers.py.
+"""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as reference
+
+from pdiff.datasets.prepare import prepare_images
+from pdiff.images import listed as image_files
+from pdiff.images.batches import (
+    EvaluationBatches,
+    ImageFiles,
+    load_images,
+    save_images,
+    training_batches,
+)
+from pdiff.images.decode import decode
+from pdiff.nets.base import measure_accuracy, train_base
+from pdiff.nets.registry import build_net
+from pdiff.system.errors import InputError
+from tests.toys.sets import pixels
+
+
+@pytest.fixture
+def data(params, image_folder):
+    """The folder of mixed sizes, all augmentation on."""
+    changes = {"reader": "folder", "root": str(image_folder), "train_size": None, "noise": 0.0}
+    changes |= {"test_size": None, "validation_size": 0.25, "size": 24, "resize": 28}
+    changes |= {"crop_scale": (0.08, 1.0), "shift": 2, "flip": True}
+    return params.data.model_copy(update=changes)
+
+
+@pytest.fixture
+def images(data, generator):
+    return prepare_images(data, generator)
+
+
+def plain(data, **changes):
+    """No augmentation and no normalisation but what `changes` says."""
+    still = {"crop_scale": None, "shift": 0, "flip": False, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return data.model_copy(update=still | changes)
+
+
+def one_file(tmp_path, array: np.ndarray, name: str = "a.png") -> ImageFiles:
+    Image.fromarray(array).save(tmp_path / name, quality=95)
+    size = torch.tensor([array.shape[:2]])
+    return ImageFiles(str(tmp_path), (name,), size, torch.zeros(1).long())
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    small = Image.fromarray(pixels(1, 5, 7)[0])
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def trained(split, data, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return list(training_batches(split, data, 5, generator))
+
+
+def test_a_list_on_disk_comes_back(images, tmp_path):
+    save_images(tmp_path / "images.safetensors", images)
+    again = load_images(tmp_path / "images.safetensors")
+    assert again.classes == images.classes
+    for split, saved in ((again.train, images.train), (again.test, images.test)):
+        assert (split.root, split.paths) == (saved.root, saved.paths)
+        assert torch.equal(split.sizes, saved.sizes)
+        assert torch.equal(split.labels, saved.labels)
+
+
+def test_a_relative_root_stays_relative_on_disk(data, image_folder, monkeypatch, generator):
+    monkeypatch.setenv("DVC_ROOT", str(image_folder.parent))
+    images = prepare_images(data.model_copy(update={"root": "images"}), generator)
+    assert images.train.root == "images"
+    assert len(list(images.train.evaluated(4, data))) == 3
+
+
+def test_taking_some_keeps_path_size_and_label_together(images):
+    split = images.train.take(torch.tensor([3, 0]))
+    assert split.paths == (images.train.paths[3], images.train.paths[0])
+    assert torch.equal(split.sizes, images.train.sizes[[3, 0]])
+    assert torch.equal(split.labels, images.train.labels[[3, 0]])
+
+
+def test_the_number_of_threads_changes_nothing(images, data, monkeypatch):
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(image_files, "thread_count", lambda threads=threads: threads)
+        found.append(trained(images.train, data))
+    for (a, a_labels), (b, b_labels) in zip(*found, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a_labels, b_labels)
+
+
+def test_another_seed_gives_other_batches(images, data):
+    first, second = trained(images.train, data, 0), trained(images.train, data, 1)
+    assert not torch.equal(first[0][0], second[0][0])
+
+
+def test_a_pass_sees_every_image_with_its_own_label(images, data):
+    batches = trained(images.train, plain(data))
+    dark, bright = (torch.cat([x[y == k] for x, y in batches]) for k in (0, 1))
+    assert len(dark) + len(bright) == 12
+    assert dark.mean((1, 2, 3)).max() < 0.5 < bright.mean((1, 2, 3)).min()
+
+
+def test_evaluation_equals_torchvision_on_the_decoded_image(images, data, image_folder):
+    (ours,) = EvaluationBatches(images.test, plain(data), 20)
+    for seen, path in zip(ours, images.test.paths, strict=True):
+        resized = reference.resize(Image.open(image_folder / path), data.resize)
+        theirs = reference.to_tensor(reference.center_crop(resized, [data.size]))
+        assert torch.equal(seen, theirs)
+
+
+def test_evaluation_gives_the_same_images_each_time_and_knows_how_many(images, data):
+    batches = EvaluationBatches(images.test, data, 3)
+    assert len(batches) == 3
+    for first, second in zip(batches, batches, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_crop_is_taken_from_the_original_pixels(tmp_path, data, generator):
+    """As torchvision's resized crop of the same box, to rounding."""
+    split = one_file(tmp_path, smooth(90, 130))
+    config = plain(data, crop_scale=(0.2, 0.6))
+    (ours,) = split.augmented([torch.tensor([0, 0, 0, 0])], config, generator)
+    again = torch.Generator().manual_seed(0)
+    boxes, _ = image_files.draw_boxes(split.sizes.expand(4, 2), config, again)
+    image = Image.open(tmp_path / "a.png")
+    for seen, (left, top, width, height) in zip(ours, boxes.int().tolist(), strict=True):
+        theirs = reference.resized_crop(image, top, left, height, width, [24, 24])
+        # torchvision's crop cannot look beyond its edge, which matters in the outermost pixels
+        gap = (seen - reference.to_tensor(theirs)).abs()[:, 1:-1, 1:-1]
+        assert gap.max() < 2 / 255
+
+
+def test_a_large_photo_is_decoded_smaller_and_looks_the_same(tmp_path, data, generator):
+    split = one_file(tmp_path, smooth(800, 800), "a.jpg")
+    config = plain(data)
+    assert decode(tmp_path / "a.jpg", shrink=0.3).size == (400, 400)
+    (drafted,) = split.augmented([torch.tensor([0])], config, generator)
+    (whole,) = split.evaluated(1, config)
+    assert (drafted - whole).abs().max() < 0.03
+
+
+def test_a_shift_repeats_the_border(tmp_path, data, generator):
+    ramp = np.arange(24, dtype=np.uint8)[None, :, None].repeat(24, 0).repeat(3, 2) * 10
+    split = one_file(tmp_path, ramp)
+    config = plain(data, shift=2, resize=24)
+    (seen,) = split.augmented([torch.zeros(100).long()], config, generator)
+    rows = {tuple((row * 255).round().int().tolist()) for row in seen[:, 0, 0]}
+    expected = {tuple(min(max(i + s, 0), 23) * 10 for i in range(24)) for s in range(-2, 3)}
+    assert rows == expected
+
+
+def test_half_of_the_images_are_mirrored(tmp_path, data, generator):
+    ramp = np.arange(24, dtype=np.uint8)[None, :, None].repeat(24, 0).repeat(3, 2) * 10
+    split = one_file(tmp_path, ramp)
+    config = plain(data, flip=True, resize=24)
+    (seen,) = split.augmented([torch.zeros(400).long()], config, generator)
+    mirrored = (seen[:, 0, 0, 0] > 0.5).float().mean().item()
+    assert mirrored == pytest.approx(0.5, abs=0.1)
+
+
+def test_training_noise_is_fresh(tmp_path, data, generator):
+    split = one_file(tmp_path, np.full((24, 24, 3), 128, np.uint8))
+    config = plain(data, noise=0.1)
+    (seen,) = split.augmented([torch.zeros(2).long()], config, generator)
+    assert not torch.equal(seen[0], seen[1])
+    assert seen.std().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_noise_in_evaluation_is_refused(data, generator):
+    with pytest.raises(InputError, match=r"data\.noise: 0\.1 is for sets of one small size only"):
+        prepare_images(data.model_copy(update={"noise": 0.1}), generator)
+
+
+@pytest.mark.parametrize("turn", [3, 6, 8])
+def test_a_photo_is_turned_upright(tmp_path, data, generator, turn):
+    upright = Image.fromarray(smooth(40, 90))
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    exif = upright.getexif()
+    exif[274] = turn
+    stored = upright.transpose(back.get(turn, Image.Transpose.ROTATE_270))
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(3):
+                stored.save(tmp_path / part / name / f"{i}.png", exif=exif)
+                Image.new("RGB", (97, 97)).save(tmp_path / part / name / "other.png")
+    images = prepare_images(data.model_copy(update={"root": str(tmp_path)}), generator)
+    assert images.test.sizes[0].tolist() == [40, 90]
+    (seen,) = images.test.take(torch.tensor([0])).evaluated(1, data)
+    theirs = reference.center_crop(reference.resize(upright, data.resize), [data.size])
+    assert torch.equal(seen[0], reference.to_tensor(theirs))
+
+
+@pytest.mark.parametrize("how", ["evaluated", "augmented"])
+def test_a_broken_file_is_named(images, data, image_folder, generator, how):
+    path = image_folder / images.train.paths[2]
+    path.write_bytes(path.read_bytes()[:-200])
+    rows = [torch.arange(len(images.train))]
+    stream = {
+        "evaluated": lambda: images.train.evaluated(5, data),
+        "augmented": lambda: images.train.augmented(rows, data, generator),
+    }
+    with pytest.raises(InputError, match=rf"{images.train.paths[2]} is not an image that can be"):
+        list(stream[how]())
+
+
+def test_a_file_that_is_gone_is_named(images, data, image_folder):
+    (image_folder / images.test.paths[0]).unlink()
+    with pytest.raises(InputError, match=r"cat/0\.png is not an image .*No such file"):
+        list(images.test.evaluated(5, data))
+
+
+def test_a_consumer_may_stop_in_the_middle(images, data, generator):
+    batches = training_batches(images.train, data, 2, generator)
+    next(batches)
+    batches.close()
+
+
+def test_a_net_trains_and_is_measured_on_a_list(images, data, tiny, generator):
+    net = build_net("test_resnet", 2, 24)
+    config = tiny.base.model_copy(update={"epochs": 1, "batch_size": 4})
+    train_base(net, images, data, config, generator, lambda metrics, step: None)
+    assert 0 <= measure_accuracy(net, images.test, data, 3) <= 1

@@ -1,0 +1,105 @@
+"""Stacks on disk: read and written in parts, the same bytes as at once, whole or not at all."""
+
+import shutil
+
+import pytest
+import torch
+
+from pdiff.core.files import save_tensors
+from pdiff.parameters.stack import StackFile, load_stack, temporary_stack, write_columns, write_rows
+from pdiff.parameters.subset import Models, Subset
+from pdiff.system.errors import InputError
+
+SUBSET = Subset({"z.weight": (2, 3), "a": (1,), "ä.bias": (4,)})  # files sort names, we do not
+EVERYTHING = slice(0, SUBSET.length)
+
+
+@pytest.fixture
+def matrix(generator):
+    return torch.randn(5, SUBSET.length, generator=generator)
+
+
+@pytest.fixture
+def path(tmp_path, matrix):
+    path = tmp_path / "stack.safetensors"
+    write_rows(path, SUBSET, len(matrix), matrix)
+    return path
+
+
+def test_a_stack_keeps_order_and_bits(path, matrix):
+    subset, again = load_stack(path)
+    assert subset == SUBSET
+    assert list(subset.shapes) == list(SUBSET.shapes)
+    assert torch.equal(again, matrix)
+
+
+@pytest.mark.parametrize("values", [5, 15, 10**6])
+def test_by_row_by_column_and_by_safetensors_the_bytes_are_the_same(path, matrix, values, tmp_path):
+    columns, reference = tmp_path / "columns", tmp_path / "reference"
+    write_columns(columns, SUBSET, len(matrix), Models(SUBSET, matrix).columns(values))
+    save_tensors(reference, SUBSET.unflatten(matrix), names=SUBSET.names)
+    assert columns.read_bytes() == path.read_bytes() == reference.read_bytes()
+
+
+def test_models_rows_and_blocks_are_read_from_the_file(path, matrix):
+    stack = StackFile(path)
+    assert len(stack) == 5
+    assert torch.equal(stack.row(3), matrix[3])
+    assert torch.equal(stack.block(slice(4, 9)), matrix[:, 4:9])
+    model = Models(SUBSET, matrix)[2]
+    assert stack[2].keys() == model.keys()
+    assert all(torch.equal(value, model[name]) for name, value in stack[2].items())
+    with pytest.raises(IndexError):
+        stack[5]
+
+
+def test_columns_come_in_blocks_of_no_more_values_than_allowed(path, matrix):
+    blocks = [block for _, block in StackFile(path).columns(values=17)]
+    assert max(block.numel() for block in blocks) <= 17
+    assert torch.equal(torch.cat(blocks, 1), matrix)
+
+
+def test_a_stack_that_is_not_finite_is_refused_and_the_old_one_stays(path, matrix):
+    before = path.read_bytes()
+    matrix[3, 2] = float("nan")
+    with pytest.raises(InputError, match="checkpoints: number 3 of 5 is not finite"):
+        write_rows(path, SUBSET, len(matrix), matrix)
+    assert path.read_bytes() == before
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+
+
+def test_a_stack_that_misses_values_is_never_there(tmp_path, matrix):
+    with pytest.raises(ValueError, match="11 values of the stack were not written"):
+        write_rows(tmp_path / "short", SUBSET, len(matrix), matrix[:4])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_is_said_first(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"needs 44\.00 GB, and its disk has 1\.00 GB left"):
+        write_rows(tmp_path / "large", SUBSET, 10**9, iter([]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stack_that_became_shorter_is_named(path):
+    stack = StackFile(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"stack\.safetensors became shorter"):
+        stack.row(4)
+
+
+@pytest.mark.parametrize(
+    "tensors", [{"a": torch.zeros(2, 3).half()}, {"a": torch.zeros(2), "b": torch.zeros(3)}]
+)
+def test_tensors_of_another_type_or_of_unequal_counts_are_no_stack(tmp_path, tensors):
+    save_tensors(tmp_path / "other", tensors, names=list(tensors))
+    with pytest.raises(InputError, match="is not a stack of checkpoints"):
+        StackFile(tmp_path / "other")
+
+
+def test_a_temporary_stack_is_gone_afterwards(tmp_path, matrix):
+    columns = Models(SUBSET, matrix).columns()
+    with temporary_stack(tmp_path / "work", SUBSET, len(matrix), columns) as stack:
+        assert torch.equal(stack.block(EVERYTHING), matrix)
+    assert not list((tmp_path / "work").iterdir())

@@ -1,0 +1,146 @@
+"""The seam: parameters to matrix and back."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pdiff.parameters.subset import Models, Subset, norm_layers, overlaps, select_subset, spans
+from pdiff.system.errors import InputError
+
+COUNTS = {  # the paper's Table 6, partial generation
+    "resnet18": 2048,
+    "resnet50": 5120,
+    "vit_tiny_patch16_224": 768,
+    "vit_base_patch16_224": 3072,
+    "convnext_tiny": 3072,
+    "convnext_base": 4096,
+}
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return timm.create_model("resnet18", num_classes=10)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_last_two_norms_have_the_papers_count(name):
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=10)
+    assert select_subset(net, "last_norms:2").length == COUNTS[name]
+
+
+def test_the_default_subset_is_the_authors(net):
+    assert select_subset(net, "last_norms:2").names == (
+        "layer4.1.bn1.weight",
+        "layer4.1.bn1.bias",
+        "layer4.1.bn2.weight",
+        "layer4.1.bn2.bias",
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "length"),
+    [
+        ("fc", 5130),
+        ("conv1.weight", 9408),
+        (["layer4.0.bn1", "layer4.0.bn2"], 2048),
+        ("layer3.*.bn?", 2048),
+        (["fc.bias", "conv1"], 9418),
+    ],
+)
+def test_layers_and_patterns_select_their_parameters(net, expression, length):
+    assert select_subset(net, expression).length == length
+
+
+def test_all_is_every_parameter(net):
+    assert select_subset(net, "all").length == sum(p.numel() for p in net.parameters())
+
+
+def test_the_order_is_the_nets_not_the_expressions(net):
+    assert select_subset(net, ["fc.bias", "conv1"]).names == ("conv1.weight", "fc.bias")
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("layer5", "'layer5' selects nothing in this net; it has, for example, layer"),
+        (["fc", "layre4.1"], "'layre4.1' selects nothing"),
+        ("last_norms:0", "write last_norms:1 to last_norms:20"),
+        ("last_norms:99", "write last_norms:1 to last_norms:20"),
+        ("last_norms:two", "write last_norms:1 to last_norms:20"),
+        ("layer4.1.bn1.running_mean", "running statistics are not generated"),
+        ([], "the list is empty"),
+    ],
+)
+def test_an_expression_that_selects_nothing_is_refused(net, expression, message):
+    with pytest.raises(InputError, match=message):
+        select_subset(net, expression)
+
+
+def test_a_net_without_norms_says_so():
+    with pytest.raises(InputError, match="no normalisation layer"):
+        select_subset(nn.Linear(2, 2), "last_norms:2")
+
+
+def test_norm_layers_leave_out_those_without_parameters():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3, elementwise_affine=False))
+    assert norm_layers(net) == ["0"]
+
+
+SUBSET = Subset({"a.weight": (2, 3), "b": (1,), "c.bias": (4,)})
+
+
+def test_flatten_and_unflatten_are_bit_exact():
+    matrix = torch.randn(5, SUBSET.length)
+    stack = SUBSET.unflatten(matrix)
+    assert {name: tuple(t.shape) for name, t in stack.items()} == {
+        "a.weight": (5, 2, 3),
+        "b": (5, 1),
+        "c.bias": (5, 4),
+    }
+    assert torch.equal(SUBSET.flatten(stack), matrix)
+
+
+def test_a_stack_of_another_subset_is_refused():
+    with pytest.raises(InputError, match="the subset wants"):
+        SUBSET.flatten({"a.weight": torch.zeros(5, 3, 2)})
+
+
+def test_a_model_is_a_row(net):
+    subset = select_subset(net, "fc")
+    matrix = torch.randn(3, subset.length)
+    models = Models(subset, matrix)
+    assert len(models) == 3
+    assert torch.equal(models[1]["fc.weight"].flatten(), matrix[1, :5120])
+    with pytest.raises(IndexError):
+        models[3]
+
+
+def test_read_gives_the_nets_values(net):
+    subset = select_subset(net, "fc")
+    assert torch.equal(subset.read(net)["fc.bias"], net.fc.bias)
+
+
+def test_a_matrix_comes_back_in_blocks_of_columns():
+    matrix = torch.randn(5, SUBSET.length)  # (5, 11)
+    blocks = list(Models(SUBSET, matrix).columns(values=20))
+    assert [(span.start, span.stop) for span, _ in blocks] == [(0, 4), (4, 8), (8, 11)]
+    assert torch.equal(torch.cat([block for _, block in blocks], dim=1), matrix)
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "widths"), [(5, 55, [11]), (5, 54, [10, 1]), (20, 10, [1] * 11)]
+)
+def test_a_block_holds_no_more_values_than_it_may_unless_a_column_does(rows, values, widths):
+    found = spans(rows, 11, values)
+    assert [span.stop - span.start for span in found] == widths
+
+
+def test_a_span_overlaps_the_tensors_that_it_covers():
+    found = list(overlaps(SUBSET.sizes, slice(4, 9)))  # sizes 6, 1, 4
+    assert found == [
+        (0, slice(4, 6), slice(0, 2)),
+        (1, slice(0, 1), slice(2, 3)),
+        (2, slice(0, 2), slice(3, 5)),
+    ]

@@ -1,0 +1,497 @@
+"""All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from pdiff.autoencoder.codec import ConvCodec
+from pdiff.baselines.counts import made_by_codec, made_of_originals
+from pdiff.baselines.rivals import from_originals
+from pdiff.config import parse_params
+from pdiff.core.files import load_tensors, save_tensors
+from pdiff.diffusion.latents import held_out_rows
+from pdiff.evaluation.predict import accuracy
+from pdiff.evaluation.predictions import load_predictions
+from pdiff.images.batches import load_images
+from pdiff.nets.base import measure_accuracy
+from pdiff.nets.registry import build_net, load_net
+from pdiff.parameters.stack import StackFile, load_stack
+from pdiff.parameters.subset import Models
+from pdiff.tracking.files import COLUMNS, Folder
+from pdiff.tracking.files import headline as results_headline
+from tests.conftest import change
+from tests.toys.pipeline import STAGES, run_stages
+
+PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".work" not in path.parts
+    }
+
+
+def test_the_same_seeds_give_the_same_bytes(finished, tiny_raw, tmp_path):
+    run_stages(tmp_path / "again", tiny_raw)
+    assert hashes(tmp_path / "again") == hashes(finished)
+
+
+def test_another_model_seed_changes_only_what_comes_after_the_checkpoints(
+    finished, tiny_raw, tmp_path
+):
+    run_stages(tmp_path / "other", change(tiny_raw, seed__model=1))
+    first, other = hashes(finished), hashes(tmp_path / "other")
+    changed = {name for name in first if first[name] != other[name]}
+    assert {"models/autoencoder.safetensors", "data/generated.safetensors"} <= changed
+    kept = {"models/base.safetensors", "data/checkpoints.safetensors", "data/images.safetensors"}
+    assert not changed & (kept | {"data/predictions_originals.safetensors"})
+
+
+def test_generated_models_are_a_stack_of_the_originals_shape(finished, tiny):
+    subset, originals = load_stack(finished / "data/checkpoints.safetensors")
+    other, generated = load_stack(finished / "data/generated.safetensors")
+    assert other == subset
+    assert originals.shape == (12, subset.length)
+    assert generated.shape == (6, subset.length)
+    assert generated.isfinite().all()
+    assert len(generated.unique(dim=0)) == 6
+
+
+def test_every_group_has_predictions_on_both_splits(finished):
+    originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
+    generated = load_tensors(finished / "data/predictions_generated.safetensors")[0]
+    shapes = {name: tuple(tensor.shape) for name, tensor in (originals | generated).items()}
+    assert shapes == {
+        **{f"{g}.{s}": (m, n) for g, m in (GROUPS | RIVALS).items() for s, n in SPLITS.items()},
+        **{f"labels.{split}": (n,) for split, n in SPLITS.items()},
+    }
+
+
+GROUPS = {"original": 12, "ensemble": 1, "generated": 6, "reconstructed": 4}
+GROUPS |= {"noised_0.001": 4, "noised_0.05": 4, "noised_0.15": 4}
+RIVALS = {"noised_0.5": 3, "absolute_0.06": 3, "soup_2": 3, "soup_8": 3, "interpolated": 3}
+RIVALS |= {"ema": 3, "projected_1": 3, "projected_4": 3, "gaussian_full": 3, "gaussian_diagonal": 3}
+RIVALS |= {"reconstructed_noise_1": 3, "latent_gaussian": 3}
+RIVALS |= {"soup_greedy": 1, "held_back": 3, "second_run": 5}
+SPLITS = {"validation": 60, "test": 80}
+
+
+def test_a_soup_larger_than_the_originals_has_no_group(tiny):
+    assert max(tiny.evaluate.soups) > tiny.finetune.checkpoints
+    assert "soup_16" not in RIVALS
+
+
+def test_as_many_models_are_counted_for_an_estimate_as_there_are(tiny, tiny_raw):
+    without = parse_params(change(tiny_raw, novelty__audit=False))
+    count = sum((GROUPS | RIVALS).values())
+    assert made_of_originals(tiny) + made_by_codec(tiny) == count
+    assert made_of_originals(without) + made_by_codec(without) == sum(GROUPS.values())
+
+
+def test_the_greedy_soup_is_the_mean_of_its_members(finished):
+    """Evaluated the plain way, on both splits."""
+    soup = json.loads((finished / "data/greedy_soup.json").read_text())
+    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
+    saved, labels = load_predictions(finished / PREDICTIONS[0], "validation")
+    single = accuracy(saved["original"], labels)
+    assert soup["members"][0] == single.argmax()
+    assert soup["validation_accuracy"] == sorted(soup["validation_accuracy"])
+    reached = accuracy(saved["soup_greedy"], labels).item()
+    assert soup["validation_accuracy"][-1] == pytest.approx(reached, abs=1e-6)
+    net = load_net(finished / "models/base.safetensors")
+    mean = Models(subset, matrix[soup["members"]].double().mean(0, keepdim=True).float())
+    net.load_state_dict(mean[0], strict=False)
+    images = load_images(finished / "data/images.safetensors")
+    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
+    assert measure_accuracy(net, images.validation, data, 500) == pytest.approx(reached)
+
+
+def test_rivals_can_be_drawn_again(finished, tiny):
+    """With the same seed they predict what the stage saved."""
+    originals = StackFile(finished / "data/checkpoints.safetensors")
+    groups = from_originals(originals, tiny.evaluate, tiny.seed.base)
+    saved, labels = load_predictions(finished / PREDICTIONS[0], "test")
+    images = load_images(finished / "data/images.safetensors").test
+    for group in ("soup_8", "projected_4", "gaussian_full", "gaussian_diagonal", "absolute_0.06"):
+        net = load_net(finished / "models/base.safetensors")
+        net.load_state_dict(groups[group][2], strict=False)
+        expected = accuracy(saved[group], labels)[2].item()
+        assert measure_accuracy(net, images, tiny.data, 500) == pytest.approx(expected), group
+
+
+@pytest.fixture(scope="module")
+def unaudited(finished, tiny_raw, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unaudited") / "run"
+    shutil.copytree(finished, folder)
+    stages = ("finetune_again", "evaluate_originals", "evaluate_generated", "novelty")
+    run_stages(folder, change(tiny_raw, novelty__audit=False), stages)
+    return folder
+
+
+def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
+    unaudited, finished
+):
+    found = {}
+    for path in PREDICTIONS:
+        groups, audited = (load_tensors(folder / path)[0] for folder in (unaudited, finished))
+        assert all(torch.equal(value, audited[key]) for key, value in groups.items())
+        found |= groups
+    labels = {f"labels.{split}" for split in SPLITS}
+    assert found.keys() - labels == {f"{g}.{s}" for g in GROUPS for s in SPLITS}
+
+
+def test_without_an_audit_the_greedy_soup_is_empty(unaudited):
+    soup = json.loads((unaudited / "data/greedy_soup.json").read_text())
+    assert soup == {"members": [], "validation_accuracy": []}
+
+
+def test_the_report_has_every_group_and_the_headline(finished):
+    summary = pd.read_csv(finished / "report/summary.csv").set_index("group")
+    assert GROUPS.items() <= summary["models"].to_dict().items()
+    headline = json.loads((finished / "metrics/novelty.json").read_text())
+    assert headline["accuracy"]["original_mean"] == pytest.approx(
+        summary.loc["original", "accuracy_mean"], abs=1e-6
+    )
+    assert {"scatter.png", "similarity.png"} <= {p.name for p in (finished / "report").iterdir()}
+
+
+def test_no_output_holds_a_path_or_a_time_of_this_run(finished):
+    for path in finished.rglob("*"):
+        if path.is_file() and ".work" not in path.parts:
+            assert str(finished).encode() not in path.read_bytes(), path
+
+
+def test_the_papers_split_evaluates_the_test_images_once(tiny_raw, tmp_path):
+    run_stages(tmp_path / "paper", change(tiny_raw, data__split="paper"))
+    predictions = load_tensors(tmp_path / "paper/data/predictions_generated.safetensors")[0]
+    assert torch.equal(predictions["generated.test"], predictions["generated.validation"])
+
+
+def test_trajectories_are_a_curve_and_change_no_model(finished, tiny_raw, tmp_path):
+    folder = tmp_path / "followed"
+    shutil.copytree(finished, folder)
+    raw = change(tiny_raw, generate__trajectories=3, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated", "novelty"))
+    curve = pd.read_csv(folder / "plots/evaluate_generated.csv")
+    assert list(curve) == ["step", "trajectory_mean", *(f"trajectory_{i}" for i in range(3))]
+    assert curve["step"].tolist() == [0, 2, 4, 5]
+    own = curve[[f"trajectory_{i}" for i in range(3)]]
+    assert own.mean(axis=1).to_numpy() == pytest.approx(curve["trajectory_mean"].to_numpy())
+    before, after = hashes(finished), hashes(folder)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {
+        "params.yaml",
+        "data/generated_latents.safetensors",
+        "plots/evaluate_generated.csv",
+    }
+
+
+def test_a_trajectory_is_evaluated_at_its_own_step(finished, tiny_raw, tmp_path):
+    """The accuracies of the curve are those of its latents, decoded and loaded one by one."""
+    folder = tmp_path / "followed"
+    shutil.copytree(finished, folder)
+    raw = change(tiny_raw, generate__trajectories=2, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated"))
+    curve = pd.read_csv(folder / "plots/evaluate_generated.csv").set_index("step")
+    saved = load_tensors(folder / "data/generated_latents.safetensors")[0]
+    codec = ConvCodec.load(folder / "models/autoencoder.safetensors")
+    images = load_images(folder / "data/images.safetensors").test
+    data = parse_params(raw).data
+    for i, trajectory in enumerate(saved["trajectories"]):
+        for step, latent in zip(saved["trajectory_steps"].tolist(), trajectory, strict=True):
+            net = load_net(folder / "models/base.safetensors")
+            ((_, matrix),) = codec.decode(latent[None])
+            values = Models(codec.subset, matrix)[0]
+            net.load_state_dict(values, strict=False)
+            accuracy = measure_accuracy(net, images, data, 500)
+            assert curve.loc[step, f"trajectory_{i}"] == pytest.approx(accuracy)
+
+
+def test_reconstructions_are_those_of_originals_spread_evenly(finished):
+    """Of 12 originals 4: 0, 4, 7 and 11."""
+    saved = load_tensors(finished / "data/predictions_generated.safetensors")[0]
+    originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
+    codec = ConvCodec.load(finished / "models/autoencoder.safetensors")
+    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
+    ((_, decoded),) = codec.decode(codec.encode(Models(subset, matrix)))
+    images = load_images(finished / "data/images.safetensors").test
+    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
+    for row, original in enumerate([0, 4, 7, 11]):
+        net = load_net(finished / "models/base.safetensors")
+        net.load_state_dict(Models(subset, decoded)[original], strict=False)
+        accuracy = measure_accuracy(net, images, data, 500)
+        right = saved["reconstructed.test"][row] == images.labels
+        assert right.float().mean().item() == pytest.approx(accuracy)
+    metrics = json.loads((finished / "metrics/evaluate_generated.json").read_text())
+    before = (originals["original.test"][[0, 4, 7, 11]] == images.labels).float().mean().item()
+    after = (saved["reconstructed.test"] == images.labels).float().mean().item()
+    assert metrics["accuracy_drop"] == pytest.approx(before - after, abs=1e-6)
+
+
+def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
+    replicates = pd.read_csv(finished / "data/bootstrap.csv")
+    headline = json.loads((finished / "metrics/novelty.json").read_text())["accuracy"]
+    assert len(replicates) == 20
+    for name in ("ensemble", "original_mean", "generated_mean"):
+        low, high = replicates[name].min(), replicates[name].max()
+        assert low <= headline[name] <= high
+
+
+AUTHORS = {
+    **{"autoencoder.normalise": "tensor", "autoencoder.encode_norm": "minibatch"},
+    **{"autoencoder.decode_norm": "sample", "ddpm.standardise": "none"},
+    **{"ddpm.prediction": "epsilon", "ddpm.held_out": 0.0, "generate.sampler": "ddpm"},
+    "ddpm.timesteps": 30,
+}
+OF_MODEL = ("train_autoencoder", "train_ddpm", "generate")
+
+
+@pytest.fixture
+def authors(finished, tiny_raw, tmp_path):
+    """The finished run with the authors' codec and denoiser."""
+    folder, raw = tmp_path / "authors", change(tiny_raw, **AUTHORS)
+    shutil.copytree(finished, folder)
+    run_stages(folder, raw, OF_MODEL)
+    return folder, raw
+
+
+def test_the_authors_switches_generate_too(authors):
+    folder, _ = authors
+    latents = load_tensors(folder / "data/generated_latents.safetensors")[0]["latents"]
+    assert latents.isfinite().all()
+    fit = json.loads((folder / "metrics/generate.json").read_text())["latent_fit"]
+    assert (fit["loss_held_out"], fit["loss_gaussian"]) == (None, None)
+
+
+def test_minibatch_statistics_change_what_the_denoiser_learns_and_no_latent(authors):
+    """Only its running statistics and weights: the latents on disk are those of `batch`."""
+    folder, raw = authors
+    files = ("data/latents.safetensors", "models/denoiser.safetensors")
+    before = [(folder / name).read_bytes() for name in files]
+    run_stages(folder, change(raw, autoencoder__encode_norm="batch"), OF_MODEL)
+    after = [(folder / name).read_bytes() for name in files]
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_held_out_latents_are_not_learned(finished, tiny_raw, tmp_path):
+    """The denoiser is the same whatever they are."""
+    folder, latents = tmp_path / "run", "data/latents.safetensors"
+    shutil.copytree(finished, folder)
+    tensors, header = load_tensors(folder / latents)
+    held_out = held_out_rows(len(tensors["latents"]), tiny_raw["ddpm"]["held_out"])
+    assert held_out.sum() == 1
+    tensors["latents"][held_out] += 100
+    save_tensors(folder / latents, tensors, **header)
+    denoiser = folder / "models/denoiser.safetensors"
+    before = denoiser.read_bytes()
+    run_stages(folder, tiny_raw, ("train_ddpm",))
+    assert denoiser.read_bytes() == before
+    tensors["latents"][0] += 1
+    save_tensors(folder / latents, tensors, **header)
+    run_stages(folder, tiny_raw, ("train_ddpm",))
+    assert denoiser.read_bytes() != before
+
+
+def test_a_generator_that_does_not_fit_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    run_stages(folder, change(tiny_raw, generate__variance_ratio=[0.999, 1.001]), ("generate",))
+    assert "generate.variance_ratio: 0.999 to 1.001" in capsys.readouterr().err
+
+
+class Own:
+    """Somebody's own training: a net's weights, and 5 checkpoints of all its parameters."""
+
+    def __init__(self, folder: Path, classes: int = 10) -> None:
+        self.weights, self.folder = folder / "base.pth", folder / "checkpoints"
+        self.folder.mkdir(parents=True)
+        torch.manual_seed(0)
+        self.base = build_net("test_resnet", classes, 32).state_dict()
+        torch.save(self.base, self.weights)
+        self.states = [
+            {n: v + 0.01 * torch.randn(v.shape) for n, v in self.base.items() if v.ndim}
+            for _ in range(5)
+        ]
+        for i, state in enumerate(self.states):
+            torch.save(state, self.folder / f"epoch_{i + 8}.pth")  # 8, 9, 10, 11, 12
+
+    def params(self, raw: dict, **changes) -> dict:
+        own = {"base.weights": str(self.weights), "base.epochs": 0, "finetune.checkpoints": 5}
+        own |= {"finetune.folder": str(self.folder), "finetune.watch": str(self.folder)}
+        return change(raw, **own, **changes)
+
+
+def test_own_checkpoints_take_the_place_of_training(tiny_raw, tmp_path):
+    own = Own(tmp_path / "own")
+    folder = tmp_path / "run"
+    run_stages(folder, own.params(tiny_raw, subset__select="fc"))
+    base = load_tensors(folder / "models/base.safetensors")[0]
+    assert base.keys() == own.base.keys()
+    assert all(torch.equal(value, own.base[name]) for name, value in base.items())
+    checkpoints = load_tensors(folder / "data/checkpoints.safetensors")[0]
+    assert set(checkpoints) == {"fc.weight", "fc.bias"}
+    for name, stack in checkpoints.items():
+        assert torch.equal(stack, torch.stack([state[name] for state in own.states]))
+    assert (folder / "plots/finetune.csv").read_text() == "step,finetune_loss,finetune_lr\n"
+    summary = pd.read_csv(folder / "report/summary.csv").set_index("group")
+    assert summary.loc["original", "models"] == 5
+
+
+def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsys):
+    own = Own(tmp_path / "own", classes=7)
+    run_stages(tmp_path / "run", own.params(tiny_raw, subset__select="fc"), ("check_params",))
+    assert "test_resnet: " in capsys.readouterr().out
+
+    def refused(raw):
+        with pytest.raises(SystemExit):
+            run_stages(tmp_path / "run", raw, ("check_params",))
+        error = capsys.readouterr().err
+        assert error.count("error: ") == error.count("\n") == 1
+        return error
+
+    raw = own.params(tiny_raw)
+    assert "'/gone' is not a folder" in refused(change(raw, finetune__folder="/gone"))
+    assert "6 are wanted" in refused(change(raw, finetune__checkpoints=6))
+    assert "epoch_8.pth has no" in refused(
+        change(raw, base__net="test_vit", base__weights=None, base__epochs=1)
+    )
+    other = Own(tmp_path / "other", classes=9)
+    assert "one of 9 classes instead of 7" in refused(change(raw, base__weights=str(other.weights)))
+
+
+def test_weights_that_are_taken_as_they_are_must_know_the_images_classes(
+    tiny_raw, tmp_path, capsys
+):
+    own = Own(tmp_path / "own", classes=7)
+    with pytest.raises(SystemExit):
+        run_stages(tmp_path / "run", own.params(tiny_raw), STAGES[:3])
+    assert "base.pth has one of 7 classes instead of 10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"base.net": "resnet81"},
+            "error: base.net: unknown net 'resnet81'; known are convnet_mini, ",
+        ),
+        ({"subset.select": "layer9"}, "error: subset.select: 'layer9' selects nothing"),
+        ({"subset.select": "last_norms:0"}, "error: subset.select: 'last_norms:0' selects"),
+        ({"noise.latent": -1}, "error: params.yaml: noise.latent: -1 is refused"),
+        ({"noise.latnet": 1}, "error: params.yaml: unknown key noise.latnet; known: latent, param"),
+        ({"finetune.checkpoints": 13}, "error: params.yaml: finetune.checkpoints: 13 is more than"),
+        ({"data.reader": "folder", "data.root": "/nowhere"}, "error: data.root: '/nowhere' is not"),
+        ({"data.reader": "imagenot"}, "error: data.reader: unknown 'imagenot'; known: "),
+        ({"base.weights": "gone.pth"}, "error: base.weights: gone.pth is missing"),
+        ({"ddpm.channels": [4, 8]}, "error: denoiser: channels must be symmetric"),
+        ({"data.size": 33}, "error: data.resize: 32 is smaller than data.size: 33"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line_before_any_work(
+    tiny_raw, tmp_path, capsys, changes, message
+):
+    with pytest.raises(SystemExit) as stopped:
+        run_stages(tmp_path, change(tiny_raw, **changes), ("check_params",))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("stage_name", "path"),
+    [
+        ("finetune", "models/base.safetensors"),
+        ("train_autoencoder", "data/checkpoints.safetensors"),
+        ("train_ddpm", "data/latents.safetensors"),
+        ("generate", "models/denoiser.safetensors"),
+        ("evaluate_generated", "models/autoencoder.safetensors"),
+        ("evaluate_generated", "data/generated_latents.safetensors"),
+        ("novelty", "data/predictions_generated.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+def test_a_broken_input_is_one_line_and_outputs_stay(
+    finished, tiny_raw, tmp_path, capsys, stage_name, path, damage
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    broken = folder / path
+    if damage == "truncated":
+        broken.write_bytes(broken.read_bytes()[:-7])
+    elif damage == "foreign":
+        shutil.copyfile(folder / "data/images.safetensors", broken)
+    else:
+        broken.unlink()
+    before = hashes(folder)
+    with pytest.raises(SystemExit):
+        run_stages(folder, tiny_raw, (stage_name,))
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and Path(path).name in error
+    after = hashes(folder)
+    assert {name: after[name] for name in before if name != "params.yaml"} == {
+        name: value for name, value in before.items() if name != "params.yaml"
+    }
+
+
+def test_the_fit_leads_the_headline_and_the_terminal(finished, tiny_raw, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    run_stages(folder, change(tiny_raw, novelty__audit=False), ("novelty",))
+    headline, codec, generate = (
+        json.loads((folder / f"metrics/{name}.json").read_text())
+        for name in ("novelty", "train_autoencoder", "generate")
+    )
+    assert next(iter(headline)) == "fit"
+    assert next(iter(COLUMNS)) == "fit.r2"
+    assert COLUMNS.keys() <= results_headline(Folder(folder)).keys()
+    fit, latents = headline["fit"], generate["latent_fit"]
+    assert fit["r2"] == codec["r2"]
+    shared = fit.keys() & latents.keys()
+    assert len(shared) == 8
+    assert {name: fit[name] for name in shared} == {name: latents[name] for name in shared}
+    summary = pd.read_csv(folder / "report/summary.csv").set_index("group")["similarity_within"]
+    assert fit["reconstructed_more_alike"] == pytest.approx(
+        summary["reconstructed"] - summary["original"], abs=1e-5
+    )
+    out, error = capsys.readouterr()
+    assert out.startswith(f"generator does not fit: r2 {fit['r2']:.3f}, ")
+    assert "WARNING: The generator does not fit: " in error
+
+
+def test_the_bars_are_those_of_the_parameters(finished, tiny_raw, tmp_path, capsys):
+    """With bars that anything reaches, only what the reconstructed models show can be missed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    path = folder / "metrics/generate.json"
+    latents = json.loads(path.read_text())["latent_fit"] | {"loss_held_out": None}
+    path.write_text(json.dumps({"latent_fit": latents}))
+    wide = {"generate.variance_ratio": [0.0, 1e9], "generate.max_outside": 1.0}
+    run_stages(folder, change(tiny_raw, novelty__audit=False, **wide), ("novelty",))
+    out, error = capsys.readouterr()
+    fit = json.loads((folder / "metrics/novelty.json").read_text())["fit"]
+    alike = fit["reconstructed_more_alike"] > 0.03
+    assert out.startswith("generator does not fit" if alike else "generator fits")
+    assert ("WARNING: The generator does not fit: reconstructed" in error) == alike
+    assert "leading directions" not in error
+
+
+def test_a_poor_autoencoder_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    run_stages(folder, change(tiny_raw, autoencoder__min_r2=0.999), ("train_autoencoder",))
+    assert "less than autoencoder.min_r2: 0.999" in capsys.readouterr().err
+    run_stages(folder, change(tiny_raw, evaluate__max_accuracy_drop=0.0), ("evaluate_generated",))
+    error = capsys.readouterr().err
+    metrics = json.loads((folder / "metrics/evaluate_generated.json").read_text())
+    assert ("evaluate.max_accuracy_drop" in error) == (metrics["accuracy_drop"] > 0)

@@ -1,0 +1,84 @@
+"""A training's state survives, and only for the same parameters, inputs and code."""
+
+import threading
+
+import pytest
+import torch
+
+from pdiff.system.resume import Checkpointer, make_checkpointer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "work"
+
+
+STATE = {
+    "step": 3,
+    "nested": {0: {"exp_avg": torch.arange(4.0)}, "list": [torch.ones(2), 1.5, None, "x"]},
+}
+
+
+def test_a_state_comes_back_whole(folder):
+    with pytest.raises(RuntimeError), Checkpointer(folder, every_s=0.0) as kept:
+        kept.save(lambda: STATE)
+        raise RuntimeError("killed")
+    with Checkpointer(folder, every_s=1000.0) as kept:
+        loaded = kept.load()
+    assert loaded["step"] == 3
+    assert loaded["nested"]["list"][1:] == [1.5, None, "x"]
+    assert torch.equal(loaded["nested"][0]["exp_avg"], torch.arange(4.0))
+
+
+def test_nothing_is_left_after_success(folder):
+    with Checkpointer(folder, every_s=0.0) as kept:
+        kept.save(lambda: STATE)
+    assert not folder.exists()
+
+
+def test_states_are_saved_only_now_and_then(folder):
+    with Checkpointer(folder, every_s=1000.0) as kept:
+        kept.save(lambda: pytest.fail("too soon"))
+        assert kept.load() is None
+
+
+def test_a_state_that_was_cut_short_is_left_aside(folder):
+    with Checkpointer(folder, every_s=0.0) as kept:
+        kept.save(lambda: STATE)
+        path = folder / "state.pt"
+        path.write_bytes(path.read_bytes()[:-5])
+        assert kept.load() is None
+
+
+def test_a_second_process_waits_for_the_first(folder, capsys):
+    ended = []
+
+    def second():
+        with Checkpointer(folder, every_s=1000.0):
+            ended.append("second")
+
+    with Checkpointer(folder, every_s=1000.0):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        ended.append("first")
+    thread.join(10)
+    assert ended == ["first", "second"]
+    assert "waiting for another process at the same training" in capsys.readouterr().out
+
+
+def test_the_key_depends_on_parameters_and_inputs(params, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    file = tmp_path / "input"
+    cpu = torch.device("cpu")
+
+    def key(section, content):
+        file.write_bytes(content)
+        return make_checkpointer("train", [section], [file], cpu)._folder
+
+    noise = params.noise
+    first = key(noise, b"a")
+    assert first == key(noise, b"a")
+    assert first != key(noise, b"b")
+    assert first != key(noise.model_copy(update={"latent": 1.0}), b"a")
+    assert first.parent == tmp_path / ".work" / "train"

@@ -1,0 +1,739 @@
+"""Tracking against real stores: SQLite, a server on the loopback, and a toy DVC project."""
+
+import builtins
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pdiff import tracking
+from pdiff.system.speed import measured
+from pdiff.tracking import sync as tracking_sync
+from pdiff.tracking import ui as tracking_ui
+from pdiff.tracking.files import flat_params, params_sha
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+
+class Noise(BaseModel):
+    latent: float
+    channels: tuple[int, ...]
+
+
+class Toy(BaseModel):
+    name: str
+    noise: Noise
+
+
+def toy(latent: float = 0.1) -> Toy:
+    return Toy(name="toy", noise=Noise(latent=latent, channels=(8, 16)))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A database with MLflow's tables: making them takes seconds."""
+    os.environ.update(tracking.SETTINGS)
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def bare_project(tmp_path, monkeypatch):
+    """A project's folder without any store, as root and working directory."""
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "PDIFF_TRACKING"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(bare_project, empty_store):
+    shutil.copy(empty_store, bare_project / "mlflow.db")
+    return bare_project
+
+
+def run_stage(stage: str, latent: float = 0.1, points: int = 3) -> None:
+    with tracking.run(stage, toy(latent), "noise") as log, measured(steps=points):
+        for step in range(points):
+            log({"loss": 1 / (step + 1)}, step)
+        log.summary({"r2": 0.5})
+
+
+def run_report(latent: float = 0.1) -> None:
+    with tracking.run("novelty", toy(latent)):
+        write_results(latent)
+        tracking.finish(toy(latent))
+
+
+def write_results(latent: float) -> None:
+    """What a whole pipeline leaves in the working directory."""
+    files = {
+        "metrics/novelty.json": json.dumps({"accuracy": {"generated_best": latent, "none": None}}),
+        "metrics/train.json": json.dumps({"r2": 0.7}),
+        "plots/train.csv": "step,loss,r2\n0,2.0,\n10,1.5,0.25\n",
+        "report/other.csv": "x,y\n1,2\n",
+        "report/summary.csv": "group,accuracy\noriginal,0.75\ngenerated,0.5\n",
+        "dvc.yaml": yaml.safe_dump({"stages": {"train": {"cmd": "x"}, "novelty": {"cmd": "y"}}}),
+    }
+    for name, text in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    Path("report/figure.png").write_bytes(PNG)
+
+
+def all_runs(role: str = "pipeline", deleted: bool = False) -> dict:
+    """Runs by name."""
+    with tracking.open_store() as store:
+        found = store.runs(f"tags.`pdiff.role` = '{role}'", deleted)
+    names = [run.info.run_name for run in found]
+    if role == "pipeline" and not deleted:
+        assert len(set(names)) == len(names), f"an experiment stands twice: {names}"
+    return dict(zip(names, found, strict=True))
+
+
+def only_pipeline():
+    (found,) = all_runs().values()
+    return found
+
+
+def stages_of(pipeline) -> dict:
+    with tracking.open_store() as store:
+        found = store.stages(pipeline.info.run_id)
+    assert len({run.info.run_name for run in found}) == len(found), "a stage stands twice"
+    return {run.info.run_name: run for run in found}
+
+
+def curve_of(run, name: str) -> list[tuple[int, float]]:
+    with tracking.open_store() as store:
+        points = store.client.get_metric_history(run.info.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_python(code: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+# Names and notation
+
+
+def test_params_have_one_hash_however_they_are_written():
+    from_yaml = yaml.safe_load("noise: {channels: [8, 16], latent: 1e-5}\nname: toy")  # a string
+    assert params_sha(from_yaml) == params_sha(toy(0.00001).model_dump(mode="json"))
+    assert params_sha({"a": 1, "b": True}) == params_sha({"b": True, "a": 1.0})
+    assert params_sha({"a": 1}) != params_sha({"a": 2})
+    assert params_sha({"a": 1}) != params_sha({"a": True})
+
+
+def test_params_are_flat_and_lists_compact():
+    shown = flat_params({"noise": {"channels": (8, 16), "latent": 1.0}, "n": None, "on": True})
+    assert shown == {
+        "noise.channels": "[8,16]",
+        "noise.latent": "1",
+        "n": "null",
+        "on": "true",
+    }
+
+
+def test_a_relative_store_starts_at_the_root(bare_project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert tracking.tracking_uri() == f"sqlite:///{bare_project}/other.db"
+
+
+# One stage
+
+
+def test_a_stage_keeps_every_point_and_its_own_sections(project, monkeypatch):
+    import mlflow
+
+    log_batch, sizes = mlflow.MlflowClient.log_batch, []
+
+    def counted(client, run_id, metrics=(), *rest):
+        sizes.append(len(metrics))
+        return log_batch(client, run_id, metrics, *rest)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    run_stage("train", points=1801)
+    assert sum(sizes) > 1801 and max(sizes) <= 1000 and len(sizes) <= 4
+    stage = stages_of(only_pipeline())["train"]
+    assert curve_of(stage, "loss") == [(step, 1 / (step + 1)) for step in range(1801)]
+    assert stage.data.params == {"noise.latent": "0.1", "noise.channels": "[8,16]"}
+    assert stage.data.metrics["r2"] == 0.5
+    assert stage.data.metrics["duration_s"] > 0
+    assert stage.data.metrics["peak_memory_mb"] > 10
+    assert stage.data.metrics["steps_per_s"] > 1801 / stage.data.metrics["duration_s"]
+    assert stage.info.status == "FINISHED"
+
+
+def test_the_experiment_shows_all_parameters_while_it_runs(project):
+    run_stage("train")
+    pipeline = only_pipeline()
+    sha = params_sha(toy().model_dump())
+    assert pipeline.data.params.keys() == {"name", "noise.latent", "noise.channels"}
+    assert pipeline.info.run_name == f"repro-{sha[:8]}"
+    assert pipeline.info.status == "RUNNING"
+    assert pipeline.data.tags["pdiff.params_sha"] == sha
+    assert pipeline.data.tags["pdiff.host"] == socket.gethostname()
+
+
+def test_a_final_value_comes_after_the_curve_of_its_name(project):
+    with tracking.run("train", toy()) as log:
+        log({"loss": 3.0}, 10)
+        log.summary({"loss": 1.0, "note": "as text"})
+    stage = stages_of(only_pipeline())["train"]
+    assert stage.data.metrics["loss"] == 1.0
+    assert stage.data.tags["summary.note"] == "as text"
+
+
+def test_an_attached_file_may_be_deleted_before_the_stage_ends(project):
+    with tracking.run("train", toy()) as log:
+        path = project / "note.txt"
+        path.write_text("hello")
+        log.artifact(path)
+        path.unlink()
+    stage = stages_of(only_pipeline())["train"]
+    with tracking.open_store() as store:
+        local = store.client.download_artifacts(stage.info.run_id, "note.txt")
+    assert Path(local).read_text() == "hello"
+
+
+def test_a_failing_stage_is_marked_and_its_error_comes_out_unchanged(project):
+    run_stage("prepare")
+    error = ValueError("first line\nsecond")
+    with pytest.raises(ValueError, match="first line") as caught, tracking.run("train", toy()):
+        raise error
+    assert caught.value is error
+    pipeline = only_pipeline()
+    assert pipeline.info.status == "FAILED"
+    statuses = {name: run.info.status for name, run in stages_of(pipeline).items()}
+    assert statuses == {"prepare": "FINISHED", "train": "FAILED"}
+    tracking_sync.sync()
+    assert only_pipeline().info.status == "FAILED"
+
+
+def test_a_second_run_of_a_stage_replaces_the_first(project):
+    run_stage("train", points=5)
+    run_stage("train", points=2)
+    stage = stages_of(only_pipeline())["train"]
+    assert len(curve_of(stage, "loss")) == 2
+
+
+def test_the_same_name_with_other_parameters_starts_anew(project, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "fixed")
+    run_stage("prepare", latent=0.1)
+    run_stage("train", latent=0.1)
+    run_stage("train", latent=0.2)
+    pipeline = all_runs()["fixed"]
+    assert pipeline.data.params["noise.latent"] == "0.2"
+    assert stages_of(pipeline).keys() == {"train"}
+    assert [path.name for path in sorted((project / ".work/runs/fixed").glob("*"))] == [
+        "train.json"
+    ]
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+    assert all_runs()["fixed"].info.run_id == pipeline.info.run_id
+
+
+def test_tracking_can_be_switched_off(bare_project, monkeypatch, capfd):
+    monkeypatch.setenv("PDIFF_TRACKING", "off")
+    run_stage("train")
+    run_report()
+    assert not (bare_project / "mlflow.db").exists()
+    (record,) = bare_project.glob(".work/runs/*/train.json")
+    assert len(json.loads(record.read_text())["curves"]["loss"]) == 3
+    assert tracking_sync.records() == tracking_sync.saved_results() == []
+    assert capfd.readouterr().err == ""
+
+
+# MLflow in trouble
+
+
+def test_without_mlflow_a_stage_warns_once(bare_project, monkeypatch, capfd):
+    imported = builtins.__import__
+
+    def no_mlflow(name, *rest):
+        if name.split(".")[0] == "mlflow":
+            raise ImportError("No module named 'mlflow'")
+        return imported(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no_mlflow)
+    run_stage("train")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: tracking: train") and "mlflow" in line
+    assert list(bare_project.glob(".work/runs/*/train.json"))
+
+
+@pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE"])
+def test_a_locked_store_delays_a_stage_by_seconds_only(project, how, capfd):
+    run_stage("prepare")
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as other:
+        other.execute(f"BEGIN {how}")
+        started = time.monotonic()
+        run_stage("train")
+        assert time.monotonic() - started < 20
+        other.rollback()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: tracking:") and "locked" in line
+    assert stages_of(only_pipeline()).keys() == {"prepare"}
+    assert str(tracking_sync.sync()) == "0 added, 1 updated, 0 marked as failed"
+    assert len(curve_of(stages_of(only_pipeline())["train"], "loss")) == 3
+
+
+def test_a_broken_store_costs_one_warning(bare_project, capfd):
+    (bare_project / "mlflow.db").write_text("this is no database" * 1000)
+    run_stage("train")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "not a database" in line
+
+
+def test_a_moved_store_says_how_to_mend_it(project, capfd):
+    with tracking.open_store() as store:
+        store.client.get_experiment(store.experiment_id)
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as database:
+        database.execute("UPDATE experiments SET artifact_location = 'file:///old/mlruns'")
+        database.commit()
+    run_stage("train")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "delete mlflow.db and mlruns" in line
+
+
+def test_a_server_that_is_down_costs_a_warning_each_and_no_result(project, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    started = time.monotonic()
+    for latent in (0.1, 0.2):
+        run_stage("train", latent)
+        run_report(latent)
+    assert time.monotonic() - started < 5
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("warning: tracking: ") for line in lines)
+    shutil.rmtree("metrics")
+    shutil.rmtree("report")  # the workspace moves on
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert str(tracking_sync.sync()) == "2 added, 0 updated, 0 marked as failed"
+    pipelines = all_runs()
+    assert {run.info.status for run in pipelines.values()} == {"FINISHED"}
+    values = {run.data.metrics["accuracy.generated_best"] for run in pipelines.values()}
+    assert values == {0.1, 0.2}
+    for pipeline in pipelines.values():
+        stage = stages_of(pipeline)["train"]
+        assert len(curve_of(stage, "loss")) == 3 and stage.data.metrics["duration_s"] > 0
+        assert "dvc.cached" not in stage.data.tags
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+
+
+def test_a_silent_server_does_not_hang_a_stage(project, monkeypatch, capfd):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        run_stage("train")
+        assert time.monotonic() - started < 6
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "no MLflow server" in line
+
+
+# Several processes
+
+
+def test_processes_may_make_the_store_and_log_at_the_same_time(bare_project):
+    code = """
+import sys
+sys.path.insert(0, "tests")
+from test_tracking import run_stage
+run_stage({stage!r}, points=1200)
+"""
+    monkey = {"PYTHONDONTWRITEBYTECODE": "1"}
+    code = code.replace('"tests"', repr(str(REPOSITORY / "tests")))
+    jobs = [("one", "train"), ("same", "prepare"), ("same", "train")]
+    started = [
+        start_python(code.format(stage=stage), DVC_EXP_NAME=name, **monkey) for name, stage in jobs
+    ]
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [error for _, error in outputs] == [""] * len(jobs)
+    pipelines = all_runs()
+    assert pipelines.keys() == {"one", "same"}
+    for name, stage in jobs:
+        assert len(curve_of(stages_of(pipelines[name])[stage], "loss")) == 1200
+
+
+def test_an_experiment_whose_process_is_gone_is_marked_as_failed(project, monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getppid", lambda: gone.pid)
+        run_stage("train", latent=0.1)
+    run_stage("train", latent=0.2)
+    counts = tracking_sync.sync()
+    assert str(counts) == "0 added, 0 updated, 1 marked as failed"
+    statuses = {r.data.params["noise.latent"]: r.info.status for r in all_runs().values()}
+    assert statuses == {"0.1": "FAILED", "0.2": "RUNNING"}
+
+
+# A whole experiment
+
+
+def test_the_report_stage_completes_the_experiment(project):
+    run_report(0.25)
+    pipeline = only_pipeline()
+    assert pipeline.info.status == "FINISHED"
+    assert pipeline.data.metrics == {
+        "accuracy.generated_best": 0.25,
+        "gen best": 0.25,  # the same under a heading that fits
+        "train.r2": 0.7,
+    }
+    tables = json.loads(pipeline.data.tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in tables] == ["summary.json", "other.json"]
+    with tracking.open_store() as store:
+        folder = Path(store.client.download_artifacts(pipeline.info.run_id, ""))
+        shown = store.client.load_table(store.experiment_id, "summary.json")
+    assert list(shown.columns)[:2] == ["group", "accuracy"]
+    assert list(shown["accuracy"]) == [0.75, 0.5]
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *("summary.json", "other.json", "params.yaml"),
+        *("report/summary.csv", "report/other.csv", "report/figure.png"),
+    }
+    assert (folder / "report/figure.png").read_bytes() == PNG
+
+
+def test_a_restored_stage_gets_its_run_from_files(project):
+    run_report()
+    stages = stages_of(only_pipeline())
+    assert stages["train"].data.tags["dvc.cached"] == "true"
+    assert curve_of(stages["train"], "loss") == [(0, 2.0), (10, 1.5)]
+    assert curve_of(stages["train"], "r2") == [(10, 0.25), (10, 0.7)]  # the curve, the final value
+    assert "dvc.cached" not in stages["novelty"].data.tags
+
+
+def test_a_failure_after_a_success_stays_a_failure(project):
+    run_report()
+    with pytest.raises(ValueError), tracking.run("train", toy()):
+        raise ValueError
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+    assert only_pipeline().info.status == "FAILED"
+
+
+def test_finishing_twice_changes_nothing_and_works_after_the_block(project):
+    run_report()
+    before = only_pipeline()
+    tracking.finish(toy())
+    after = only_pipeline()
+    assert after.info.run_id == before.info.run_id
+    assert after.data.metrics == before.data.metrics
+    assert len(curve_of(after, "accuracy.generated_best")) == 1
+    assert len(stages_of(after)) == 2
+
+
+def test_what_was_deleted_in_mlflow_stays_deleted(project):
+    run_stage("train")
+    run_report()
+    with tracking.open_store() as store:
+        for run in store.runs():
+            store.client.delete_run(run.info.run_id)
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+    assert all_runs() == {}
+
+
+def test_a_new_store_gets_everything_too(project, monkeypatch, empty_store):
+    run_stage("train")
+    run_report()
+    use_new_store(monkeypatch, empty_store)
+    assert str(tracking_sync.sync()) == "1 added, 0 updated, 0 marked as failed"
+    assert len(curve_of(stages_of(only_pipeline())["train"], "loss")) == 3
+
+
+def use_new_store(monkeypatch, empty_store) -> None:
+    """As after the loss of the first; MLflow itself remembers the databases it has opened."""
+    shutil.copy(empty_store, tracking.root() / "second.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
+
+
+# The comparison
+
+
+class _Run:
+    def __init__(self, **params: str):
+        self.data = self
+        self.params = {name.replace("__", "."): value for name, value in params.items()}
+
+
+def test_only_parameters_that_tell_experiments_apart_are_shown():
+    runs = [
+        _Run(data__name="a", data__classes="10", noise__latent="0.1", ddpm__steps="5"),
+        _Run(data__name="b", data__classes="100", noise__latent="0.1", ddpm__steps="5"),
+        _Run(data__name="b", data__classes="100", noise__latent="0.2", ddpm__steps="5"),
+    ]
+    assert tracking_ui.differing_params(runs) == ["data.name", "noise.latent"]
+    assert tracking_ui.differing_params(runs[:1]) == []
+
+
+def test_the_table_has_a_row_per_experiment(project):
+    for latent in (0.1, 0.2):
+        run_report(latent)
+    with tracking.open_store() as store:
+        lines = tracking_ui.table(store).splitlines()
+    assert lines[0] == "| experiment | status | noise.latent | accuracy.generated_best |"
+    assert lines[2].endswith("| finished | 0.2 | 0.2 |")
+    assert len(lines) == 4
+
+
+def test_a_port_in_use_is_one_clear_line(bare_project, capfd):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert tracking_sync.main(["ui", "--port", str(port)]) == 1
+    assert capfd.readouterr().err == f"error: port {port} is in use; choose with --port\n"
+
+
+def get(url: str) -> bytes:
+    return urllib.request.urlopen(url, timeout=10).read()
+
+
+def test_the_ui_serves_the_view_and_leaves_no_server_behind(project, monkeypatch, capfd):
+    run_report()
+    port = free_port()
+    code = "from pdiff.tracking.sync import main; import sys; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "ui", "--no-browser", "--port", str(port)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0].startswith("sync: 0 added")
+    assert lines[1].startswith(f"http://pdiff.localhost:{port}/#/experiments/1/runs?view")
+    run_id = only_pipeline().info.run_id
+    figure = f"get-artifact?path=report%2Ffigure.png&run_uuid={run_id}"
+    assert get(f"http://127.0.0.1:{port}/{figure}") == PNG
+    experiment = get(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=1")
+    tags = {t["key"]: t["value"] for t in json.loads(experiment)["experiment"]["tags"]}
+    view = json.loads(tags["mlflow.sharedViewState.pdiff"])
+    assert "metrics.`gen best`" in view["selectedColumns"]
+
+    monkeypatch.setattr(tracking_ui.webbrowser, "open", lambda url: True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")  # as a team's server
+    _stages_through_a_server()
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "sync: 0 added, 0 updated, 0 marked as failed"
+    assert lines[1].startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    tracking_ui.check_port(port)
+
+
+def _stages_through_a_server() -> None:
+    run_stage("train", latent=0.3, points=1100)
+    run_report(0.3)
+    pipeline = next(r for r in all_runs().values() if r.data.params["noise.latent"] == "0.3")
+    assert pipeline.info.status == "FINISHED"
+    assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 1100
+    assert tracking_sync.main(["ui"]) == 0  # its sync finds nothing to do, no server is started
+
+
+# With DVC
+
+STAGE = """
+import json, sys
+from pathlib import Path
+import yaml
+from pydantic import BaseModel
+from pdiff import tracking
+
+class Noise(BaseModel):
+    latent: float
+    channels: tuple[int, ...]
+
+class Toy(BaseModel):
+    name: str
+    noise: Noise
+
+stage = sys.argv[1]
+params = Toy.model_validate(yaml.safe_load(Path("params.yaml").read_text()))
+latent = params.noise.latent
+for folder in ("metrics", "plots", "report"):
+    Path(folder).mkdir(exist_ok=True)
+with tracking.run(stage, params, "noise") as log:
+    if latent == 666 and stage == "train":
+        raise ValueError("the devil's noise")
+    if stage != "novelty":
+        for step in range(20):
+            log({"loss": 1 / (step + 1)}, step)
+        rows = "".join(f"{step},{1 / (step + 1)}\\n" for step in range(20))
+        Path(f"plots/{stage}.csv").write_text("step,loss\\n" + rows)
+        Path(f"{stage}.out").write_text(f"{stage} {latent if stage == 'train' else ''}")
+        Path(f"metrics/{stage}.json").write_text(json.dumps({"r2": 0.5}))
+    else:
+        Path("novelty.out").write_text(str(latent))
+        Path("report/summary.csv").write_text(f"group,accuracy\\ngenerated,{latent}\\n")
+        Path("metrics/novelty.json").write_text(
+            json.dumps({"accuracy": {"generated_mean": latent / 2}})
+        )
+        tracking.finish(params)
+"""
+
+
+def _stage_yaml(name: str, *deps: str, **more: list) -> dict:
+    plain = {"cache": False}
+    return {
+        "cmd": f"{sys.executable} stage.py {name}",
+        "deps": ["stage.py", *deps],
+        "outs": [f"{name}.out"],
+        "metrics": [{f"metrics/{name}.json": plain}],
+        "plots": [{path: plain} for path in more.pop("plots", [f"plots/{name}.csv"])],
+        **more,
+    }
+
+
+def dvc(*arguments: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the queue starts "dvc" by name
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"},
+        timeout=200,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def git(*arguments: str, folder: Path) -> None:
+    identity = ["-c", "user.name=toy", "-c", "user.email=toy@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def dvc_project(project, monkeypatch):
+    """A toy project under DVC, committed, its default not yet run."""
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    git("init", "-q", folder=project)
+    dvc("init", "-q", folder=project)
+    dvc("config", "core.analytics", "false", folder=project)
+    (project / "stage.py").write_text(STAGE)
+    (project / "params.yaml").write_text(
+        "name: toy\nnoise:\n  latent: 0.1\n  channels:\n  - 8\n  - 16\n"
+    )
+    stages = {
+        "prepare": _stage_yaml("prepare"),
+        "train": _stage_yaml("train", "prepare.out", params=["noise"]),
+        "novelty": _stage_yaml("novelty", "train.out", plots=["report/summary.csv"]),
+    }
+    stages["novelty"]["params"] = ["noise"]
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    ignored = "/*.out\n/mlflow.db*\n/mlruns/\n/.work/\n/.mlflow.lock\n"
+    (project / ".gitignore").write_text(ignored)
+    git("add", "-A", folder=project)
+    git("commit", "-qm", "start", folder=project)
+    monkeypatch.setattr(tracking, "root", lambda: project)
+    return project
+
+
+def test_the_workspace_is_logged_once_and_only_while_it_is_up_to_date(
+    dvc_project, monkeypatch, empty_store
+):
+    dvc("repro", folder=dvc_project)
+    pipeline = only_pipeline()
+    assert pipeline.info.status == "FINISHED"
+    assert stages_of(pipeline).keys() == {"prepare", "train", "novelty"}
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+
+    params = dvc_project / "params.yaml"
+    params.write_text(params.read_text().replace("0.1", "0.7"))
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+    assert all_runs().keys() == {pipeline.info.run_name}
+    params.write_text(params.read_text().replace("0.7", "0.1"))
+
+    # as in a fresh clone after `dvc pull`
+    shutil.rmtree(dvc_project / ".work")
+    use_new_store(monkeypatch, empty_store)
+    metrics, code = dvc_project / "metrics/novelty.json", dvc_project / "stage.py"
+    for path in (metrics, code):
+        content = path.read_text()
+        path.write_text(content + "\n")
+        assert str(tracking_sync.sync()).startswith("0 added"), path
+        path.write_text(content)
+    assert str(tracking_sync.sync()).startswith("1 added")
+    pipeline = only_pipeline()
+    assert pipeline.info.status == "FINISHED"
+    assert pipeline.data.metrics["accuracy.generated_mean"] == 0.05
+    assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 20
+    assert stages_of(pipeline)["train"].data.params["noise.latent"] == "0.1"
+    assert str(tracking_sync.sync()).startswith("0 added, 0 updated")
+
+
+@pytest.mark.slow
+def test_every_experiment_of_a_queue_is_there_once(dvc_project):
+    dvc("repro", folder=dvc_project)
+    git("add", "-A", folder=dvc_project)
+    git("commit", "-qm", "results", folder=dvc_project)
+    for name, latent in [("low", "1e-5"), ("default", "0.1"), ("high", "10"), ("bad", "666")]:
+        dvc("exp", "run", "--queue", "-n", name, "-S", f"noise.latent={latent}", folder=dvc_project)
+    dvc("exp", "run", "--run-all", "-j", "2", folder=dvc_project)
+
+    live = all_runs()
+    assert {"low", "high", "bad"} <= live.keys()
+    assert live["bad"].info.status == "FAILED"
+    assert "default" not in live  # wholly from cache: no stage ran
+    assert str(tracking_sync.sync()) == "1 added, 2 updated, 0 marked as failed"
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+
+    found = all_runs()
+    assert len(found) == 5  # with the workspace's own
+    means = {n: r.data.metrics.get("accuracy.generated_mean") for n, r in found.items()}
+    assert (means["low"], means["default"], means["high"]) == (5e-6, 0.05, 5)
+    assert found["low"].data.params["noise.latent"] == "1e-05"
+    assert found["bad"].info.status == "FAILED" and means["bad"] is None
+    for name in ("low", "default", "high"):
+        assert found[name].info.status == "FINISHED"
+        stages = stages_of(found[name])
+        assert stages.keys() == {"prepare", "train", "novelty"}
+        assert len(curve_of(stages["train"], "loss")) == 20
+        assert stages["prepare"].data.tags["dvc.cached"] == "true"
+        assert len(found[name].data.tags["dvc.exp_rev"]) == 40
+
+
+@pytest.mark.slow
+def test_an_experiment_in_the_workspace_is_there_once(dvc_project):
+    dvc("exp", "run", "-n", "here", "-S", "noise.latent=0.5", folder=dvc_project)
+    assert str(tracking_sync.sync()) == "0 added, 1 updated, 0 marked as failed"
+    assert str(tracking_sync.sync()) == "0 added, 0 updated, 0 marked as failed"
+    assert all_runs().keys() == {"here"}
