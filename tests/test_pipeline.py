@@ -12,6 +12,7 @@ STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 ROOMS = (
     *("paper", "audit", "export", "novelty", "baselines", "datasets", "nets", "autoencoder"),
     *("evaluation", "images", "parameters", "diffusion", "core", "tracking", "config", "system"),
+    "outputs",
 )
 """The order of the house, top to bottom: an import points down this list only."""
 NO_NUMBERS = ("system", "tracking", "config", "__init__")
