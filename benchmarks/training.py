@@ -13,10 +13,10 @@ from benchmarks.operations import operations
 from benchmarks.timing import HEADER, Pair, floor, scaled, table, time_pair
 from pdiff.autoencoder.net import Autoencoder, train_autoencoder
 from pdiff.config import Params, load_params
+from pdiff.core.optimise import make_optimizer
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.schedule import Diffusion, train_denoiser
 from pdiff.images.batches import ImageSplit, training_batches
-from pdiff.nets.base import make_optimizer
 from pdiff.nets.registry import build_net
 from pdiff.parameters.subset import select_subset
 
@@ -150,7 +150,7 @@ def _base_epoch(params: Params) -> Pair:
     split, pictures = ImageSplit(pixels, labels), _Pictures(pixels, labels, 4)
 
     def train(batches) -> None:
-        optimizer = make_optimizer("adamw", list(net.parameters()), 1e-3, 5e-4)
+        optimizer = make_optimizer("adamw", net.parameters(), 1e-3, 5e-4)
         for images, targets in batches:
             loss = functional.cross_entropy(net(images), targets)
             optimizer.zero_grad(set_to_none=True)

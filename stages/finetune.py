@@ -11,7 +11,7 @@ from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.images.batches import load_images
-from pdiff.nets.base import finetune
+from pdiff.nets.finetune import finetune
 from pdiff.nets.given import list_checkpoints, load_checkpoints
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows

@@ -9,7 +9,7 @@ from pdiff import tracking
 from pdiff.config import load_params
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.images.batches import load_images
-from pdiff.nets.base import finetune
+from pdiff.nets.finetune import finetune
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset, spread_evenly

@@ -8,12 +8,13 @@ rounding.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ from pdiff.system.errors import InputError
 from pdiff.system.speed import counted
 
 MAX_LOGGED = 500  # points in a logged curve
+SGD_MOMENTUM = 0.9
 
 OptimizerName = Literal["adamw", "adafactor"]
 Log = Callable[[dict[str, float], int], None]
@@ -49,6 +51,12 @@ def seeded(make: Callable[[], Net], generator: torch.Generator) -> Net:
         return make()
 
 
+def seed_global(generator: torch.Generator) -> None:
+    """Seed what draws from torch's global generator: dropout and drop path."""
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    torch.manual_seed(seed.item())
+
+
 def check_finite(rows: Float[Tensor, "K D"], name: str) -> None:
     """Raise `InputError` if any of the K rows holds a NaN or an infinity."""
     bad = (~rows.isfinite().all(dim=1)).nonzero().flatten().tolist()
@@ -62,22 +70,26 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def make_optimizer(
-    model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """`adamw` holds two numbers for each weight; `adafactor` one for each row and column.
+    name: str, parameters: Iterable[Tensor], lr: float, weight_decay: float
+) -> Optimizer:
+    """`sgd` (momentum 0.9), `adam`, `adamw` or `adafactor`, with torch's other defaults.
 
-    Neither makes temporary copies of all weights. Adafactor's rate is relative to the size of each
-    tensor (Shazeer and Stern 2018, arXiv 1804.04235).
+    Adam and AdamW hold two numbers for each weight. They are fused: the square root is then the
+    processor's own, while torch's differs between makers. Adafactor holds one number for each row
+    and column; its rate is relative to the size of each tensor (Shazeer and Stern 2018, arXiv
+    1804.04235). None makes temporary copies of all weights.
     """
-    if name == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
-    return torch.optim.Adafactor(
-        model.parameters(), lr=lr, weight_decay=weight_decay, foreach=False
-    )
+    kind, options = {
+        "sgd": (SGD, {"momentum": SGD_MOMENTUM}),
+        "adam": (Adam, {"fused": True}),
+        "adamw": (AdamW, {"fused": True}),
+        "adafactor": (Adafactor, {"foreach": False}),
+    }[name]
+    return kind(parameters, lr=lr, weight_decay=weight_decay, **options)
 
 
 def train_step(
-    optimizer: torch.optim.Optimizer, batch_loss: Callable[[], Float[Tensor, ""]]
+    optimizer: Optimizer, batch_loss: Callable[[], Float[Tensor, ""]]
 ) -> Float[Tensor, ""]:
     """One step down `batch_loss()`; returns its value."""
     optimizer.zero_grad()
@@ -111,7 +123,7 @@ def optimise(
     statistics, which keeps at step i the share min(ema, i / (i + 9)) of itself.
     """
     model.train()
-    optimizer = make_optimizer(model, optimizer_name, lr, weight_decay)
+    optimizer = make_optimizer(optimizer_name, model.parameters(), lr, weight_decay)
     average = AveragedModel(model, avg_fn=_moving(ema), use_buffers=True) if ema else None
     start, curve = 0, []  # curve: [step, loss, rate]
     if resume is not None and (state := resume.load()) is not None:
@@ -165,7 +177,7 @@ def _state(
     step: int,
     curve: list[list[int | float]],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     generator: torch.Generator,
 ) -> dict[str, Any]:
     """All that the next step depends on, as dicts with string keys, lists, numbers and tensors."""
@@ -182,7 +194,7 @@ def _state(
 def _set_state(
     state: dict[str, Any],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     generator: torch.Generator,
 ) -> None:
     model.load_state_dict(state["model"])

@@ -10,8 +10,9 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as transforms
+from torchvision.transforms.v2 import functional as transforms
 
 from pdiff.config import DataConfig
 from pdiff.images.augment import add_noise, draw_boxes
@@ -63,21 +64,23 @@ class ImageFiles:
         """
         device = self.labels.device
 
-        def jobs() -> Iterator[list[Callable[[], np.ndarray]]]:
+        def jobs() -> Iterator[list[tuple]]:
             for index in batches:
                 rows = index.cpu()
                 boxes, mirrored = draw_boxes(self.sizes[rows].to(device), config, generator)
-                drawn = zip(rows.tolist(), boxes.tolist(), mirrored.tolist(), strict=True)
-                yield [_bind(self._cut_out, *one, config.size) for one in drawn]
+                sizes = [config.size] * len(rows)
+                yield list(
+                    zip(rows.tolist(), boxes.tolist(), mirrored.tolist(), sizes, strict=True)
+                )
 
-        for pixels in _decoded(jobs(), device):
+        for pixels in _decoded(self._cut_out, jobs(), device):
             yield add_noise(pixels, config, generator)
 
     def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
         """All images in order as evaluation sees them; pixels in [0, 1]."""
         rows = torch.arange(len(self)).split(batch_size)
-        jobs = ([_bind(self._centre, row, config) for row in batch.tolist()] for batch in rows)
-        yield from _decoded(jobs, self.labels.device)
+        jobs = ([(row, config) for row in batch.tolist()] for batch in rows)
+        yield from _decoded(self._centre, jobs, self.labels.device)
 
     def with_fixed_noise(self, config: DataConfig, generator: torch.Generator) -> "ImageFiles":
         """The same list: its pixels, and so any fixed noise on them, are kept nowhere."""
@@ -124,30 +127,17 @@ def thread_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _bind(function: Callable[..., np.ndarray], *arguments: object) -> Callable[[], np.ndarray]:
-    return lambda: function(*arguments)
-
-
 def _decoded(
-    batches: Iterable[list[Callable[[], np.ndarray]]], device: torch.device
+    function: Callable[..., np.ndarray], batches: Iterable[list[tuple]], device: torch.device
 ) -> Iterator[Float[Tensor, "_ C S S"]]:
-    """Run each batch's jobs in threads, some batches ahead of the one that is given out."""
-    pool = ThreadPoolExecutor(thread_count())
-    waiting: deque[list[Future]] = deque()
-    try:
-        for jobs in batches:
-            waiting.append([pool.submit(job) for job in jobs])
-            if len(waiting) > AHEAD:
-                yield _stacked(waiting.popleft(), device)
+    """Each batch of images, made in threads while the one before it is used."""
+    with ThreadPool(thread_count()) as pool:
+        started = (pool.starmap_async(function, batch, chunksize=1) for batch in batches)
+        waiting = deque(islice(started, AHEAD))
         while waiting:
-            yield _stacked(waiting.popleft(), device)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _stacked(images: list[Future], device: torch.device) -> Float[Tensor, "_ C S S"]:
-    pixels = torch.from_numpy(np.stack([image.result() for image in images]))
-    return pixels.to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+            waiting.extend(islice(started, 1))
+            pixels = torch.from_numpy(np.stack(waiting.popleft().get())).to(device)
+            yield pixels.permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def _with_border(image: Image.Image, box: list[float]) -> tuple[Image.Image, list[float]]:
@@ -158,6 +148,5 @@ def _with_border(image: Image.Image, box: list[float]) -> tuple[Image.Image, lis
     ends = (left + width - image.width, top + height - image.height)
     after = [max(0, math.ceil(end - slack)) for end in ends]
     if any(before + after):
-        widths = [(before[1], after[1]), (before[0], after[0]), (0, 0)]
-        image = Image.fromarray(np.pad(np.asarray(image), widths, mode="edge"))
+        image = transforms.pad(image, [*before, *after], padding_mode="edge")
     return image, [max(left + before[0], 0.0), max(top + before[1], 0.0), width, height]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
 
 from pdiff.config import DataConfig
 from pdiff.images.augment import augment
@@ -43,7 +43,8 @@ class ImageSplit:
     def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
         """All images in order as evaluation sees them; pixels in [0, 1]."""
         for images in self.images.split(batch_size):
-            yield _resize_and_crop(images, config)
+            as_stored = config.noise > 0  # with_fixed_noise left them at the size of the net
+            yield images.float() / 255 if as_stored else _resize_and_crop(images, config)
 
     def with_fixed_noise(self, config: DataConfig, generator: torch.Generator) -> "ImageSplit":
         """Evaluation images with the noise that they keep, at the size that the net sees."""
@@ -62,15 +63,6 @@ class ImageSplit:
 def _resize_and_crop(
     images: UInt8[Tensor, "B C H W"], config: DataConfig
 ) -> Float[Tensor, "B C S S"]:
-    """Pixels in [0, 1]; as torchvision's Resize(resize) and CenterCrop(size) on tensors."""
-    height, width = images.shape[2:]
-    pixels = images.float() / 255
-    as_the_net_sees_it = config.noise > 0 or config.resize == config.size
-    if as_the_net_sees_it and (height, width) == (config.size, config.size):
-        return pixels
-    shorter = min(height, width)
-    new = tuple(int(config.resize * side / shorter) for side in (height, width))
-    if new != (height, width):
-        pixels = functional.interpolate(pixels, new, mode="bilinear", antialias=True)
-    top, left = (round((side - config.size) / 2) for side in new)
-    return pixels[:, :, top : top + config.size, left : left + config.size]
+    """Pixels in [0, 1]: the shorter side at `resize`, then the centre crop to `size`."""
+    pixels = transforms.resize(images.float() / 255, [config.resize], antialias=True)
+    return transforms.center_crop(pixels, [config.size, config.size])

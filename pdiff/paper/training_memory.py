@@ -71,7 +71,7 @@ def start_autoencoder(
     with device:
         model = make_autoencoder(length, config)
         matrix = torch.randn(config.batch_size, length)
-    optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
+    optimizer = make_optimizer(config.optimizer, model.parameters(), config.lr, config.weight_decay)
     generator = torch.Generator(device)
     return Start(optimizer, lambda: batch_loss(model, matrix, config, NOISE, generator, precision))
 
@@ -91,7 +91,8 @@ def start_denoiser(
         with precision:
             return diffusion.loss(model, latents, generator)
 
-    return Start(make_optimizer(model, "adamw", config.lr, config.weight_decay), loss)
+    optimizer = make_optimizer("adamw", model.parameters(), config.lr, config.weight_decay)
+    return Start(optimizer, loss)
 
 
 STARTS = {"autoencoder": start_autoencoder, "denoiser": start_denoiser}

@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_ends_the_training():
 
 def test_adafactor_keeps_one_number_a_row_and_column():
     model = nn.Linear(30, 20)
-    optimizer = make_optimizer(model, "adafactor", 0.01, 0.0)
+    optimizer = make_optimizer("adafactor", model.parameters(), 0.01, 0.0)
     train_step(optimizer, lambda: model(torch.ones(2, 30)).square().sum())
     state = [value.numel() for entry in optimizer.state.values() for value in entry.values()]
     assert sorted(state) == [1, 1, 20, 20, 30]  # two counts of steps, the bias, rows, columns
@@ -155,7 +155,7 @@ def test_adafactor_keeps_one_number_a_row_and_column():
 def test_both_optimisers_bring_the_loss_down(name):
     torch.manual_seed(0)
     model, x = nn.Linear(3, 1), torch.randn(20, 3)
-    optimizer = make_optimizer(model, name, 0.05, 0.0)
+    optimizer = make_optimizer(name, model.parameters(), 0.05, 0.0)
     first, *_, last = [
         train_step(optimizer, lambda: (model(x) - x.sum(1, keepdim=True)).square().mean()).item()
         for _ in range(100)
