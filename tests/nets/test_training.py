@@ -1,75 +1,113 @@
 """Base net and checkpoints, on a net and images so small that it takes seconds."""
 
 import copy
+import json
+import math
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from pdiff.config import Params
+from pdiff.config import Params, parse_params
 from pdiff.core.optimise import seeded
+from pdiff.core.runtime import make_generator
 from pdiff.datasets.prepare import prepare_images
-from pdiff.images.batches import ImageSet
-from pdiff.nets.base import finetune, make_optimizer, measure_accuracy, train_base
-from pdiff.nets.registry import build_net
+from pdiff.images.batches import ImageSet, load_images, training_batches
+from pdiff.nets import base as base_training
+from pdiff.nets.base import measure_accuracy, train_base
+from pdiff.nets.finetune import finetune
+from pdiff.nets.registry import build_net, load_net
+from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
+from tests.conftest import change
+from tests.toys.pipeline import run_stages
+from tests.toys.training import one_thread  # noqa: F401
+
+OPTIMIZERS = {
+    "sgd": lambda values, lr: torch.optim.SGD(values, lr, momentum=0.9, weight_decay=0.1),
+    "adam": lambda values, lr: torch.optim.Adam(values, lr, weight_decay=0.1, fused=True),
+    "adamw": lambda values, lr: torch.optim.AdamW(values, lr, weight_decay=0.1, fused=True),
+}
 
 
 def ignore(metrics, step):
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def seed(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
 
 
 @pytest.fixture(scope="module")
 def images(tiny: Params) -> ImageSet:
-    return prepare_images(tiny.data, torch.Generator().manual_seed(0))
+    return prepare_images(tiny.data, seed(0))
 
 
 def new_net():
-    return seeded(lambda: build_net("test_resnet", 10, 32), torch.Generator().manual_seed(1))
+    return seeded(lambda: build_net("test_resnet", 10, 32), seed(1))
 
 
-@pytest.fixture(scope="module")
-def base(tiny, images):
-    net = new_net()
-    config = tiny.base.model_copy(update={"epochs": 4, "lr": 5e-3})
-    points = []
-    generator = torch.Generator().manual_seed(2)
-    best = train_base(
-        net, images, tiny.data, config, generator, lambda metrics, step: points.append(metrics)
-    )
-    return net, best, points
+def cosine(lr, end, step, steps):
+    return end + (lr - end) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def test_training_lowers_the_loss(base):
-    _, _, points = base
-    assert points[-1]["loss"] < 0.8 * points[0]["loss"]
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_base_training_equals_a_plain_loop(images, tiny, monkeypatch, name):
+    net, plain, points = new_net(), new_net(), []
+    changes = {"epochs": 3, "lr": 5e-3, "weight_decay": 0.1, "optimizer": name}
+    config = tiny.base.model_copy(update=changes)
+    accuracies = iter((0.1, 0.2, 0.3))  # the last epoch is the best
+    monkeypatch.setattr(base_training, "measure_accuracy", lambda *_: next(accuracies))
+    train_base(net, images, tiny.data, config, seed(2), lambda m, step: points.append(m["loss"]))
+
+    optimizer, generator = OPTIMIZERS[name](plain.parameters(), 5e-3), seed(2)
+    for epoch in range(3):
+        optimizer.param_groups[0]["lr"] = cosine(5e-3, 0, epoch, 3)
+        torch.randint(2**62, (), generator=generator)  # the seed of dropout
+        losses = []
+        for pixels, labels in training_batches(images.train, tiny.data, 50, generator):
+            loss = cross_entropy(plain.train()(pixels), labels)
+            plain.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(labels)
+        assert points[epoch] == pytest.approx(sum(losses) / 120, rel=1e-5)
+    torch.testing.assert_close(net.state_dict(), plain.state_dict(), atol=1e-5, rtol=1e-4)
 
 
-def test_the_best_validation_epoch_is_kept(base, images, tiny):
-    net, best, points = base
-    assert best == max(point["validation_accuracy"] for point in points)
-    assert measure_accuracy(net, images.validation, tiny.data, 50) == pytest.approx(best)
+def test_the_net_is_that_of_the_first_of_the_best_epochs(images, tiny, monkeypatch):
+    accuracies, states = iter((0.3, 0.9, 0.5, 0.9)), []
+
+    def scripted(net, *_):
+        states.append(copy.deepcopy(net.state_dict()))
+        return next(accuracies)
+
+    monkeypatch.setattr(base_training, "measure_accuracy", scripted)
+    net, config = new_net(), tiny.base.model_copy(update={"epochs": 4})
+    assert train_base(net, images, tiny.data, config, seed(2), ignore) == 0.9
+    assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
 
 
 def test_no_epoch_leaves_the_weights_as_they_are(images, tiny):
     net, points = new_net(), []
     config = tiny.base.model_copy(update={"epochs": 0})
-    generator = torch.Generator().manual_seed(2)
-    accuracy = train_base(
-        net, images, tiny.data, config, generator, lambda metrics, step: points.append(metrics)
-    )
+    accuracy = train_base(net, images, tiny.data, config, seed(2), lambda *_: points.append(_))
     before = new_net().state_dict()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert accuracy == measure_accuracy(net, images.validation, tiny.data, 50)
     assert points == []
+
+
+def test_accuracy_is_the_share_of_right_answers_of_the_net_in_eval_mode(images, tiny):
+    net, labels = new_net(), images.validation.labels
+    net.eval().fc.weight.data.zero_()
+    net.fc.bias.data = torch.arange(10.0)  # every answer is 9
+    nines = (labels == 9).sum().item()
+    assert measure_accuracy(net.train(), images.validation, tiny.data, 7) == pytest.approx(
+        nines / len(labels)
+    )
+    assert not net.training
 
 
 class Killed(Exception):
@@ -94,16 +132,8 @@ class Interrupted:
 def test_a_resumed_training_gives_the_same_bits(tiny, images):
     def train(resume=None):
         net, curve = new_net(), []
-        generator = torch.Generator().manual_seed(2)
-        train_base(
-            net,
-            images,
-            tiny.data,
-            tiny.base,
-            generator,
-            lambda metrics, step: curve.append((step, metrics)),
-            resume,
-        )
+        log = lambda metrics, step: curve.append((step, metrics))  # noqa: E731
+        train_base(net, images, tiny.data, tiny.base, seed(2), log, resume)
         return net.state_dict(), curve
 
     whole, whole_curve = train()
@@ -116,81 +146,74 @@ def test_a_resumed_training_gives_the_same_bits(tiny, images):
 
 
 @pytest.fixture
-def tune(base, images, tiny):
+def tune(images, tiny):
+    """Fine-tune a new net: the checkpoints (K, D), the net, the subset and the logged rates."""
+
     def run(expression="last_norms:2", **changes):
-        net = copy.deepcopy(base[0])
+        net, rates = new_net(), {}
         subset = select_subset(net, expression)
         config = tiny.finetune.model_copy(update={"held_back": 0} | changes)
-        generator = torch.Generator().manual_seed(3)
-        rows = finetune(net, subset, images.train, tiny.data, config, generator, ignore)
-        return torch.stack(list(rows)), net, subset
+        log = lambda metrics, step: rates.update({step: metrics["lr"]})  # noqa: E731
+        rows = finetune(net, subset, images.train, tiny.data, config, seed(3), log)
+        return torch.stack(list(rows)), net, subset, rates
 
     return run
 
 
-def test_only_the_subset_moves(tune, base):
-    _, net, subset = tune(batch_norm="eval")
-    before = base[0].state_dict()
+def test_finetuning_equals_a_plain_loop(tune, images, tiny):
+    changes = {"lr": 0.02, "lr_end": 0.001, "weight_decay": 0.1, "optimizer": "sgd"}
+    changes |= {"steps": 12, "checkpoints": 6, "save_every": 2, "batch_norm": "eval_after_2"}
+    matrix, _, subset, rates = tune(**changes)
+    net, generator = new_net(), seed(3)
+    torch.randint(2**62, (), generator=generator)  # the seed of dropout
+    values = [net.get_parameter(parameter) for parameter in subset.names]
+    optimizer, rows = OPTIMIZERS["sgd"](values, 0.02), []
+    passes = [training_batches(images.train, tiny.data, 40, generator) for _ in range(4)]
+    batches = (batch for one in passes for batch in one)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = cosine(0.02, 0.001, step, 12)
+        pixels, labels = next(batches)
+        loss = cross_entropy(net.train(step < 2)(pixels), labels)
+        net.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rows.append(torch.cat([value.detach().flatten() for value in values]))
+    torch.testing.assert_close(matrix, torch.stack(rows[1::2]), atol=1e-5, rtol=1e-4)
+    assert rates == pytest.approx({step: cosine(0.02, 0.001, step, 12) for step in (1, 10)})
+
+
+def test_only_the_subset_moves(tune):
+    _, net, subset, _ = tune(batch_norm="eval")
+    before = new_net().state_dict()
     changed = {n for n, value in net.state_dict().items() if not torch.equal(value, before[n])}
     assert changed == set(subset.names)
 
 
-def test_every_checkpoint_differs_from_the_one_before(tune):
-    matrix, _, subset = tune()
-    assert matrix.shape == (12, subset.length)
-    assert ((matrix[1:] - matrix[:-1]).abs().amax(1) > 0).all()
-
-
-def test_the_last_checkpoint_is_the_nets_state(tune):
-    matrix, net, subset = tune()
-    now = torch.cat([value.flatten() for value in subset.read(net).values()])
-    assert torch.equal(matrix[-1], now)
-
-
-def test_save_every_keeps_each_so_many_steps(tune):
-    every, sparse = tune()[0], tune(save_every=3, checkpoints=4)[0]
-    assert torch.equal(sparse, every[2::3])
-
-
-def test_fewer_checkpoints_are_the_first_ones(tune):
-    assert torch.equal(tune(checkpoints=5)[0], tune()[0][:5])
+def test_checkpoints_are_kept_as_often_and_as_late_as_they_shall(tune):
+    every = tune()[0]
+    assert torch.equal(tune(checkpoints=5)[0], every[:5])
+    assert torch.equal(tune(save_every=3, checkpoints=4)[0], every[2::3])
+    assert torch.equal(tune(save_after=4, checkpoints=8)[0], every[4:])
+    assert torch.equal(tune(save_after=2, save_every=3, checkpoints=3)[0], every[4::3])
 
 
 def test_those_held_back_follow_the_checkpoints_of_the_same_run(tune):
     assert torch.equal(tune(checkpoints=8, held_back=4)[0], tune(checkpoints=12)[0])
 
 
-def test_the_rate_stays_at_its_end_after_the_last_step(base, images, tiny):
-    config = tiny.finetune.model_copy(update={"lr_end": 0.001, "held_back": 10})
-    net, rates = copy.deepcopy(base[0]), {}
-    generator = torch.Generator().manual_seed(3)
-    rows = finetune(
-        net,
-        select_subset(net, "last_norms:2"),
-        images.train,
-        tiny.data,
-        config,
-        generator,
-        lambda metrics, step: rates.update({step: metrics["lr"]}),
-    )
-    assert len(list(rows)) == 22
+def test_the_rate_stays_at_its_end_after_the_last_step(tune):
+    matrix, _, _, rates = tune(lr_end=0.001, held_back=10)
+    assert len(matrix) == 22
     assert rates[10] > 0.001 and rates[20] == pytest.approx(0.001)
-
-
-def test_save_after_keeps_later_steps(tune):
-    every = tune()[0]
-    assert torch.equal(tune(save_after=4, checkpoints=8)[0], every[4:])
-    sparse = tune(save_after=2, save_every=3, checkpoints=3)[0]  # steps 5, 8, 11
-    assert torch.equal(sparse, every[4::3])
 
 
 @pytest.mark.parametrize(
     ("mode", "updates"), [("train", 12), ("eval", 0), ("eval_after_1", 1), ("eval_after_2", 2)]
 )
-def test_batch_norm_modes_update_running_statistics_as_often_as_they_say(tune, base, mode, updates):
-    _, net, _ = tune(batch_norm=mode)
+def test_batch_norm_modes_update_running_statistics_as_often_as_they_say(tune, mode, updates):
+    _, net, _, _ = tune(batch_norm=mode)
     name = next(n for n in net.state_dict() if n.endswith("num_batches_tracked"))
-    assert net.state_dict()[name] - base[0].state_dict()[name] == updates
+    assert net.state_dict()[name] - new_net().state_dict()[name] == updates
 
 
 def step_of_finetuning(images, tiny, expression, mode) -> tuple[list, list]:
@@ -210,7 +233,7 @@ def step_of_finetuning(images, tiny, expression, mode) -> tuple[list, list]:
 
     changes = {"steps": 1, "checkpoints": 1, "save_after": 0, "batch_norm": mode}
     config = tiny.finetune.model_copy(update=changes)
-    subset, generator = select_subset(net, expression), torch.Generator().manual_seed(3)
+    subset, generator = select_subset(net, expression), seed(3)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         list(finetune(net, subset, images.train, tiny.data, config, generator, ignore))
     return outputs, kept
@@ -227,41 +250,36 @@ def test_finetuning_keeps_no_activation_from_before_the_subset(images, tiny, mod
     assert not kept.keys() & set(earlier)
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_finetuning_the_last_norms_keeps_a_fraction_of_all_activations(images, tiny, mode):
-    kept = step_of_finetuning(images, tiny, "last_norms:2", mode)[1]
-    of_all = step_of_finetuning(images, tiny, "all", mode)[1]
-    assert sum(kept.values()) < sum(of_all.values()) / 20
-
-
-def test_the_rate_falls_to_its_end(base, images, tiny):
-    rates = []
-    config = tiny.finetune.model_copy(update={"steps": 20, "checkpoints": 20, "lr_end": 0.01})
-    net = copy.deepcopy(base[0])
-    subset = select_subset(net, "fc")
-    generator = torch.Generator().manual_seed(0)
-    list(
-        finetune(
-            net,
-            subset,
-            images.train,
-            tiny.data,
-            config,
-            generator,
-            lambda metrics, step: rates.append(metrics["lr"]),
-        )
-    )
-    assert rates[0] < 0.03
-    assert rates[-1] == pytest.approx(0.01)
-
-
 def test_a_rate_that_explodes_is_one_clear_error(tune):
     with pytest.raises(InputError, match=r"finetune\.lr: the loss became (nan|inf)"):
         tune("fc", lr=1e38, lr_end=1e38, optimizer="sgd")
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_optimizers_are_what_they_are_called(name):
-    optimizer = make_optimizer(name, [torch.nn.Parameter(torch.zeros(1))], 0.1, 0.01)
-    assert type(optimizer).__name__.lower() == name
-    assert optimizer.param_groups[0]["weight_decay"] == 0.01
+@pytest.fixture(scope="module")
+def ran(tiny_raw, tmp_path_factory):
+    """A folder in which the stages up to `finetune_again` ran, its parameters, net and images."""
+    raw = change(tiny_raw, seed__base=3, seed__model=5)
+    folder = tmp_path_factory.mktemp("nets") / "run"
+    run_stages(folder, raw, ("prepare_data", "train_base", "finetune", "finetune_again"))
+    net = load_net(folder / "models/base.safetensors")
+    return folder, parse_params(raw), net, load_images(folder / "data/images.safetensors")
+
+
+def test_the_test_accuracy_is_that_of_the_test_images(ran):
+    folder, params, net, images = ran
+    metrics = json.loads((folder / "metrics/train_base.json").read_text())
+    found = [measure_accuracy(net, s, params.data, 50) for s in (images.validation, images.test)]
+    assert [metrics["base_validation_accuracy"], metrics["base_test_accuracy"]] == found
+    assert found[0] != found[1]
+
+
+def test_the_second_run_is_another_one_and_its_checkpoints_are_spread_evenly(ran):
+    folder, params, net, images = ran
+    subset = select_subset(net, params.subset.select)
+    config = params.finetune.model_copy(update={"held_back": 0})
+    generator = make_generator(3, "finetune_again")
+    rows = list(finetune(net, subset, images.train, params.data, config, generator, ignore))
+    _, first = load_stack(folder / "data/checkpoints.safetensors")
+    _, again = load_stack(folder / "data/second_run.safetensors")
+    assert torch.equal(again, torch.stack(rows)[[0, 3, 6, 8, 11]])
+    assert (again[:, None] != first).any(2).all()
