@@ -33,10 +33,7 @@ def normed(conv: nn.Conv2d, side: int) -> tuple[nn.Module, ...]:
 
 
 class ConvNetMini(Mini):
-    """Three convolutions and two linear layers: (B, 3, 64, 64) -> (B, classes).
-
-    Paper Appendix A.2; sizes from the authors' code.
-    """
+    """Three convolutions and two linear layers: (B, 3, 64, 64) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -52,10 +49,7 @@ class ConvNetMini(Mini):
 
 
 class MLPMini(Mini):
-    """Three linear layers on a grey image of half the side: (B, 3, 64, 64) -> (B, classes).
-
-    Paper Appendix A.2; sizes from the authors' code.
-    """
+    """Three linear layers on a grey image of half the side: (B, 3, 64, 64) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -87,10 +81,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNetMini(Mini):
-    """A stem, two residual blocks and two linear layers: (B, 3, 64, 64) -> (B, classes).
-
-    Paper Appendix A.2; sizes from the authors' code.
-    """
+    """A stem, two residual blocks and two linear layers: (B, 3, 64, 64) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -146,7 +137,7 @@ class TransformerBlock(nn.Module):
 class ViTMini(Mini):
     """64 patches as tokens, 4 blocks, the mean of the tokens: (B, 3, 64, 64) -> (B, classes).
 
-    Paper Appendix A.2; sizes from the authors' code. No class token; the positions are fixed.
+    No class token; the positions are fixed.
     """
 
     def __init__(self, classes: int) -> None:
@@ -191,7 +182,7 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtMini(Mini):
     """A stem and four stages of 1, 2, 2 and 2 blocks: (B, 3, 64, 64) -> (B, classes).
 
-    Paper Appendix A.2; sizes from the authors' code. No drop path.
+    No drop path.
     """
 
     def __init__(self, classes: int) -> None:
@@ -222,7 +213,7 @@ class ConvNeXtMini(Mini):
 class CNNMedium(Mini):
     """Three convolutions without padding, two linear layers: (B, 3, 32, 32) -> (B, classes).
 
-    Paper Appendix A.2; sizes from the authors' code. For MNIST and SVHN.
+    For MNIST and SVHN.
     """
 
     def __init__(self, classes: int) -> None:

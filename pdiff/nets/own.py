@@ -5,7 +5,6 @@ are (B, N). FILE.py is read anew each time, so a stage always uses the code that
 """
 
 import difflib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -70,12 +69,9 @@ def build_own(name: str, classes: int) -> nn.Module:
             "it must return a torch.nn.Module"
         )
     if not hasattr(net, "classifier_name"):
-        heads = [
-            path
-            for path, module in net.named_modules()
-            if isinstance(module, nn.Linear) and module.out_features == classes
-        ]
-        net.classifier_name = heads[-1] if heads else None
+        layers = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Linear)]
+        heads = [None, *(name for name, layer in layers if layer.out_features == classes)]
+        net.classifier_name = heads[-1]
     return net
 
 
@@ -107,18 +103,14 @@ def _load(file: str) -> ModuleType:
             f"base.net: {file} is not a file; give FILE.py:NAME, the path absolute or from the "
             "project's folder"
         )
-    name = f"own_net_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses look their module up
+    module = ModuleType(f"own_net_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
         # without bytecode files, which would change a watched folder and may be out of date
-        exec(spec.loader.source_to_code(path.read_bytes(), str(path)), vars(module))
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:  # somebody else's code raises anything
-        del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
+        del sys.modules[module.__name__]
         raise InputError(f"base.net: {file} cannot be imported: {_reason(error)}") from None
     return module
 

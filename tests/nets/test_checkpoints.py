@@ -46,15 +46,9 @@ def test_checkpoints_come_back_bit_for_bit(tmp_path, subset, suffix, kept):
     assert torch.equal(matrix, torch.stack(expected))
 
 
-def test_the_order_of_a_files_names_does_not_matter(tmp_path, subset):
-    values = state(subset, 0)
-    torch.save({"state_dict": dict(reversed(values.items()))}, tmp_path / "0.pth")
-    assert torch.equal(load_checkpoints([tmp_path / "0.pth"], subset)[0], row(subset, values))
-
-
-def test_half_precision_becomes_single(tmp_path, subset):
+def test_order_and_precision_of_a_file_do_not_matter(tmp_path, subset):
     values = {name: tensor.half() for name, tensor in state(subset, 0).items()}
-    torch.save(values, tmp_path / "0.pth")
+    torch.save({"state_dict": dict(reversed(values.items()))}, tmp_path / "0.pth")
     matrix = load_checkpoints([tmp_path / "0.pth"], subset)
     assert matrix.dtype == torch.float32
     assert torch.equal(matrix[0], row(subset, values).float())
@@ -109,19 +103,19 @@ def test_the_file_that_lacks_a_parameter_is_named(tmp_path, subset):
     assert f"{tmp_path / '2.pth'} has no {subset.names[-1]!r}" in message
 
 
-def test_another_shape_is_named(tmp_path, subset):
-    name, shape = next(iter(subset.shapes.items()))
-    torch.save(state(subset, 0) | {name: torch.zeros(3, 5)}, tmp_path / "1.pth")
-    message = refused(load_checkpoints, [tmp_path / "1.pth"], subset)
-    assert f"{name!r} has shape (3, 5) in {tmp_path / '1.pth'}, and {shape} in the net" in message
-
-
-def test_a_value_that_is_not_finite_is_named(tmp_path, subset):
-    values = state(subset, 0)
-    values[subset.names[1]][0] = float("nan")
-    torch.save(values, tmp_path / "1.pth")
-    message = refused(load_checkpoints, [tmp_path / "1.pth"], subset)
-    assert f"{subset.names[1]!r} holds NaN or infinity in {tmp_path / '1.pth'}" in message
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.zeros(3, 5), "has shape (3, 5) in {path}, and {shape} in the net"),
+        (float("nan"), "holds NaN or infinity in {path}"),
+    ],
+)
+def test_a_wrong_tensor_is_named(tmp_path, subset, value, reason):
+    (name, shape), path = next(iter(subset.shapes.items())), tmp_path / "1.pth"
+    broken = value if isinstance(value, torch.Tensor) else torch.full(shape, value)
+    torch.save(state(subset, 0) | {name: broken}, path)
+    message = refused(load_checkpoints, [path], subset)
+    assert f"{name!r} {reason.format(path=path, shape=shape)}" in message
 
 
 class Harmful:

@@ -73,17 +73,15 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["my_net.py:TinyNet", "my_net.py:tiny_net"])
+@pytest.mark.parametrize(
+    "name", ["my_net.py:TinyNet", "my_net.py:tiny_net", "{folder}/my_net.py:TinyNet"]
+)
 def test_a_class_or_a_function_makes_the_net(folder, name):
+    name = name.format(folder=folder)
     check_net(name)
     net = build_net(name, 7, 32)
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     check_size(net, name, 32, 7)
-
-
-def test_an_absolute_path_is_the_same_file(folder):
-    net = build_net(f"{folder}/my_net.py:TinyNet", 7, 32)
-    assert list(net.state_dict()) == list(build_net("my_net.py:TinyNet", 7, 32).state_dict())
 
 
 def test_a_changed_file_is_read_anew(folder):
@@ -175,16 +173,13 @@ def test_an_own_net_has_nothing_to_download(folder):
 def test_the_file_or_its_folder_is_watched(folder, watch):
     check_watch("my_net.py:TinyNet", watch.format(folder=folder))
     check_watch(f"{folder}/my_net.py:TinyNet", watch.format(folder=folder))
+    check_watch("resnet18.a1_in1k", "requirements.txt")
 
 
 @pytest.mark.parametrize("watch", ["requirements.txt", "???", "other/my_net.py"])
 def test_a_file_that_nobody_watches_is_refused(folder, watch):
     with pytest.raises(InputError, match=r"base\.watch: .* give -S base\.watch=my_net\.py$"):
         check_watch("my_net.py:TinyNet", watch)
-
-
-def test_names_of_timm_need_no_file():
-    check_watch("resnet18.a1_in1k", "requirements.txt")
 
 
 @pytest.fixture(scope="module")
