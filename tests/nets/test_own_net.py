@@ -189,7 +189,8 @@ def piped(tiny_raw, tmp_path_factory) -> Path:
     folder.mkdir()
     (folder / "my_net.py").write_text(CODE)
     net = {"base__net": f"{folder}/my_net.py:TinyNet", "base__watch": "my_net.py"}
-    run_stages(folder, change(tiny_raw, subset__select="norm", **net), STAGES)
+    changes = net | {"subset__select": "norm", "novelty__audit": False}
+    run_stages(folder, change(tiny_raw, **changes), STAGES)
     return folder
 
 
@@ -238,8 +239,8 @@ def test_a_command_for_other_machines_hides_where_the_file_lies(folder):
 
 def test_every_stage_that_builds_the_net_watches_its_file():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    build = {name for name, stage in stages.items() if "pdiff/nets/registry.py" in stage["deps"]}
-    assert len(build) == 6
+    build = {name for name, stage in stages.items() if "pdiff/nets" in stage["deps"]}
+    assert "train_base" in build
     watch = {name for name, stage in stages.items() if "${base.watch}" in stage["deps"]}
     assert watch == build | {"check_params"}
 
