@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 
 from pdiff.datasets.prepare import prepare_images
-from pdiff.images import listed as image_files
+from pdiff.images import listed
 from pdiff.images.batches import (
     EvaluationBatches,
     ImageFiles,
@@ -86,7 +86,7 @@ def test_taking_some_keeps_path_size_and_label_together(images):
 def test_the_seed_decides_the_batches_and_the_number_of_threads_nothing(images, data, monkeypatch):
     found = []
     for threads in (1, 4):
-        monkeypatch.setattr(image_files, "thread_count", lambda threads=threads: threads)
+        monkeypatch.setattr(listed, "thread_count", lambda threads=threads: threads)
         found.append(trained(images.train, data))
     for (a, a_labels), (b, b_labels) in zip(*found, strict=True):
         assert torch.equal(a, b)
@@ -116,7 +116,7 @@ def test_a_crop_is_taken_from_the_original_pixels(tmp_path, data, generator):
     config = plain(data, crop_scale=(0.2, 0.6))
     (ours,) = split.augmented([torch.tensor([0, 0, 0, 0])], config, generator)
     again = torch.Generator().manual_seed(0)
-    boxes, _ = image_files.draw_boxes(split.sizes.expand(4, 2), config, again)
+    boxes, _ = listed.draw_boxes(split.sizes.expand(4, 2), config, again)
     image = Image.open(tmp_path / "a.png")
     for seen, (left, top, width, height) in zip(ours, boxes.int().tolist(), strict=True):
         theirs = reference.resized_crop(image, top, left, height, width, [24, 24])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pdiff.nets import given as checkpoints
+from pdiff.nets import given
 from pdiff.nets.given import list_checkpoints
 from pdiff.nets.registry import build_net
 from pdiff.parameters.subset import Subset, select_subset
@@ -24,7 +24,7 @@ def state(subset: Subset, seed: int) -> dict[str, torch.Tensor]:
 
 
 def load_checkpoints(paths, subset) -> torch.Tensor:
-    return torch.stack(list(checkpoints.load_checkpoints(paths, subset)))
+    return torch.stack(list(given.load_checkpoints(paths, subset)))
 
 
 def row(subset: Subset, values: dict[str, torch.Tensor]) -> torch.Tensor:

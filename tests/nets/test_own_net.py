@@ -143,17 +143,15 @@ def test_weights_keep_all_but_a_head_of_another_size_and_may_lack_counters(folde
         ("empty.py:Net", r"empty\.py has no 'Net'; empty\.py defines no class or function"),
     ],
 )
-def test_a_mistake_is_one_line_before_any_work(folder, tiny_raw, capsys, name, message):
+def test_a_mistake_is_one_line(folder, name, message):
     Path("broken.py").write_text("import there_is_no_such_module\n")
     Path("syntax.py").write_text("x = 1\nclass Net(\n")
     Path("quits.py").write_text("raise SystemExit(3)\n")
     Path("empty.py").write_text("")
-    raw = change(tiny_raw, base__net=name, base__watch=name.partition(":")[0])
-    with pytest.raises(SystemExit):
-        run_stages(folder, raw, ("check_params",))
-    error = capsys.readouterr().err
-    assert error.startswith("error: base.net: ") and error.count("\n") == 1
-    assert re.search(message, error), error
+    with pytest.raises(InputError, match=message) as caught:
+        check_net(name)
+        check_size(build_net(name, 10, 32), name, 32, 10)
+    assert str(caught.value).startswith("base.net: ") and "\n" not in str(caught.value)
 
 
 def test_a_size_that_an_own_net_cannot_take_is_named(folder):
