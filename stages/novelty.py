@@ -112,7 +112,6 @@ def main() -> None:
             warn(conclusion(missed))
         print(one_line(fit, missed))
         print(summary.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-        tracking.finish(params)
 
 
 def _load(split: str) -> tuple[dict, object]:

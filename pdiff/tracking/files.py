@@ -9,7 +9,6 @@ They are read from a folder or from a commit alike (`Tree`). Nothing here knows 
 """
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -18,14 +17,20 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import yaml
 
+if TYPE_CHECKING:
+    import pandas
+
 REPORT_STAGE = "novelty"
-RESULT_FOLDERS = ("metrics", "plots", "report", "report/audit")
+"""The last stage: an experiment is complete when it has ended."""
+HEADLINE_STAGE = "novelty"
+"""The stage whose metrics compare experiments; in MLflow their names have no prefix."""
+RESULT_FOLDERS = ("metrics", "plots", "report")
 RESULT_SUFFIXES = {".json", ".csv", ".png", ".svg", ".md", ".html"}
-HEADLINE_TABLE = "report/summary.csv"
+HEADLINE_TABLE = "summary.json"
 COLUMNS = {  # what the comparison shows of an experiment, and the heading that fits there
     "fit.r2": "AE R2",
     "fit.variance_first": "var first",
@@ -121,9 +126,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def is_result(path: Path) -> bool:
+def is_result(path: str) -> bool:
     """Whether a path is one of an experiment's small result files."""
-    return str(path.parent) in RESULT_FOLDERS and path.suffix in RESULT_SUFFIXES
+    folder, _, name = path.rpartition("/")
+    return folder in (*RESULT_FOLDERS, "report/audit") and Path(name).suffix in RESULT_SUFFIXES
 
 
 @runtime_checkable
@@ -149,13 +155,9 @@ class Folder:
     def results(self) -> dict[str, str]:
         """Git's blob ids of metrics, plots and report files, by path."""
         found = {}
-        for folder in RESULT_FOLDERS:
-            for path in sorted((self.path / folder).glob("*")):
-                name = path.relative_to(self.path)
-                if is_result(name) and path.is_file():
-                    data = path.read_bytes()
-                    blob = b"blob %d\0%b" % (len(data), data)
-                    found[str(name)] = hashlib.sha1(blob).hexdigest()
+        for path in filter(is_result, [p for name in RESULT_FOLDERS for p in self.paths(name)]):
+            data = (self.path / path).read_bytes()
+            found[path] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         return found
 
     def read(self, path: str) -> bytes | None:
@@ -208,19 +210,21 @@ def read_json(tree: Tree, path: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def read_csv(tree: Tree, path: str) -> list[list[str]]:
-    """Rows of a CSV file, the header first; [] if there is none."""
-    text = (tree.read(path) or b"").decode()
-    return [row for row in csv.reader(io.StringIO(text)) if row]
+def read_table(tree: Tree, path: str) -> "pandas.DataFrame":
+    """A CSV file, an empty frame if there is none."""
+    import pandas  # half a second, for those who need it
+
+    text = io.BytesIO(tree.read(path) or b"none\n")
+    return pandas.read_csv(text, float_precision="round_trip")
 
 
 def headline(tree: Tree) -> dict[str, float]:
-    """All final metrics: those of the report stage by their names, others after their stage."""
+    """All final metrics: those of HEADLINE_STAGE by their names, others after their stage."""
     found: dict[str, float] = {}
     for path in tree.results():
         stage = Path(path).stem
         if path.startswith("metrics/") and path.endswith(".json"):
-            prefix = "" if stage == REPORT_STAGE else f"{stage}."
+            prefix = "" if stage == HEADLINE_STAGE else f"{stage}."
             values = numbers(read_json(tree, path))
             found |= {f"{prefix}{name}": value for name, value in values.items()}
     return found
@@ -228,14 +232,13 @@ def headline(tree: Tree) -> dict[str, float]:
 
 def read_curves(tree: Tree, stage: str) -> dict[str, Curve]:
     """The curves in plots/<stage>.csv; its first column is the step, cells may be empty."""
-    rows = read_csv(tree, f"plots/{stage}.csv")
-    names = rows[0][1:] if rows else []
-    curves: dict[str, Curve] = {name: [] for name in names}
-    for row in rows[1:]:
-        for name, cell in zip(names, row[1:], strict=False):
-            with contextlib.suppress(ValueError):
-                curves[name].append([int(float(row[0])), 0, float(cell)])
-    return curves
+    table = read_table(tree, f"plots/{stage}.csv")
+    steps, *names = table.columns
+    table = table.set_index(steps)
+    return {
+        name: [[int(step), 0, float(value)] for step, value in table[name].dropna().items()]
+        for name in names
+    }
 
 
 def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
@@ -254,25 +257,18 @@ def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
     }
 
 
-def _cell(text: str) -> str | float:
-    return float(text) if NUMBER.fullmatch(text) else text
-
-
 def write_artifacts(tree: Tree, folder: Path) -> list[str]:
     """Lay out what the experiment's run shows as files; the names of the tables come back."""
-    results = tree.results()
-    tables = sorted(path for path in results if path.startswith("report/") and ".csv" in path)
-    tables.sort(key=lambda path: path != HEADLINE_TABLE)  # MLflow compares the first table
-    for path in [*results, "params.yaml", "dvc.lock"]:
+    tables = []
+    for path in [*tree.results(), "params.yaml", "dvc.lock"]:
         data = tree.read(path)
-        if data is not None and not path.startswith(("metrics/", "plots/")):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-    for path in tables:
-        rows = read_csv(tree, path)
-        table = {
-            "columns": rows[0] if rows else [],
-            "data": [list(map(_cell, r)) for r in rows[1:]],
-        }
-        (folder / f"{Path(path).stem}.json").write_text(json.dumps(table))
-    return [f"{Path(path).stem}.json" for path in tables]
+        if data is None or path.startswith(("metrics/", "plots/")):
+            continue
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+        if path.endswith(".csv"):
+            tables.append(f"{Path(path).stem}.json")
+            table = read_table(tree, path)
+            table.to_json(folder / tables[-1], orient="split", index=False, double_precision=15)
+    # MLflow compares the first table
+    return sorted(tables, key=lambda name: (name != HEADLINE_TABLE, name))

@@ -1,16 +1,23 @@
-"""Experiments and stages as MLflow runs, written so that everything may be repeated.
+"""Experiments and stages as MLflow runs, written so that everything may be repeated."""
 
-`pdiff.tracking` opens the store and hands it the mlflow module; a record (see there) is a dict.
-"""
-
+import contextlib
+import http.client
 import json
+import logging
+import os
 import shutil
+import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from pdiff.system.paths import root
 from pdiff.tracking.files import (
     COLUMNS,
     Tree,
@@ -25,39 +32,107 @@ from pdiff.tracking.files import (
     write_artifacts,
 )
 
+EXPERIMENT = "pdiff"
+PATIENCE_S = 60.0  # while another process writes
+SETTINGS = {  # of the MLflow client; the environment wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be used, with a reason that fits on one line."""
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the SQLite file in `root()`; a relative SQLite path starts there."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    path = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{root() / path}" if path != uri else uri
+
+
+@contextlib.contextmanager
+def open_store() -> Iterator["Store"]:
+    """The MLflow experiment, held alone: making a store, and a run by key, must not race.
+
+    A server that is down or a database that is locked raises within seconds.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        _check_server(uri)
+    try:
+        import mlflow
+    except ImportError as error:
+        raise TrackingError(f"mlflow is not usable here: {error}") from error
+    for name in ("mlflow", "alembic", "urllib3"):  # they announce every step and every retry
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with FileLock(root() / ".mlflow.lock", timeout=PATIENCE_S):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and path.exists():
+            with contextlib.closing(sqlite3.connect(path, timeout=3)) as database:
+                database.execute("BEGIN IMMEDIATE")
+        client = mlflow.MlflowClient(uri)
+        yield Store(mlflow.entities, client, _experiment_id(client, uri))
+
+
+def _check_server(uri: str) -> None:
+    """Raise within seconds if no server answers; MLflow itself would try for minutes."""
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3).close()
+    except urllib.error.HTTPError:
+        return  # it answers, perhaps it wants a login
+    except (OSError, http.client.HTTPException) as error:
+        raise TrackingError(f"no MLflow server at {uri}") from error
+
+
+def _experiment_id(client: Any, uri: str) -> str:
+    """The id of our experiment, made on first use with artifacts beside the database."""
+    location = (root() / "mlruns").as_uri() if uri.startswith("sqlite:") else None
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return client.create_experiment(EXPERIMENT, artifact_location=location)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    if location and experiment.artifact_location != location:
+        raise TrackingError(
+            f"{uri} belongs to {experiment.artifact_location}: the folder was moved;"
+            " delete mlflow.db and mlruns, sync rebuilds them"
+        )
+    return experiment.experiment_id
+
 
 class Store:
     """Writes experiments and stages to MLflow; everything may be repeated without harm."""
 
-    def __init__(self, entities: Any, client: Any, experiment_id: str, records: Path):
+    def __init__(self, entities: Any, client: Any, experiment_id: str):
         self.entities = entities  # mlflow.entities
         self.client = client
-        self.records = records  # folder of the records, where attached files are
         self.experiment_id = experiment_id
 
-    def runs(self, where: str = "", deleted: bool = False) -> list[Any]:
-        """The runs that match an MLflow filter, newest first."""
+    def runs(self, deleted: bool = False, **tags: str) -> list[Any]:
+        """The runs that have these `pdiff.` tags, newest first; `parent` is an experiment's id."""
+        names = {"parent": "mlflow.parentRunId"}
+        where = [f"tags.`{names.get(n, f'pdiff.{n}')}` = '{value}'" for n, value in tags.items()]
         found, token, view = [], None, 3 if deleted else 1  # ViewType.ALL, ACTIVE_ONLY
+        order = ["attributes.start_time DESC"]
         while True:
             page = self.client.search_runs(
-                [self.experiment_id], where, view, 1000, ["attributes.start_time DESC"], token
+                [self.experiment_id], " and ".join(where), view, 1000, order, token
             )
             found += page
             token = page.token
             if not token:
                 return found
 
-    def pipelines(self, key: str) -> list[Any]:
-        """The runs of experiments of this name, newest first; a shared server may have several."""
-        return self.runs(f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'pipeline'")
-
     def pipeline(self, key: str) -> Any | None:
         """The newest run of an experiment."""
-        return next(iter(self.pipelines(key)), None)
-
-    def stages(self, pipeline_id: str) -> list[Any]:
-        """The runs nested in that of an experiment."""
-        return self.runs(f"tags.`mlflow.parentRunId` = '{pipeline_id}'")
+        return next(iter(self.runs(key=key, role="pipeline")), None)
 
     def ensure_pipeline(
         self, key: str, params: Mapping[str, Any], started: float, tags: Mapping[str, str]
@@ -67,7 +142,7 @@ class Store:
         On a server that a team shares, another machine's run of the same name is left alone.
         """
         sha = params_sha(params)
-        named = self.pipelines(key)
+        named = self.runs(key=key, role="pipeline")
         found = next((run for run in named if run.data.tags.get("pdiff.params_sha") == sha), None)
         for run in named if found is None else []:
             if run.data.tags.get("pdiff.host") == tags.get("pdiff.host"):
@@ -82,53 +157,48 @@ class Store:
         self._log(found.info.run_id, params=missing)
         return found
 
-    def retire(self, pipeline: Any) -> None:
-        """Delete (MLflow can restore) an experiment's run and its stages, since it was replaced."""
-        for found in [*self.stages(pipeline.info.run_id), pipeline]:
+    def retire(self, run: Any) -> None:
+        """Delete (MLflow can restore) a run and those nested in it, since it was replaced."""
+        for found in [*self.runs(parent=run.info.run_id), run]:
             self.client.set_tag(found.info.run_id, "pdiff.retired", "true")
             self.client.delete_run(found.info.run_id)
 
-    def add_live(self, record: Mapping[str, Any]) -> None:
-        """Log the stage that has just ended, and what that means for its experiment."""
-        pipeline_id = self.add_record(record)
-        for name, value in record["tags"].items():
-            if name.startswith("pdiff.pid") or name == "pdiff.host":
-                self.client.set_tag(pipeline_id, name, value)
-        if record["status"] != "FAILED":
-            self.client.update_run(pipeline_id, "RUNNING")
+    def add_records(self, records: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+        """Log stages from their records, where MLflow does not have them or had them deleted.
 
-    def add_record(self, record: Mapping[str, Any]) -> str:
-        """Log a stage from its record; the id of the experiment's run comes back."""
-        pipeline_id = self.ensure_pipeline(
-            record["key"], record["all_params"], record["started"], record["tags"]
-        ).info.run_id
-        folder = self.records / record["key"] / f"{record['stage']}.files"
-        self._add_stage(pipeline_id, record["key"], record, folder)
-        if record["status"] == "FAILED":
-            self.client.set_terminated(pipeline_id, "FAILED", int(record["ended"] * 1000))
-        return pipeline_id
+        The keys of the experiments that changed come back, and whether each is new.
+        """
+        changed: dict[str, bool] = {}
+        for record in records:
+            key, stage, failed = record["key"], record["stage"], record["status"] == "FAILED"
+            if self.runs(deleted=True, record=record["id"]):
+                continue
+            changed.setdefault(key, self.pipeline(key) is None)
+            pipeline_id = self.ensure_pipeline(
+                key, record["all_params"], record["started"], record["tags"]
+            ).info.run_id
+            old = self.runs(parent=pipeline_id, stage=stage)
+            self._add_stage(pipeline_id, key, record)
+            for run in old:
+                self.retire(run)
+            self._log(pipeline_id, tags={n: record["tags"][n] for n in ("pdiff.host", "pdiff.pid")})
+            if failed:
+                self.client.set_terminated(pipeline_id, "FAILED", int(record["ended"] * 1000))
+            else:
+                self.client.update_run(pipeline_id, "RUNNING")
+        return changed
 
-    def _add_stage(
-        self, pipeline_id: str, key: str, record: Mapping[str, Any], files: Path | None = None
-    ) -> None:
-        """Add a stage's run, then delete the one it replaces."""
+    def _add_stage(self, pipeline_id: str, key: str, record: Mapping[str, Any]) -> None:
         stage = record["stage"]
-        old = [r for r in self.stages(pipeline_id) if r.data.tags.get("pdiff.stage") == stage]
         tags = {"pdiff.key": key, "pdiff.role": "stage", "pdiff.stage": stage, **record["tags"]}
         tags["mlflow.parentRunId"] = pipeline_id
         run_id = self.client.create_run(
             self.experiment_id, int(record["started"] * 1000), tags, stage
         ).info.run_id
         self._log(run_id, _points(record), flat_params(record["params"]), _notes(record))
-        for name in record.get("files", []):
-            if files is not None and (files / name).exists():
-                self.client.log_artifact(run_id, str(files / name))
-        if "id" in record:
+        if "id" in record:  # the last, so that a run cut short is made again
             self.client.set_tag(run_id, "pdiff.record", record["id"])
         self.client.set_terminated(run_id, record["status"], int(record["ended"] * 1000))
-        for found in old:
-            self.client.set_tag(found.info.run_id, "pdiff.retired", "true")
-            self.client.delete_run(found.info.run_id)
 
     def publish(
         self, key: str, tree: Tree, tags: Mapping[str, str], when: float | None = None
@@ -148,12 +218,15 @@ class Store:
         with tempfile.TemporaryDirectory() as folder:
             tables = write_artifacts(tree, Path(folder))
             self.client.log_artifacts(pipeline_id, folder)
-        logged = json.dumps([{"path": name, "type": "table"} for name in tables])
-        notes = {"mlflow.loggedArtifacts": logged, "pdiff.results_sha": results_sha(tree)}
+        notes = {"mlflow.loggedArtifacts": _logged(tables), "pdiff.results_sha": results_sha(tree)}
         self._log(pipeline_id, points, tags={**tags, **notes})
         if "pdiff.error" in old.tags:
             self.client.delete_tag(pipeline_id, "pdiff.error")
-        self._add_restored_stages(pipeline_id, key, tree, when)
+        stages = self.runs(parent=pipeline_id)
+        present = {r.data.tags["pdiff.stage"] for r in stages if r.info.status == "FINISHED"}
+        for stage in read_yaml(tree, "dvc.yaml").get("stages", {}):
+            if stage not in present:
+                self._add_stage(pipeline_id, key, restored_record(tree, stage, when))
         self.client.set_terminated(pipeline_id, "FINISHED", int(when * 1000))
 
     def add_table(
@@ -164,50 +237,39 @@ class Store:
         tags: Mapping[str, str],
     ) -> None:
         """Log a table of experiments with its files, in place of the last one of that name."""
-        key = clean_name(name)
-        old = self.runs(f"tags.`pdiff.key` = '{key}' and tags.`pdiff.role` = 'table'")
-        logged = json.dumps([{"path": "table.json", "type": "table"}])
-        notes = {"pdiff.key": key, "pdiff.role": "table", "mlflow.loggedArtifacts": logged}
-        now = int(time.time() * 1000)
-        run_id = self.client.create_run(
-            self.experiment_id, now, {**tags, **notes}, name
-        ).info.run_id
+        key, now = clean_name(name), int(time.time() * 1000)
+        old = self.runs(key=key, role="table")
+        notes = {"pdiff.key": key, "pdiff.role": "table"}
+        notes["mlflow.loggedArtifacts"] = _logged(["table.json"])
+        new = self.client.create_run(self.experiment_id, now, {**tags, **notes}, name)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "table.json").write_text(json.dumps(table))
             for path in files:
                 shutil.copyfile(path, Path(folder) / path.name)
-            self.client.log_artifacts(run_id, folder)
-        self.client.set_terminated(run_id, "FINISHED", now)
+            self.client.log_artifacts(new.info.run_id, folder)
+        self.client.set_terminated(new.info.run_id, "FINISHED", now)
         for found in old:
             self.retire(found)
-
-    def _add_restored_stages(self, pipeline_id: str, key: str, tree: Tree, when: float) -> None:
-        present = {
-            found.data.tags.get("pdiff.stage")
-            for found in self.stages(pipeline_id)
-            if found.info.status == "FINISHED"
-        }
-        for stage in read_yaml(tree, "dvc.yaml").get("stages", {}):
-            if stage not in present:
-                self._add_stage(pipeline_id, key, restored_record(tree, stage, when))
 
     def _log(
         self,
         run_id: str,
-        points: list[tuple[str, float, int, int]] | None = None,
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
+        points: Iterable[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
     ) -> None:
         """Log points (name, value, milliseconds, step), parameters and tags in few requests."""
-        metrics = [self.entities.Metric(*point) for point in points or []]
-        values = [
-            self.entities.Param(clean_name(name), value[:6000])
-            for name, value in (params or {}).items()
-        ]
-        notes = [self.entities.RunTag(name, value[:5000]) for name, value in (tags or {}).items()]
+        metrics = [self.entities.Metric(*point) for point in points]
+        values = [self.entities.Param(clean_name(n), value[:6000]) for n, value in params.items()]
+        notes = [self.entities.RunTag(name, value[:5000]) for name, value in tags.items()]
         while metrics or values or notes:
             self.client.log_batch(run_id, metrics[:800], values[:100], notes[:100])
             metrics, values, notes = metrics[800:], values[100:], notes[100:]
+
+
+def _logged(tables: Iterable[str]) -> str:
+    """The tag by which MLflow finds a run's tables."""
+    return json.dumps([{"path": name, "type": "table"} for name in tables])
 
 
 def _points(record: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:

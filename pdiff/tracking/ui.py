@@ -7,31 +7,23 @@ the originals and the generated models are, and how alike they are.
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-import webbrowser
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from pdiff import tracking
+from pdiff.config import Params
+from pdiff.system.paths import root
 from pdiff.tracking.files import COLUMNS
-from pdiff.tracking.store import Store
+from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
 
-PIPELINES = "tags.`pdiff.role` = 'pipeline'"
-SECTIONS = (
-    *("seed", "data", "base", "subset", "finetune", "noise"),
-    *("autoencoder", "ddpm", "generate", "evaluate", "novelty"),
-)
+SECTIONS = tuple(Params.model_fields)
 MOST_PARAMS = 12
 # Browsers take it for this machine; at 127.0.0.1 MLflow's assistant covers a quarter of the page.
 HOST = "pdiff.localhost"
-LOCAL_HOSTS = "localhost:*,127.0.0.1:*"
-PATIENCE_S = 90
 
 
 def differing_params(runs: Sequence[Any]) -> list[str]:
@@ -60,7 +52,7 @@ def _is_detail(name: str) -> bool:
 
 def table(store: Store) -> str:
     """The comparison as a Markdown table, newest experiment first."""
-    runs = store.runs(PIPELINES)
+    runs = store.runs(role="pipeline")
     params = differing_params(runs)
     metrics = [name for name in COLUMNS if any(name in run.data.metrics for run in runs)]
     rows = [["experiment", "status", *params, *metrics]]
@@ -83,11 +75,11 @@ def save_view(store: Store) -> str:
 
     The format is MLflow's own and undocumented, so a test looks at it.
     """
-    params = {f"params.`{n}`": _width(n) for n in differing_params(store.runs(PIPELINES))}
+    params = {f"params.`{n}`": _width(n) for n in differing_params(store.runs(role="pipeline"))}
     metrics = {f"metrics.`{name}`": _width(name) for name in COLUMNS.values()}
     widths = {"attributes.`Run Name`": 170, **params, **metrics, "attributes.`Created`": 110}
     view = {
-        "searchFilter": PIPELINES,
+        "searchFilter": "tags.`pdiff.role` = 'pipeline'",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
         "lifecycleFilter": "Active",
@@ -118,80 +110,34 @@ def check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise tracking.TrackingError(f"port {port} is in use; choose with --port") from error
+            raise TrackingError(f"port {port} is in use; choose with --port") from error
 
 
-def show(port: int, browser: bool) -> int:
-    """Open the comparison: on the team's server if there is one, else on our own until Ctrl-C."""
-    with tracking.open_store() as store:
+def serve(port: int) -> int:
+    """Say where the comparison is: on the team's server, or on MLflow's own until Ctrl-C."""
+    with open_store() as store:
         path = save_view(store)
-    uri = tracking.tracking_uri()
+    uri = tracking_uri()
     if uri.startswith("http"):
-        _announce(uri.rstrip("/") + path, browser)
+        print(uri.rstrip("/") + path, flush=True)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
-    with contextlib.suppress(KeyboardInterrupt), server(uri, port) as (process, url):
-        _announce(url + path, browser)
-        print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends the server", flush=True)
-        process.wait()
-        raise tracking.TrackingError("the MLflow server ended")
-    return 0
-
-
-def _announce(url: str, browser: bool) -> None:
-    print(url, flush=True)
-    has_display = sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
-    if browser and has_display:
-        webbrowser.open(url)
-
-
-@contextlib.contextmanager
-def server(uri: str, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """An MLflow server on this machine only; it ends with the block."""
-    artifacts = (tracking.root() / "mlruns").as_uri()
-    log = tracking.root() / ".work" / "mlflow-server.log"
-    log.parent.mkdir(exist_ok=True)
+    artifacts = (root() / "mlruns").as_uri()
     words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
-    words += ["--artifacts-destination", artifacts, "--allowed-hosts", f"{HOST}:*,{LOCAL_HOSTS}"]
+    words += ["--artifacts-destination", artifacts, "--uvicorn-opts", "--log-level warning"]
+    words += ["--allowed-hosts", f"{HOST}:*,localhost:*,127.0.0.1:*"]
     words += ["--cors-allowed-origins", f"http://{HOST}:{port}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **tracking.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,  # a group of its own, which is ended as a whole
-        )
-    try:
-        _wait_for(process, f"http://127.0.0.1:{port}", log)
-        yield process, f"http://{_host_name()}:{port}"
-    finally:
-        _end_group(process)
-
-
-def _host_name() -> str:
-    """HOST where it is sure to work: browsers on Linux know it, others ask the system."""
-    with contextlib.suppress(OSError):
-        if sys.platform == "linux" or socket.gethostbyname(HOST) == "127.0.0.1":
-            return HOST
-    return "127.0.0.1"
-
-
-def _wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words],
+        env={**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+    )
+    while server.poll() is None:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
-            return
-        time.sleep(0.2)
-    raise tracking.TrackingError(f"the MLflow server did not start; see {log}")
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            print(f"\nhttp://{HOST}:{port}{path}", flush=True)
+            print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends the server", flush=True)
+            break
+        time.sleep(0.5)
+    with contextlib.suppress(KeyboardInterrupt):  # the server has got it too
+        return server.wait()
+    return server.wait()
