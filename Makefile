@@ -11,10 +11,10 @@ repro: install
 	dvc repro
 
 test: install
-	python -m pytest -q -m "not slow"
+	python -m pytest -q -m "not slow and not nightly"
 
 test-slow: install
-	python -m pytest -q -m slow
+	python -m pytest -q -m "slow and not nightly"
 
 ui: install
 	python -m pdiff.tracking ui

@@ -27,16 +27,7 @@ import yaml
 
 from pdiff.system import speed
 from pdiff.system.paths import root
-from pdiff.tracking.files import (
-    REPORT_STAGE,
-    Curve,
-    Folder,
-    clean_name,
-    flatten,
-    numbers,
-    params_sha,
-    write_atomically,
-)
+from pdiff.tracking import files
 from pdiff.tracking.process import peak_memory, process_tags
 from pdiff.tracking.store import open_store
 
@@ -53,25 +44,25 @@ def runs_folder(key: str = "") -> Path:
 def experiment_key(params: Mapping[str, Any]) -> str:
     """DVC's name of the running experiment, else a name made from the parameters."""
     name = os.environ.get("DVC_EXP_NAME")
-    return clean_name(name) if name else f"repro-{params_sha(params)[:8]}"
+    return files.clean_name(name) if name else f"repro-{files.params_sha(params)[:8]}"
 
 
 class Log:
     """Collects what a stage reports; nothing here touches the network or MLflow."""
 
     def __init__(self) -> None:
-        self.curves: dict[str, Curve] = {}
+        self.curves: dict[str, files.Curve] = {}
         self.values: dict[str, Any] = {}
 
     def __call__(self, metrics: Mapping[str, Any], step: int) -> None:
         """Add one point to each named curve."""
         now = int(time.time() * 1000)
-        for name, value in numbers(metrics).items():
+        for name, value in files.numbers(metrics).items():
             self.curves.setdefault(name, []).append([int(step), now, value])
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Add final values, possibly nested."""
-        self.values |= flatten(values)
+        self.values |= files.flatten(values)
 
 
 @contextlib.contextmanager
@@ -115,21 +106,21 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[Log]:
 def _send(record: Mapping[str, Any]) -> None:
     """Tell MLflow what it does not know of the experiment, unless a later stage can do it."""
     key, failed = record["key"], record["status"] == "FAILED"
-    done = record["stage"] == REPORT_STAGE and not failed
+    done = record["stage"] == files.REPORT_STAGE and not failed
     if done:
         _save_results(key, record["all_params"])
     if done or failed or record["timing"]["duration_s"] >= PATIENCE_S:
         with warns(f"{record['stage']} was not logged", SYNC_HINT), open_store() as store:
             store.add_records(records(key))
             if done:
-                store.publish(key, Folder(runs_folder(key) / "results"), record["tags"])
+                store.publish(key, files.Folder(runs_folder(key) / "results"), record["tags"])
 
 
-def log_table(name: str, columns: list[str], rows: list[list[Any]], files: Iterable[Path]) -> None:
+def log_table(name: str, columns: list[str], rows: list[list[Any]], paths: Iterable[Path]) -> None:
     """Log a comparison of experiments as a run of its own; the last one of that name stays."""
     if tracking_is_on():
         with warns(f"{name} was not logged"), open_store() as store:
-            store.add_table(name, {"columns": columns, "data": rows}, files, process_tags())
+            store.add_table(name, {"columns": columns, "data": rows}, paths, process_tags())
 
 
 def tracking_is_on() -> bool:
@@ -152,12 +143,12 @@ def save_record(record: Mapping[str, Any]) -> None:
     """Write a record by rename; the experiment's records for other parameters go."""
     folder = runs_folder(record["key"])
     folder.mkdir(parents=True, exist_ok=True)
-    sha = params_sha(record["all_params"])
+    sha = files.params_sha(record["all_params"])
     for path in folder.glob("*.json"):
-        if params_sha(json.loads(path.read_text())["all_params"]) != sha:
+        if files.params_sha(json.loads(path.read_text())["all_params"]) != sha:
             path.unlink()
     shutil.rmtree(folder / "results", ignore_errors=True)  # the pipeline is under way again
-    write_atomically(folder / f"{record['stage']}.json", json.dumps(record).encode())
+    files.write_atomically(folder / f"{record['stage']}.json", json.dumps(record).encode())
 
 
 def records(key: str = "*") -> list[dict[str, Any]]:
@@ -168,7 +159,7 @@ def records(key: str = "*") -> list[dict[str, Any]]:
 
 def _save_results(key: str, params: Mapping[str, Any]) -> None:
     """Keep the small results, so that they can be logged even after the workspace has moved on."""
-    here, target = Folder(Path.cwd()), runs_folder(key) / "results"
+    here, target = files.Folder(Path.cwd()), runs_folder(key) / "results"
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".results"))
     for name in [*here.results(), "dvc.yaml", "dvc.lock"]:
         if (data := here.read(name)) is not None:

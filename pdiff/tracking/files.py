@@ -147,13 +147,12 @@ class Tree(Protocol):
 
 
 class Folder:
-    """Result files in a directory: the workspace or a saved copy."""
+    """A `Tree` of the files in a directory: the workspace or a saved copy."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def results(self) -> dict[str, str]:
-        """Git's blob ids of metrics, plots and report files, by path."""
         found = {}
         for path in filter(is_result, [p for name in RESULT_FOLDERS for p in self.paths(name)]):
             data = (self.path / path).read_bytes()
@@ -161,14 +160,12 @@ class Folder:
         return found
 
     def read(self, path: str) -> bytes | None:
-        """The content of any file, None if there is none."""
         try:
             return (self.path / path).read_bytes()
         except OSError:
             return None
 
     def paths(self, folder: str) -> list[str]:
-        """Every file below a folder, in order; [] if there is none."""
         found = (p for p in (self.path / folder).rglob("*") if p.is_file())
         return sorted(p.relative_to(self.path).as_posix() for p in found)
 
@@ -214,8 +211,7 @@ def read_table(tree: Tree, path: str) -> "pandas.DataFrame":
     """A CSV file, an empty frame if there is none."""
     import pandas  # half a second, for those who need it
 
-    text = io.BytesIO(tree.read(path) or b"none\n")
-    return pandas.read_csv(text, float_precision="round_trip")
+    return pandas.read_csv(io.BytesIO(tree.read(path) or b"none\n"))
 
 
 def headline(tree: Tree) -> dict[str, float]:

@@ -18,21 +18,10 @@ from typing import Any
 from filelock import FileLock
 
 from pdiff.system.paths import root
-from pdiff.tracking.files import (
-    COLUMNS,
-    Tree,
-    clean_name,
-    flat_params,
-    headline,
-    numbers,
-    params_sha,
-    read_yaml,
-    restored_record,
-    results_sha,
-    write_artifacts,
-)
+from pdiff.tracking import files
 
 EXPERIMENT = "pdiff"
+LOGGED = "mlflow.loggedArtifacts"  # the tag by which MLflow finds a run's tables
 PATIENCE_S = 60.0  # while another process writes
 SETTINGS = {  # of the MLflow client; the environment wins
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -141,7 +130,7 @@ class Store:
 
         On a server that a team shares, another machine's run of the same name is left alone.
         """
-        sha = params_sha(params)
+        sha = files.params_sha(params)
         named = self.runs(key=key, role="pipeline")
         found = next((run for run in named if run.data.tags.get("pdiff.params_sha") == sha), None)
         for run in named if found is None else []:
@@ -152,7 +141,7 @@ class Store:
             found = self.client.create_run(
                 self.experiment_id, int(started * 1000), {**tags, **names}, key
             )
-        values = flat_params(params).items()
+        values = files.flat_params(params).items()
         missing = {name: text for name, text in values if name not in found.data.params}
         self._log(found.info.run_id, params=missing)
         return found
@@ -169,9 +158,13 @@ class Store:
         The keys of the experiments that changed come back, and whether each is new.
         """
         changed: dict[str, bool] = {}
+        known: dict[str, set[str | None]] = {}
         for record in records:
-            key, stage, failed = record["key"], record["stage"], record["status"] == "FAILED"
-            if self.runs(deleted=True, record=record["id"]):
+            key, stage = record["key"], record["stage"]
+            if key not in known:
+                present = self.runs(deleted=True, key=key)
+                known[key] = {run.data.tags.get("pdiff.record") for run in present}
+            if record["id"] in known[key]:
                 continue
             changed.setdefault(key, self.pipeline(key) is None)
             pipeline_id = self.ensure_pipeline(
@@ -182,7 +175,7 @@ class Store:
             for run in old:
                 self.retire(run)
             self._log(pipeline_id, tags={n: record["tags"][n] for n in ("pdiff.host", "pdiff.pid")})
-            if failed:
+            if record["status"] == "FAILED":
                 self.client.set_terminated(pipeline_id, "FAILED", int(record["ended"] * 1000))
             else:
                 self.client.update_run(pipeline_id, "RUNNING")
@@ -195,56 +188,55 @@ class Store:
         run_id = self.client.create_run(
             self.experiment_id, int(record["started"] * 1000), tags, stage
         ).info.run_id
-        self._log(run_id, _points(record), flat_params(record["params"]), _notes(record))
+        self._log(run_id, _points(record), files.flat_params(record["params"]), _notes(record))
         if "id" in record:  # the last, so that a run cut short is made again
             self.client.set_tag(run_id, "pdiff.record", record["id"])
         self.client.set_terminated(run_id, record["status"], int(record["ended"] * 1000))
 
     def publish(
-        self, key: str, tree: Tree, tags: Mapping[str, str], when: float | None = None
+        self, key: str, tree: files.Tree, tags: Mapping[str, str], when: float | None = None
     ) -> None:
         """Complete an experiment's run from its result files and mark it finished."""
         when = when or time.time()
-        found = self.ensure_pipeline(key, read_yaml(tree, "params.yaml"), when, tags)
+        found = self.ensure_pipeline(key, files.read_yaml(tree, "params.yaml"), when, tags)
         pipeline_id, old = found.info.run_id, found.data
-        values = {clean_name(name): value for name, value in headline(tree).items()}
-        short = {COLUMNS[name]: value for name, value in values.items() if name in COLUMNS}
-        values |= {name: float(f"{value:.4g}") for name, value in short.items()}
+        values = {files.clean_name(name): value for name, value in files.headline(tree).items()}
+        short = {column: values[name] for name, column in files.COLUMNS.items() if name in values}
+        values |= {column: float(f"{value:.4g}") for column, value in short.items()}
         points = [
             (name, value, int(time.time() * 1000), 0)
             for name, value in values.items()
             if old.metrics.get(name) != value
         ]
         with tempfile.TemporaryDirectory() as folder:
-            tables = write_artifacts(tree, Path(folder))
+            tables = files.write_artifacts(tree, Path(folder))
             self.client.log_artifacts(pipeline_id, folder)
-        notes = {"mlflow.loggedArtifacts": _logged(tables), "pdiff.results_sha": results_sha(tree)}
-        self._log(pipeline_id, points, tags={**tags, **notes})
+        notes = {**tags, "pdiff.results_sha": files.results_sha(tree), LOGGED: _logged(tables)}
+        self._log(pipeline_id, points, tags=notes)
         if "pdiff.error" in old.tags:
             self.client.delete_tag(pipeline_id, "pdiff.error")
         stages = self.runs(parent=pipeline_id)
         present = {r.data.tags["pdiff.stage"] for r in stages if r.info.status == "FINISHED"}
-        for stage in read_yaml(tree, "dvc.yaml").get("stages", {}):
+        for stage in files.read_yaml(tree, "dvc.yaml").get("stages", {}):
             if stage not in present:
-                self._add_stage(pipeline_id, key, restored_record(tree, stage, when))
+                self._add_stage(pipeline_id, key, files.restored_record(tree, stage, when))
         self.client.set_terminated(pipeline_id, "FINISHED", int(when * 1000))
 
     def add_table(
         self,
         name: str,
         table: Mapping[str, Any],
-        files: Iterable[Path],
+        paths: Iterable[Path],
         tags: Mapping[str, str],
     ) -> None:
         """Log a table of experiments with its files, in place of the last one of that name."""
-        key, now = clean_name(name), int(time.time() * 1000)
+        key, now = files.clean_name(name), int(time.time() * 1000)
         old = self.runs(key=key, role="table")
-        notes = {"pdiff.key": key, "pdiff.role": "table"}
-        notes["mlflow.loggedArtifacts"] = _logged(["table.json"])
+        notes = {"pdiff.key": key, "pdiff.role": "table", LOGGED: _logged(["table.json"])}
         new = self.client.create_run(self.experiment_id, now, {**tags, **notes}, name)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "table.json").write_text(json.dumps(table))
-            for path in files:
+            for path in paths:
                 shutil.copyfile(path, Path(folder) / path.name)
             self.client.log_artifacts(new.info.run_id, folder)
         self.client.set_terminated(new.info.run_id, "FINISHED", now)
@@ -260,7 +252,9 @@ class Store:
     ) -> None:
         """Log points (name, value, milliseconds, step), parameters and tags in few requests."""
         metrics = [self.entities.Metric(*point) for point in points]
-        values = [self.entities.Param(clean_name(n), value[:6000]) for n, value in params.items()]
+        values = [
+            self.entities.Param(files.clean_name(n), value[:6000]) for n, value in params.items()
+        ]
         notes = [self.entities.RunTag(name, value[:5000]) for name, value in tags.items()]
         while metrics or values or notes:
             self.client.log_batch(run_id, metrics[:800], values[:100], notes[:100])
@@ -268,7 +262,6 @@ class Store:
 
 
 def _logged(tables: Iterable[str]) -> str:
-    """The tag by which MLflow finds a run's tables."""
     return json.dumps([{"path": name, "type": "table"} for name in tables])
 
 
@@ -277,10 +270,12 @@ def _points(record: Mapping[str, Any]) -> list[tuple[str, float, int, int]]:
     started, ended = int(record["started"] * 1000), int(record["ended"] * 1000)
     points, last = [], {}
     for name, curve in record["curves"].items():
-        points += [(clean_name(name), value, int(ms) or started, step) for step, ms, value in curve]
+        points += [
+            (files.clean_name(name), value, int(ms) or started, step) for step, ms, value in curve
+        ]
         last[name] = max((step for step, _, _ in curve), default=0)
-    for name, value in {**record["timing"], **numbers(record["summary"])}.items():
-        points.append((clean_name(name), value, ended + 1, last.get(name, 0)))
+    for name, value in {**record["timing"], **files.numbers(record["summary"])}.items():
+        points.append((files.clean_name(name), value, ended + 1, last.get(name, 0)))
     return points
 
 

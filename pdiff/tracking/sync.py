@@ -9,59 +9,44 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pdiff import tracking
 from pdiff.system.paths import root
+from pdiff.tracking import files
 from pdiff.tracking import ui as comparison
-from pdiff.tracking.files import (
-    REPORT_STAGE,
-    RESULT_FOLDERS,
-    Folder,
-    Tree,
-    canonical,
-    clean_name,
-    git,
-    is_result,
-    md5_of,
-    params_sha,
-    read_yaml,
-    results_sha,
-)
 from pdiff.tracking.process import git_commit, is_gone
-from pdiff.tracking.store import Store, TrackingError, open_store
+from pdiff.tracking.store import Store, TrackingError, open_store, tracking_uri
 
 EXPERIMENT_REF = "refs/exps/[0-9a-f][0-9a-f]/*/*"  # others are DVC's own: stash, queue, failed
 
 
 class Commit:
-    """The files of a commit."""
+    """A `files.Tree` of the files of a commit."""
 
     def __init__(self, folder: Path, revision: str):
         self.folder = folder
         self.revision = revision
 
     def results(self) -> dict[str, str]:
-        """Git's blob ids of metrics, plots and report files, by path."""
-        listing = git("ls-tree", "-rz", self.revision, "--", *RESULT_FOLDERS, folder=self.folder)
+        listing = files.git(
+            "ls-tree", "-rz", self.revision, "--", *files.RESULT_FOLDERS, folder=self.folder
+        )
         found = {}
         for line in (listing or b"").decode().split("\0"):
             description, _, path = line.partition("\t")
-            if is_result(path):
+            if files.is_result(path):
                 found[path] = description.split()[2]
         return found
 
     def read(self, path: str) -> bytes | None:
-        """The content of any file, None if there is none."""
-        return git("cat-file", "blob", f"{self.revision}:./{path}", folder=self.folder)
+        return files.git("cat-file", "blob", f"{self.revision}:./{path}", folder=self.folder)
 
     def paths(self, folder: str) -> list[str]:
-        """Every file below a folder, in order; [] if there is none."""
         command = ("ls-tree", "-rz", "--name-only", self.revision, "--", f"{folder}/")
-        listing = git(*command, folder=self.folder) or b""
+        listing = files.git(*command, folder=self.folder) or b""
         return sorted(filter(None, listing.decode().split("\0")))
 
 
@@ -70,7 +55,7 @@ class Source:
     """Results that an experiment's run can be completed from."""
 
     key: str
-    tree: Tree
+    tree: files.Tree
     when: float
     tags: dict[str, str] = field(default_factory=dict)
     verified: bool = False
@@ -78,37 +63,41 @@ class Source:
 
     def __post_init__(self) -> None:
         self.marks = {
-            "pdiff.params_sha": params_sha(read_yaml(self.tree, "params.yaml")),
-            "pdiff.results_sha": results_sha(self.tree),
+            "pdiff.params_sha": files.params_sha(files.read_yaml(self.tree, "params.yaml")),
+            "pdiff.results_sha": files.results_sha(self.tree),
         }
+
+    @property
+    def is_workspace(self) -> bool:
+        return isinstance(self.tree, files.Folder) and not self.verified
+
+    def wanted(self) -> dict[str, str]:
+        """The tags of a run that holds these results; the workspace's may be any experiment's."""
+        return (
+            self.marks if self.is_workspace else {**self.marks, **self.tags, "pdiff.key": self.key}
+        )
 
     def is_complete(self) -> bool:
         """Whether the results belong to the parameters beside them."""
         return self.verified or lock_agrees(self.tree)
 
 
-def lock_agrees(tree: Tree) -> bool:
+def lock_agrees(tree: files.Tree) -> bool:
     """Whether dvc.lock says that the results come from these parameters and from each other.
 
     DVC also keeps experiments of which it was told to run some stages only.
     """
-    locked = read_yaml(tree, "dvc.lock").get("stages", {})
+    locked = files.read_yaml(tree, "dvc.lock").get("stages", {})
     outs = {out["path"]: out["md5"] for stage in locked.values() for out in stage.get("outs", [])}
     deps = [dep for stage in locked.values() for dep in stage.get("deps", [])]
-    values = canonical(read_yaml(tree, "params.yaml"))
     used = [stage.get("params", {}).get("params.yaml") or {} for stage in locked.values()]
+    here = files.flatten(files.canonical(files.read_yaml(tree, "params.yaml")))
     return (
-        REPORT_STAGE in locked
-        and all(_look_up(values, n) == canonical(v) for part in used for n, v in part.items())
+        files.REPORT_STAGE in locked
+        and all(files.flatten(files.canonical(part)).items() <= here.items() for part in used)
         and all(dep["md5"] == outs[dep["path"]] for dep in deps if dep["path"] in outs)
-        and all(md5_of(tree, path) == md5 for path, md5 in outs.items() if is_result(path))
+        and all(files.md5_of(tree, p) == md5 for p, md5 in outs.items() if files.is_result(p))
     )
-
-
-def _look_up(params: Any, name: str) -> Any:
-    for part in name.split("."):
-        params = params.get(part) if isinstance(params, dict) else None
-    return params
 
 
 def has_nothing_to_run(folder: Path) -> bool:
@@ -121,7 +110,7 @@ def has_nothing_to_run(folder: Path) -> bool:
 def experiments(folder: Path) -> list[Source]:
     """DVC's experiments, newest first."""
     form = "%(refname) %(objectname) %(committerdate:unix)"
-    listing = git(
+    listing = files.git(
         "for-each-ref", f"--format={form}", "--sort=-committerdate", EXPERIMENT_REF, folder=folder
     )
     found = []
@@ -134,27 +123,27 @@ def experiments(folder: Path) -> list[Source]:
             "dvc.baseline_rev": start + rest,
             "mlflow.source.git.commit": start + rest,
         }
-        found.append(Source(clean_name(name), Commit(folder, revision), float(when), tags))
+        found.append(Source(files.clean_name(name), Commit(folder, revision), float(when), tags))
     return found
 
 
 def workspace(folder: Path) -> list[Source]:
     """What lies in the working directory."""
-    lock, params = folder / "dvc.lock", read_yaml(Folder(folder), "params.yaml")
+    lock, params = folder / "dvc.lock", files.read_yaml(files.Folder(folder), "params.yaml")
     if not lock.exists() or not params:
         return []
     tags = {"mlflow.source.git.commit": git_commit(folder)}
-    key = f"repro-{params_sha(params)[:8]}"
-    return [Source(key, Folder(folder), lock.stat().st_mtime, tags)]
+    key = f"repro-{files.params_sha(params)[:8]}"
+    return [Source(key, files.Folder(folder), lock.stat().st_mtime, tags)]
 
 
 def saved_results() -> list[Source]:
     """What report stages put aside, perhaps because MLflow was down."""
     found = []
     for path in sorted(tracking.runs_folder().glob("*/results")):
-        record = path.parent / f"{REPORT_STAGE}.json"
+        record = path.parent / f"{files.REPORT_STAGE}.json"
         when = (record if record.exists() else path).stat().st_mtime
-        found.append(Source(path.parent.name, Folder(path), when, verified=True))
+        found.append(Source(path.parent.name, files.Folder(path), when, verified=True))
     return found
 
 
@@ -164,17 +153,19 @@ def sync() -> str:
         new = store.add_records(tracking.records())
         changed = {key: "added" if is_new else "updated" for key, is_new in new.items()}
         runs = store.runs(deleted=True, role="pipeline")
-        found = experiments(root())
-        here = [s for s in workspace(root()) if not _stands_elsewhere(s, runs, found)]
+        settled = [run.data.tags for run in runs if _is_settled(run)]
         done: set[str] = set()
-        for source in [*found, *here, *saved_results()]:
-            if source.key not in done and any(_holds(run, source) for run in runs):
-                done.add(source.key)
-            elif source.key not in done and _may_publish(store, source):
+        for source in [*experiments(root()), *saved_results(), *workspace(root())]:
+            wanted = source.wanted()
+            known = any(wanted.items() <= tags.items() for tags in settled)
+            if source.key in done or not (known or _may_publish(store, source)):
+                continue
+            if not known:
                 is_new = store.pipeline(source.key) is None
                 store.publish(source.key, source.tree, source.tags, source.when)
                 changed.setdefault(source.key, "added" if is_new else "updated")
-                done.add(source.key)
+            settled.append(wanted)
+            done.add(source.key)
         for run in store.runs(role="pipeline"):
             if run.info.status == "RUNNING" and is_gone(run.data.tags):
                 why = "its process ended before the report stage did"
@@ -185,15 +176,11 @@ def sync() -> str:
     return ", ".join(f"{count[word]} {word}" for word in ("added", "updated", "marked as failed"))
 
 
-def _stands_elsewhere(source: Source, runs: Iterable[Any], experiments: Iterable[Source]) -> bool:
-    """Whether the workspace only holds what an experiment, by its own name, has left there."""
-    others = [s.marks for s in experiments]
-    others += [
-        run.data.tags
-        for run in runs
-        if run.info.lifecycle_stage == "active" and run.data.tags["pdiff.key"] != source.key
-    ]
-    return any(source.marks.items() <= tags.items() for tags in others)
+def _is_settled(run: Any) -> bool:
+    """Whether a run is complete, or was deleted by someone."""
+    if run.info.lifecycle_stage == "deleted":
+        return "pdiff.retired" not in run.data.tags
+    return run.info.status == "FINISHED"
 
 
 def _may_publish(store: Store, source: Source) -> bool:
@@ -203,18 +190,7 @@ def _may_publish(store: Store, source: Source) -> bool:
     run = store.pipeline(source.key)
     if run is not None and run.info.status == "RUNNING" and not is_gone(run.data.tags):
         return False
-    is_workspace = isinstance(source.tree, Folder)
-    return source.is_complete() and (not is_workspace or has_nothing_to_run(source.tree.path))
-
-
-def _holds(run: Any, source: Source) -> bool:
-    """Whether a run has these results already, or had them and was deleted by someone."""
-    tags = run.data.tags
-    if not {**source.marks, "pdiff.key": source.key}.items() <= tags.items():
-        return False
-    if run.info.lifecycle_stage == "deleted":
-        return "pdiff.retired" not in tags
-    return run.info.status == "FINISHED" and source.tags.items() <= tags.items()
+    return source.is_complete() and (not source.is_workspace or has_nothing_to_run(root()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -231,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
             with open_store() as store:
                 print(comparison.table(store))
             return 0
-        if options.command == "ui":
+        if options.command == "ui" and not tracking_uri().startswith("http"):
             comparison.check_port(options.port)
         print(f"sync: {sync()}", flush=True)
         return comparison.serve(options.port) if options.command == "ui" else 0

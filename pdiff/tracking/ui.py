@@ -7,6 +7,7 @@ the originals and the generated models are, and how alike they are.
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,15 +59,10 @@ def table(store: Store) -> str:
     rows = [["experiment", "status", *params, *metrics]]
     rows.append([*["-"] * (2 + len(params)), *["-:"] * len(metrics)])
     for run in runs:
-        values = run.data.metrics
-        rows.append(
-            [
-                run.info.run_name,
-                run.info.status.lower(),
-                *[run.data.params.get(name, "") for name in params],
-                *[f"{values[name]:.4g}" if name in values else "" for name in metrics],
-            ]
-        )
+        row = [run.info.run_name, run.info.status.lower()]
+        row += [run.data.params.get(name, "") for name in params]
+        found = [run.data.metrics.get(name) for name in metrics]
+        rows.append([*row, *("" if value is None else f"{value:.4g}" for value in found)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -131,6 +127,7 @@ def serve(port: int) -> int:
         [sys.executable, "-m", "mlflow", *words],
         env={**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
     )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, and that us
     while server.poll() is None:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
@@ -138,6 +135,4 @@ def serve(port: int) -> int:
             print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends the server", flush=True)
             break
         time.sleep(0.5)
-    with contextlib.suppress(KeyboardInterrupt):  # the server has got it too
-        return server.wait()
     return server.wait()

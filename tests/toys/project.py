@@ -15,7 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pdiff.tracking import SETTINGS
+from pdiff.tracking.store import SETTINGS
 from tests.conftest import ROOT, TINY
 
 GIT = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
@@ -50,8 +50,21 @@ class Project:
     def stage(self, name: str, **environment: str) -> str:
         return self.run(sys.executable, "-m", f"stages.{name}", **environment)
 
-    def sync(self, **environment: str) -> str:
-        return self.run(sys.executable, "-m", "pdiff.tracking", "sync", **environment)
+    def undo(self) -> None:
+        """Leave an experiment: the workspace is as it was committed."""
+        self.run("git", "checkout", "-q", ".")
+        self.dvc("checkout")
+
+    def set_param(self, name: str, value: Any) -> None:
+        params = yaml.safe_load((self.path / "params.yaml").read_text())
+        section, _, key = name.partition(".")
+        params[section][key] = value
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def copy(self, path: Path) -> "Project":
+        """Everything, with data, cache and MLflow's files."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Project(path, dict(self.environment))
 
     def env(self, more: Mapping[str, str] = {}) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
