@@ -177,14 +177,10 @@ def md5_of(tree: Tree, path: str) -> str | None:
     """
     if (data := tree.read(path)) is not None:
         return hashlib.md5(data).hexdigest()
-    entries = [
-        {
-            "md5": hashlib.md5(tree.read(found) or b"").hexdigest(),
-            "relpath": found.removeprefix(f"{path}/"),
-        }
-        for found in tree.paths(path)
-        if "__pycache__" not in found and not found.endswith(".pyc")
-    ]
+    names = [n for n in tree.paths(path) if "__pycache__" not in n and not n.endswith(".pyc")]
+    hashes = [hashlib.md5(tree.read(name) or b"").hexdigest() for name in names]
+    relative = [name.removeprefix(f"{path}/") for name in names]
+    entries = [{"md5": h, "relpath": name} for h, name in zip(hashes, relative, strict=True)]
     if not entries:
         return None
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"

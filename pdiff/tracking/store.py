@@ -203,16 +203,13 @@ class Store:
         values = {files.clean_name(name): value for name, value in files.headline(tree).items()}
         short = {column: values[name] for name, column in files.COLUMNS.items() if name in values}
         values |= {column: float(f"{value:.4g}") for column, value in short.items()}
-        points = [
-            (name, value, int(time.time() * 1000), 0)
-            for name, value in values.items()
-            if old.metrics.get(name) != value
-        ]
+        now = int(time.time() * 1000)
+        changed = {name: value for name, value in values.items() if old.metrics.get(name) != value}
         with tempfile.TemporaryDirectory() as folder:
             tables = files.write_artifacts(tree, Path(folder))
             self.client.log_artifacts(pipeline_id, folder)
         notes = {**tags, "pdiff.results_sha": files.results_sha(tree), LOGGED: _logged(tables)}
-        self._log(pipeline_id, points, tags=notes)
+        self._log(pipeline_id, [(n, v, now, 0) for n, v in changed.items()], tags=notes)
         if "pdiff.error" in old.tags:
             self.client.delete_tag(pipeline_id, "pdiff.error")
         stages = self.runs(parent=pipeline_id)
@@ -223,11 +220,7 @@ class Store:
         self.client.set_terminated(pipeline_id, "FINISHED", int(when * 1000))
 
     def add_table(
-        self,
-        name: str,
-        table: Mapping[str, Any],
-        paths: Iterable[Path],
-        tags: Mapping[str, str],
+        self, name: str, table: Mapping[str, Any], paths: Iterable[Path], tags: Mapping[str, str]
     ) -> None:
         """Log a table of experiments with its files, in place of the last one of that name."""
         key, now = files.clean_name(name), int(time.time() * 1000)

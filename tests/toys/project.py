@@ -37,7 +37,7 @@ class Project:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=900,
+            timeout=2700,
             check=False,
         )
         assert not check or done.returncode == 0, done.stdout

@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -459,6 +460,44 @@ def use_new_store(monkeypatch, empty_store) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///second.db")
 
 
+LOCK = {
+    "train": {
+        "params": {"params.yaml": {"noise": {"latent": 0.1}}},
+        "outs": [{"path": "train.out", "md5": "1"}],
+    },
+    REPORT_STAGE: {
+        "deps": [{"path": "train.out", "md5": "1"}, {"path": "room", "md5": "elsewhere"}],
+        "params": {"params.yaml": {"noise.latent": 0.1}},
+        "outs": [{"path": "metrics/novelty.json", "md5": hashlib.md5(b"{}").hexdigest()}],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "part", "agrees"),
+    [
+        ("train", {}, True),
+        ("train", {"params": {"params.yaml": {"noise": {"latent": 0.2}}}}, False),
+        (REPORT_STAGE, {"params": {"params.yaml": {"noise.latent": 0.2}}}, False),
+        ("train", {"outs": [{"path": "train.out", "md5": "2"}]}, False),  # only train was run again
+        (REPORT_STAGE, {"outs": [{"path": "metrics/novelty.json", "md5": "other"}]}, False),
+    ],
+)
+def test_results_belong_to_the_lock_or_are_not_logged(tmp_path, stage, part, agrees):
+    lock = LOCK | {stage: LOCK[stage] | part}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
+    (tmp_path / "params.yaml").write_text("noise: {latent: 1e-1, more: 1}")
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/novelty.json").write_text("{}")
+    assert tracking_sync.lock_agrees(Folder(tmp_path)) == agrees
+
+
+def test_results_without_the_last_stage_are_not_logged(tmp_path):
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": LOCK["train"]}}))
+    (tmp_path / "params.yaml").write_text("noise: {latent: 0.1}")
+    assert not tracking_sync.lock_agrees(Folder(tmp_path))
+
+
 # The comparison
 
 
@@ -588,7 +627,7 @@ def dvc(*arguments: str, folder: Path) -> str:
         [sys.executable, "-m", "dvc", *arguments],
         cwd=folder,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "DVC_NO_ANALYTICS": "1"},
-        timeout=200,
+        timeout=600,
         text=True,
         capture_output=True,
         check=False,
