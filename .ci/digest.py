@@ -34,7 +34,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 
 from tests.conftest import TINY, change  # noqa: E402
-from tests.toy_pipeline import STAGES  # noqa: E402
+from tests.toys.pipeline import STAGES  # noqa: E402
 
 SMALLEST = TINY | {  # minutes where an emulator takes a hundred times as long
     "data.train_size": 40,

@@ -34,21 +34,19 @@ def differing_params(runs: Sequence[Any]) -> list[str]:
     """
     chosen: dict[tuple[int, ...], str] = {}
     names = {name for run in runs for name in run.data.params}
-    for name in sorted(names, key=lambda name: (_is_detail(name), _section(name), name)):
+    for name in sorted(
+        names, key=lambda name: (not name.endswith((".name", ".net")), _place(name))
+    ):
         values = [run.data.params.get(name) for run in runs]
         pattern = tuple(values.index(value) for value in values)
         if any(pattern):
             chosen.setdefault(pattern, name)
-    return sorted(chosen.values(), key=lambda name: (_section(name), name))[:MOST_PARAMS]
+    return sorted(chosen.values(), key=_place)[:MOST_PARAMS]
 
 
-def _section(name: str) -> int:
+def _place(name: str) -> tuple[int, str]:
     section = name.split(".")[0]
-    return SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)
-
-
-def _is_detail(name: str) -> bool:
-    return name.rpartition(".")[2] not in ("name", "net")
+    return SECTIONS.index(section) if section in SECTIONS else len(SECTIONS), name
 
 
 def table(store: Store) -> str:
