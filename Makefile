@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 # exact versions where the committed results were made, ranges elsewhere
-REQUIREMENTS ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements.lock,requirements.txt)
+RANGES := requirements.txt requirements-dev.txt
+REQUIREMENTS ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements.lock,$(RANGES))
+# the tests, in two processes of one thread each
+TEST := OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test test-slow ui table verdict bench lint install
@@ -11,10 +14,10 @@ repro: install
 	dvc repro
 
 test: install
-	python -m pytest -q -m "not slow and not nightly"
+	$(TEST) -m "not slow and not nightly"
 
 test-slow: install
-	python -m pytest -q -m "slow and not nightly"
+	$(TEST) -m "slow and not nightly"
 
 ui: install
 	python -m pdiff.tracking ui
@@ -47,5 +50,5 @@ install: $(VENV)/installed
 
 $(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --requirement $(REQUIREMENTS)
+	$(VENV)/bin/python -m pip install --quiet $(addprefix --requirement ,$(REQUIREMENTS))
 	touch $@

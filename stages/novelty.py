@@ -93,7 +93,7 @@ def main() -> None:
         shutil.rmtree(AUDIT, ignore_errors=True)
         AUDIT.mkdir(parents=True)
         if params.novelty.audit:
-            evidence = Evidence(errors, choosing, _matrices(params), models, replicates)
+            evidence = Evidence(errors, choosing, matrices(params), models, replicates)
             images = load_images(IMAGES, get_device())
             metrics["audit"] = write_audit(
                 AUDIT,
@@ -122,7 +122,7 @@ def _load(split: str) -> tuple[dict, object]:
     return groups, labels
 
 
-def _matrices(params: Params) -> dict[str, Float[Tensor, "_ D"]]:
+def matrices(params: Params) -> dict[str, Float[Tensor, "_ D"]]:
     """The parameters of every model that was evaluated; what was drawn is drawn again."""
     originals, config, seed = StackFile(CHECKPOINTS), params.evaluate, params.seed
     unseen = {group: StackFile(path) for group, path in UNSEEN.items()}

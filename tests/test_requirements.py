@@ -1,4 +1,9 @@
-"""The lock file pins what requirements.txt asks for."""
+"""The lock file pins what requirements.txt and requirements-dev.txt ask for."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 from packaging.requirements import Requirement
@@ -16,7 +21,10 @@ def lines(name: str) -> list[Requirement]:
 LOCKED = {canonicalize_name(found.name): found for found in lines("requirements.lock")}
 
 
-@pytest.mark.parametrize("wanted", lines("requirements.txt"), ids=str)
+WANTED = [*lines("requirements.txt"), *lines("requirements-dev.txt")]
+
+
+@pytest.mark.parametrize("wanted", WANTED, ids=str)
 def test_the_lock_pins_a_version_that_is_allowed(wanted):
     locked = LOCKED[canonicalize_name(wanted.name)]
     (pin,) = locked.specifier
@@ -27,3 +35,29 @@ def test_the_lock_pins_a_version_that_is_allowed(wanted):
 def test_the_lock_holds_exact_versions_alone():
     assert {str(found.specifier)[:2] for found in LOCKED.values()} == {"=="}
     assert not [found for found in LOCKED.values() if found.url]
+
+
+def test_what_the_code_imports_is_asked_for():
+    """Beside the standard library, by the package that brings the module."""
+    providers = packages_distributions()
+    asked = {canonicalize_name(wanted.name) for wanted in lines("requirements.txt")}
+    found = set()
+    for path in [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    foreign = found - set(sys.stdlib_module_names) - {"pdiff", "stages"}
+    unasked = {m for m in foreign if not {*map(canonicalize_name, providers[m])} & asked}
+    assert unasked == set()
+
+
+def test_the_generators_stages_start_without_what_they_do_not_use():
+    """Importing timm, torchvision or MLflow takes seconds."""
+    slow = ("timm", "torchvision", "mlflow", "pandas", "matplotlib", "sklearn", "scipy")
+    code = "import sys, stages.train_autoencoder, stages.train_ddpm, stages.generate\n"
+    code += f"print(*sys.modules.keys() & {set(slow)})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

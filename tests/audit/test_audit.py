@@ -15,8 +15,7 @@ from pdiff.audit.analyses import lead
 from pdiff.baselines.registry import ordered
 from pdiff.core.files import load_tensors, save_tensors
 from tests.conftest import change
-from tests.pipeline.test_smoke import hashes
-from tests.toys.pipeline import run_stages
+from tests.toys.pipeline import hashes, run_stages
 
 TABLES = {
     *("boundaries", "codec", "comparisons", "copying", "distances", "equal_accuracy", "front"),

@@ -6,13 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pdiff.autoencoder import codec as codec_module
 from pdiff.autoencoder.codec import ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.autoencoder.net import Autoencoder
-from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.latents import LatentModel, LatentStatistics, Schedule
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.subset import Models, Subset
-from pdiff.system.errors import InputError
 
 SUBSET = Subset({"w": (40, 2), "b": (16,)})
 
@@ -45,7 +43,7 @@ def test_models_that_go_through_a_few_at_a_time_get_the_same_latents(codec, norm
     codec = replace(codec, encode_norm=norm)
     before = {n: t.clone() for n, t in codec.autoencoder.state_dict().items()}
     at_once = codec.encode(models)
-    monkeypatch.setattr("pdiff.autoencoder.codec.AT_ONCE", 3 * 4 * 4 * 128)
+    monkeypatch.setattr(codec_module, "AT_ONCE", 3 * 4 * 4 * 128)
     assert codec.rows == 3
     torch.testing.assert_close(codec.encode(models), at_once)
     torch.testing.assert_close(codec.autoencoder.state_dict(), before, rtol=0, atol=0)
@@ -57,7 +55,7 @@ def test_latents_that_go_through_a_few_at_a_time_decode_to_the_same(codec, norm,
     codec = replace(codec, decode_norm=norm)
     latents = codec.encode(models)
     at_once = joined(codec.decode(latents))
-    monkeypatch.setattr("pdiff.autoencoder.codec.AT_ONCE", 1)
+    monkeypatch.setattr(codec_module, "AT_ONCE", 1)
     torch.testing.assert_close(joined(codec.decode(latents)), at_once)
 
 
@@ -100,34 +98,3 @@ def test_errors_of_blocks_are_those_of_the_whole(generator):
     x, y = torch.randn(2, 6, 50, generator=generator)
     parts = list(zip(x.split(20, 1), y.split(20, 1), strict=True))  # 20, 20 and 10 columns
     assert reconstruction_error(parts) == pytest.approx(reconstruction_error([(x, y)]), rel=1e-6)
-
-
-def test_a_latent_model_on_disk_draws_the_same(params, tmp_path, generator):
-    latents = torch.randn(10, 6, generator=generator) * 3 + 2
-    statistics = LatentStatistics.fit(latents, "dimension")
-    config = params.ddpm.model_copy(update={"timesteps": 20})
-    model = LatentModel(
-        Denoiser(6, (4, 8, 4), 3).eval(), statistics, Schedule.of(config), torch.arange(10) == 4
-    )
-    model.save(tmp_path / "d.safetensors")
-    again = LatentModel.load(tmp_path / "d.safetensors")
-    wanted = params.generate.model_copy(update={"models": 3, "steps": 4})
-    first, second = (m.sample(wanted, torch.Generator().manual_seed(5)) for m in (model, again))
-    assert first.shape == (3, 6)
-    assert torch.equal(first, second)
-    assert torch.equal(again.held_out, model.held_out)
-
-
-def test_latent_statistics_standardise_only_if_told_to(generator):
-    latents = torch.randn(50, 3, generator=generator) * torch.tensor([1.0, 5.0, 0.0]) + 2
-    on, off = (LatentStatistics.fit(latents, kind) for kind in ("dimension", "none"))
-    assert torch.equal(off.apply(latents), latents)
-    standard = on.apply(latents)
-    torch.testing.assert_close(standard.std(0)[:2], torch.ones(2))
-    torch.testing.assert_close(on.invert(standard), latents)
-
-
-def test_one_kind_of_file_is_not_another(codec, tmp_path):
-    codec[0].save(tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="is not a denoiser"):
-        LatentModel.load(tmp_path / "a.safetensors")

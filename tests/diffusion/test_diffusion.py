@@ -5,6 +5,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from pdiff.config import DdpmConfig
+from pdiff.diffusion import schedule as training
+from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.schedule import Diffusion, check_sampler, train_denoiser
 from pdiff.system.errors import InputError
 from tests.toys.training import FakeResume, equal_weights, one_thread  # noqa: F401
@@ -407,3 +409,20 @@ def test_latents_encoded_anew_are_what_the_denoiser_learns():
     assert len(seen) == CONFIG.steps
     assert all(len(rows) == CONFIG.batch_size for rows in seen)
     assert not equal_weights(train(lambda rows: 2 * latents[rows]), train(None))
+
+
+def test_every_latent_is_learned():
+    """With almost no noise the denoiser sees the latents themselves, each about as often."""
+    latents, seen = torch.arange(6.0)[:, None].expand(6, 8).contiguous() / 3, []
+
+    class Watched(Denoiser):
+        def forward(self, x, t):
+            seen.append(x.mean(1).detach())
+            return super().forward(x, t)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Denoiser", Watched)
+        config = CONFIG.model_copy(update={"beta_start": 1e-9, "beta_end": 1e-9})
+        train_denoiser(latents, config, torch.Generator().manual_seed(0), lambda *_: None)
+    rows = (3 * torch.cat(seen)).round().long()
+    assert (rows.bincount(minlength=6) > len(rows) / 12).all()

@@ -11,25 +11,32 @@ pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")
 MAPS = {1: nn.Conv2d(4, 4, 3), 2: nn.Conv2d(4, 4, 2), 3: nn.Identity()}  # from maps of 3x3
 
 
+CONVS = [
+    nn.Conv2d(4, 4, 3, padding=1),
+    nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False),
+    nn.Conv2d(4, 8, 3, padding=1, groups=4),
+    nn.Conv2d(4, 6, 3, padding=1, groups=2),
+    nn.Conv2d(4, 4, (3, 5), padding=(1, 2)),
+    nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
+    nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+    nn.Conv2d(4, 4, 2, padding=1, stride=2),
+    nn.Conv2d(4, 4, 7, padding=3),
+    nn.Conv2d(4, 4, 3, padding=2),
+    nn.Conv2d(4, 4, 3, padding="same"),
+]
+BEFORE, ITSELF = ["0.weight"], ["2.weight"]
+
+
 @pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv2d(4, 4, 3, padding=1),
-        nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=False),
-        nn.Conv2d(4, 8, 3, padding=1, groups=4),
-        nn.Conv2d(4, 6, 3, padding=1, groups=2),
-        nn.Conv2d(4, 4, (3, 5), padding=(1, 2)),
-        nn.Conv2d(4, 4, (1, 3), padding=(0, 1)),
-        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
-        nn.Conv2d(4, 4, 2, padding=1, stride=2),
-        nn.Conv2d(4, 4, 7, padding=3),
-        nn.Conv2d(4, 4, 3, padding=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
+    ("conv", "side", "names"),
+    [  # each convolution once, in turn on maps of each side and in prefix and suffix
+        *((conv, i % 3 + 1, (BEFORE, ITSELF)[i % 2]) for i, conv in enumerate(CONVS)),
+        (CONVS[0], 2, BEFORE),
+        (CONVS[1], 1, BEFORE),
+        (CONVS[3], 2, BEFORE),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("side", MAPS)
-@pytest.mark.parametrize("names", [["0.weight"], ["2.weight"]], ids=["before", "itself"])
 def test_convolutions_of_small_maps_equal_the_plain_way(conv, side, names):
     net = small_net(MAPS[side], conv)
     assert_logits_equal(net, names, noised(net, names), small_images())

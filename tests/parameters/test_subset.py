@@ -8,26 +8,10 @@ from torch import nn
 from pdiff.parameters.subset import Models, Subset, norm_layers, overlaps, select_subset, spans
 from pdiff.system.errors import InputError
 
-COUNTS = {  # the paper's Table 6, partial generation
-    "resnet18": 2048,
-    "resnet50": 5120,
-    "vit_tiny_patch16_224": 768,
-    "vit_base_patch16_224": 3072,
-    "convnext_tiny": 3072,
-    "convnext_base": 4096,
-}
-
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     return timm.create_model("resnet18", num_classes=10)
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_the_last_two_norms_have_the_papers_count(name):
-    with torch.device("meta"):
-        net = timm.create_model(name, num_classes=10)
-    assert select_subset(net, "last_norms:2").length == COUNTS[name]
 
 
 def test_the_default_subset_is_the_authors(net):
@@ -91,7 +75,7 @@ def test_norm_layers_leave_out_those_without_parameters():
 SUBSET = Subset({"a.weight": (2, 3), "b": (1,), "c.bias": (4,)})
 
 
-def test_flatten_and_unflatten_are_bit_exact():
+def test_unflatten_is_bit_exact():
     matrix = torch.randn(5, SUBSET.length)
     stack = SUBSET.unflatten(matrix)
     assert {name: tuple(t.shape) for name, t in stack.items()} == {
@@ -99,12 +83,7 @@ def test_flatten_and_unflatten_are_bit_exact():
         "b": (5, 1),
         "c.bias": (5, 4),
     }
-    assert torch.equal(SUBSET.flatten(stack), matrix)
-
-
-def test_a_stack_of_another_subset_is_refused():
-    with pytest.raises(InputError, match="the subset wants"):
-        SUBSET.flatten({"a.weight": torch.zeros(5, 3, 2)})
+    assert torch.equal(torch.cat([t.flatten(1) for t in stack.values()], 1), matrix)
 
 
 def test_a_model_is_a_row(net):

@@ -1,6 +1,5 @@
 """All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,51 +7,64 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.baselines.counts import made_by_codec, made_of_originals
-from pdiff.baselines.rivals import from_originals
 from pdiff.config import parse_params
 from pdiff.core.files import load_tensors, save_tensors
-from pdiff.diffusion.latents import held_out_rows
+from pdiff.core.runtime import make_generator
+from pdiff.diffusion.latents import LatentModel, held_out_rows
 from pdiff.evaluation.predict import accuracy
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.images.batches import load_images
 from pdiff.nets.base import measure_accuracy
 from pdiff.nets.registry import build_net, load_net
-from pdiff.parameters.stack import StackFile, load_stack
+from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
 from pdiff.tracking.files import COLUMNS, Folder
 from pdiff.tracking.files import headline as results_headline
 from tests.conftest import change
-from tests.toys.pipeline import STAGES, run_stages
+from tests.toys.pipeline import STAGES, hashes, run_stages
 
 PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".work" not in path.parts
-    }
+@pytest.fixture(scope="module")
+def plain_raw(tiny_raw) -> dict:
+    """Parameters of a run without an audit."""
+    return change(tiny_raw, novelty__audit=False)
 
 
-def test_the_same_seeds_give_the_same_bytes(finished, tiny_raw, tmp_path):
-    run_stages(tmp_path / "again", tiny_raw)
-    assert hashes(tmp_path / "again") == hashes(finished)
+@pytest.fixture(scope="module")
+def unaudited(finished, plain_raw, tmp_path_factory) -> Path:
+    """The finished run, gone on with after the audit was switched off."""
+    folder = tmp_path_factory.mktemp("unaudited") / "run"
+    shutil.copytree(finished, folder)
+    run_stages(folder, plain_raw, ("finetune_again", *STAGES[STAGES.index("evaluate_originals") :]))
+    return folder
+
+
+def test_the_same_seeds_give_the_same_bytes(unaudited, plain_raw, tmp_path):
+    run_stages(tmp_path / "again", plain_raw)
+    assert hashes(tmp_path / "again") == hashes(unaudited)
 
 
 def test_another_model_seed_changes_only_what_comes_after_the_checkpoints(
-    finished, tiny_raw, tmp_path
+    unaudited, plain_raw, tmp_path
 ):
-    run_stages(tmp_path / "other", change(tiny_raw, seed__model=1))
-    first, other = hashes(finished), hashes(tmp_path / "other")
-    changed = {name for name in first if first[name] != other[name]}
-    assert {"models/autoencoder.safetensors", "data/generated.safetensors"} <= changed
-    kept = {"models/base.safetensors", "data/checkpoints.safetensors", "data/images.safetensors"}
-    assert not changed & (kept | {"data/predictions_originals.safetensors"})
+    names = STAGES[: STAGES.index("novelty")]
+    run_stages(tmp_path / "other", change(plain_raw, seed__model=1), names)
+    first, other = hashes(unaudited), hashes(tmp_path / "other")
+    changed = {name for name in other if first[name] != other[name]}
+    assert changed - {"metrics/evaluate_generated.json"} == {  # accuracies may be equal by chance
+        "params.yaml",
+        "models/autoencoder.safetensors",
+        "models/denoiser.safetensors",
+        *(f"data/{name}.safetensors" for name in ("latents", "generated_latents", "generated")),
+        "data/predictions_generated.safetensors",
+        *(f"metrics/{name}.json" for name in ("train_autoencoder", "generate")),
+        *(f"plots/{name}.csv" for name in ("train_autoencoder", "train_ddpm")),
+    }
 
 
 def test_generated_models_are_a_stack_of_the_originals_shape(finished, tiny):
@@ -84,19 +96,14 @@ RIVALS |= {"soup_greedy": 1, "held_back": 3, "second_run": 5}
 SPLITS = {"validation": 60, "test": 80}
 
 
-def test_a_soup_larger_than_the_originals_has_no_group(tiny):
-    assert max(tiny.evaluate.soups) > tiny.finetune.checkpoints
-    assert "soup_16" not in RIVALS
-
-
-def test_as_many_models_are_counted_for_an_estimate_as_there_are(tiny, tiny_raw):
-    without = parse_params(change(tiny_raw, novelty__audit=False))
+def test_as_many_models_are_counted_for_an_estimate_as_there_are(tiny, plain_raw):
+    without = parse_params(plain_raw)
     count = sum((GROUPS | RIVALS).values())
     assert made_of_originals(tiny) + made_by_codec(tiny) == count
     assert made_of_originals(without) + made_by_codec(without) == sum(GROUPS.values())
 
 
-def test_the_greedy_soup_is_the_mean_of_its_members(finished):
+def test_the_greedy_soup_is_the_mean_of_its_members(finished, tiny):
     """Evaluated the plain way, on both splits."""
     soup = json.loads((finished / "data/greedy_soup.json").read_text())
     subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
@@ -110,30 +117,7 @@ def test_the_greedy_soup_is_the_mean_of_its_members(finished):
     mean = Models(subset, matrix[soup["members"]].double().mean(0, keepdim=True).float())
     net.load_state_dict(mean[0], strict=False)
     images = load_images(finished / "data/images.safetensors")
-    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
-    assert measure_accuracy(net, images.validation, data, 500) == pytest.approx(reached)
-
-
-def test_rivals_can_be_drawn_again(finished, tiny):
-    """With the same seed they predict what the stage saved."""
-    originals = StackFile(finished / "data/checkpoints.safetensors")
-    groups = from_originals(originals, tiny.evaluate, tiny.seed.base)
-    saved, labels = load_predictions(finished / PREDICTIONS[0], "test")
-    images = load_images(finished / "data/images.safetensors").test
-    for group in ("soup_8", "projected_4", "gaussian_full", "gaussian_diagonal", "absolute_0.06"):
-        net = load_net(finished / "models/base.safetensors")
-        net.load_state_dict(groups[group][2], strict=False)
-        expected = accuracy(saved[group], labels)[2].item()
-        assert measure_accuracy(net, images, tiny.data, 500) == pytest.approx(expected), group
-
-
-@pytest.fixture(scope="module")
-def unaudited(finished, tiny_raw, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("unaudited") / "run"
-    shutil.copytree(finished, folder)
-    stages = ("finetune_again", "evaluate_originals", "evaluate_generated", "novelty")
-    run_stages(folder, change(tiny_raw, novelty__audit=False), stages)
-    return folder
+    assert measure_accuracy(net, images.validation, tiny.data, 500) == pytest.approx(reached)
 
 
 def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
@@ -146,9 +130,6 @@ def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
         found |= groups
     labels = {f"labels.{split}" for split in SPLITS}
     assert found.keys() - labels == {f"{g}.{s}" for g in GROUPS for s in SPLITS}
-
-
-def test_without_an_audit_the_greedy_soup_is_empty(unaudited):
     soup = json.loads((unaudited / "data/greedy_soup.json").read_text())
     assert soup == {"members": [], "validation_accuracy": []}
 
@@ -169,23 +150,23 @@ def test_no_output_holds_a_path_or_a_time_of_this_run(finished):
             assert str(finished).encode() not in path.read_bytes(), path
 
 
-def test_the_papers_split_evaluates_the_test_images_once(tiny_raw, tmp_path):
-    run_stages(tmp_path / "paper", change(tiny_raw, data__split="paper"))
-    predictions = load_tensors(tmp_path / "paper/data/predictions_generated.safetensors")[0]
-    assert torch.equal(predictions["generated.test"], predictions["generated.validation"])
+@pytest.fixture(scope="module")
+def followed(unaudited, plain_raw, tmp_path_factory) -> Path:
+    """The run without an audit, with three samples that are followed."""
+    folder = tmp_path_factory.mktemp("followed") / "run"
+    shutil.copytree(unaudited, folder)
+    raw = change(plain_raw, generate__trajectories=3, generate__trajectory_every=2)
+    run_stages(folder, raw, ("generate", "evaluate_generated"))
+    return folder
 
 
-def test_trajectories_are_a_curve_and_change_no_model(finished, tiny_raw, tmp_path):
-    folder = tmp_path / "followed"
-    shutil.copytree(finished, folder)
-    raw = change(tiny_raw, generate__trajectories=3, generate__trajectory_every=2)
-    run_stages(folder, raw, ("generate", "evaluate_generated", "novelty"))
-    curve = pd.read_csv(folder / "plots/evaluate_generated.csv")
+def test_trajectories_are_a_curve_and_change_no_model(unaudited, followed):
+    curve = pd.read_csv(followed / "plots/evaluate_generated.csv")
     assert list(curve) == ["step", "trajectory_mean", *(f"trajectory_{i}" for i in range(3))]
     assert curve["step"].tolist() == [0, 2, 4, 5]
     own = curve[[f"trajectory_{i}" for i in range(3)]]
     assert own.mean(axis=1).to_numpy() == pytest.approx(curve["trajectory_mean"].to_numpy())
-    before, after = hashes(finished), hashes(folder)
+    before, after = hashes(unaudited), hashes(followed)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
         "params.yaml",
@@ -194,28 +175,22 @@ def test_trajectories_are_a_curve_and_change_no_model(finished, tiny_raw, tmp_pa
     }
 
 
-def test_a_trajectory_is_evaluated_at_its_own_step(finished, tiny_raw, tmp_path):
+def test_a_trajectory_is_evaluated_at_its_own_step(followed, tiny):
     """The accuracies of the curve are those of its latents, decoded and loaded one by one."""
-    folder = tmp_path / "followed"
-    shutil.copytree(finished, folder)
-    raw = change(tiny_raw, generate__trajectories=2, generate__trajectory_every=2)
-    run_stages(folder, raw, ("generate", "evaluate_generated"))
-    curve = pd.read_csv(folder / "plots/evaluate_generated.csv").set_index("step")
-    saved = load_tensors(folder / "data/generated_latents.safetensors")[0]
-    codec = ConvCodec.load(folder / "models/autoencoder.safetensors")
-    images = load_images(folder / "data/images.safetensors").test
-    data = parse_params(raw).data
+    curve = pd.read_csv(followed / "plots/evaluate_generated.csv").set_index("step")
+    saved = load_tensors(followed / "data/generated_latents.safetensors")[0]
+    codec = ConvCodec.load(followed / "models/autoencoder.safetensors")
+    images = load_images(followed / "data/images.safetensors").test
     for i, trajectory in enumerate(saved["trajectories"]):
         for step, latent in zip(saved["trajectory_steps"].tolist(), trajectory, strict=True):
-            net = load_net(folder / "models/base.safetensors")
+            net = load_net(followed / "models/base.safetensors")
             ((_, matrix),) = codec.decode(latent[None])
-            values = Models(codec.subset, matrix)[0]
-            net.load_state_dict(values, strict=False)
-            accuracy = measure_accuracy(net, images, data, 500)
+            net.load_state_dict(Models(codec.subset, matrix)[0], strict=False)
+            accuracy = measure_accuracy(net, images, tiny.data, 500)
             assert curve.loc[step, f"trajectory_{i}"] == pytest.approx(accuracy)
 
 
-def test_reconstructions_are_those_of_originals_spread_evenly(finished):
+def test_reconstructions_are_those_of_originals_spread_evenly(finished, tiny):
     """Of 12 originals 4: 0, 4, 7 and 11."""
     saved = load_tensors(finished / "data/predictions_generated.safetensors")[0]
     originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
@@ -223,11 +198,10 @@ def test_reconstructions_are_those_of_originals_spread_evenly(finished):
     subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
     ((_, decoded),) = codec.decode(codec.encode(Models(subset, matrix)))
     images = load_images(finished / "data/images.safetensors").test
-    data = parse_params(yaml.safe_load((finished / "params.yaml").read_text())).data
     for row, original in enumerate([0, 4, 7, 11]):
         net = load_net(finished / "models/base.safetensors")
         net.load_state_dict(Models(subset, decoded)[original], strict=False)
-        accuracy = measure_accuracy(net, images, data, 500)
+        accuracy = measure_accuracy(net, images, tiny.data, 500)
         right = saved["reconstructed.test"][row] == images.labels
         assert right.float().mean().item() == pytest.approx(accuracy)
     metrics = json.loads((finished / "metrics/evaluate_generated.json").read_text())
@@ -254,26 +228,33 @@ AUTHORS = {
 OF_MODEL = ("train_autoencoder", "train_ddpm", "generate")
 
 
-@pytest.fixture
-def authors(finished, tiny_raw, tmp_path):
+@pytest.fixture(scope="module")
+def authors(finished, tiny_raw, tmp_path_factory):
     """The finished run with the authors' codec and denoiser."""
-    folder, raw = tmp_path / "authors", change(tiny_raw, **AUTHORS)
+    folder, raw = tmp_path_factory.mktemp("authors") / "run", change(tiny_raw, **AUTHORS)
     shutil.copytree(finished, folder)
     run_stages(folder, raw, OF_MODEL)
     return folder, raw
 
 
 def test_the_authors_switches_generate_too(authors):
-    folder, _ = authors
+    """With epsilon, DDPM's own sampler and no standardisation: the statistics change nothing."""
+    folder, raw = authors
     latents = load_tensors(folder / "data/generated_latents.safetensors")[0]["latents"]
-    assert latents.isfinite().all()
+    model = LatentModel.load(folder / "models/denoiser.safetensors")
+    params = parse_params(raw)
+    diffusion, predict_noise = model.noise_predictor()
+    generator = make_generator(params.seed.model, "generate")
+    expected = diffusion.sample(predict_noise, latents.shape, generator, sampler="ddpm", steps=30)
+    torch.testing.assert_close(latents, expected)
     fit = json.loads((folder / "metrics/generate.json").read_text())["latent_fit"]
     assert (fit["loss_held_out"], fit["loss_gaussian"]) == (None, None)
 
 
-def test_minibatch_statistics_change_what_the_denoiser_learns_and_no_latent(authors):
-    """Only its running statistics and weights: the latents on disk are those of `batch`."""
-    folder, raw = authors
+def test_minibatch_statistics_change_what_the_denoiser_learns_and_no_latent(authors, tmp_path):
+    """The latents on disk are those of `batch`."""
+    folder, raw = tmp_path / "run", authors[1]
+    shutil.copytree(authors[0], folder)
     files = ("data/latents.safetensors", "models/denoiser.safetensors")
     before = [(folder / name).read_bytes() for name in files]
     run_stages(folder, change(raw, autoencoder__encode_norm="batch"), OF_MODEL)
@@ -330,10 +311,10 @@ class Own:
         return change(raw, **own, **changes)
 
 
-def test_own_checkpoints_take_the_place_of_training(tiny_raw, tmp_path):
+def test_own_checkpoints_take_the_place_of_training(plain_raw, tmp_path):
     own = Own(tmp_path / "own")
     folder = tmp_path / "run"
-    run_stages(folder, own.params(tiny_raw, subset__select="fc"))
+    run_stages(folder, own.params(plain_raw, subset__select="fc"))
     base = load_tensors(folder / "models/base.safetensors")[0]
     assert base.keys() == own.base.keys()
     assert all(torch.equal(value, own.base[name]) for name, value in base.items())
@@ -444,10 +425,10 @@ def test_a_broken_input_is_one_line_and_outputs_stay(
     }
 
 
-def test_the_fit_leads_the_headline_and_the_terminal(finished, tiny_raw, tmp_path, capsys):
+def test_the_fit_leads_the_headline_and_the_terminal(unaudited, plain_raw, tmp_path, capsys):
     folder = tmp_path / "copy"
-    shutil.copytree(finished, folder)
-    run_stages(folder, change(tiny_raw, novelty__audit=False), ("novelty",))
+    shutil.copytree(unaudited, folder)
+    run_stages(folder, plain_raw, ("novelty",))
     headline, codec, generate = (
         json.loads((folder / f"metrics/{name}.json").read_text())
         for name in ("novelty", "train_autoencoder", "generate")
@@ -469,15 +450,15 @@ def test_the_fit_leads_the_headline_and_the_terminal(finished, tiny_raw, tmp_pat
     assert "WARNING: The generator does not fit: " in error
 
 
-def test_the_bars_are_those_of_the_parameters(finished, tiny_raw, tmp_path, capsys):
+def test_the_bars_are_those_of_the_parameters(unaudited, plain_raw, tmp_path, capsys):
     """With bars that anything reaches, only what the reconstructed models show can be missed."""
     folder = tmp_path / "copy"
-    shutil.copytree(finished, folder)
+    shutil.copytree(unaudited, folder)
     path = folder / "metrics/generate.json"
     latents = json.loads(path.read_text())["latent_fit"] | {"loss_held_out": None}
     path.write_text(json.dumps({"latent_fit": latents}))
     wide = {"generate.variance_ratio": [0.0, 1e9], "generate.max_outside": 1.0}
-    run_stages(folder, change(tiny_raw, novelty__audit=False, **wide), ("novelty",))
+    run_stages(folder, change(plain_raw, **wide), ("novelty",))
     out, error = capsys.readouterr()
     fit = json.loads((folder / "metrics/novelty.json").read_text())["fit"]
     alike = fit["reconstructed_more_alike"] > 0.03

@@ -37,9 +37,9 @@ def small_images(count: int = 7) -> Tensor:
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def assert_logits_equal(net, names, models, images) -> None:
+def assert_logits_equal(net, names, models, images, cut: CutNet | None = None) -> None:
     """The cut net's logits are the net's with the model's parameters, which make a difference."""
-    cut = CutNet(net, names, images)
+    cut = cut or CutNet(net, names, images)
     boundary = cut.prefix(images)
     logits = [cut.suffix(model, boundary) for model in models]
     with torch.no_grad():
@@ -50,9 +50,9 @@ def assert_logits_equal(net, names, models, images) -> None:
         assert (expected[0] - expected[-1]).abs().max() > 0.01, "the models do not differ"
 
 
-def products(net: nn.Module, names: list[str], images: Tensor) -> float:
+def products(net: nn.Module, names: list[str], images: Tensor, cut: CutNet | None = None) -> float:
     """Multiplications of the suffix for each image, those of matrices and convolutions."""
-    cut = CutNet(net.requires_grad_(False), names, images)
+    cut = cut or CutNet(net.requires_grad_(False), names, images)
     boundary, model = cut.prefix(images), noised(net, names)[0]
     with FlopCounterMode(display=False) as counter:
         cut.suffix(model, boundary)

@@ -1,7 +1,9 @@
 """All stages in a row, in this process."""
 
+import hashlib
 import importlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,22 +12,12 @@ import yaml
 
 from stages import stage
 
-STAGES = (
-    "check_params",
-    "prepare_data",
-    "train_base",
-    "finetune",
-    "finetune_again",
-    "train_autoencoder",
-    "train_ddpm",
-    "generate",
-    "evaluate_originals",
-    "evaluate_generated",
-    "novelty",
-)
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = tuple(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+"""In the order of the pipeline."""
 
 
-def run_stages(folder: Path, raw: dict, names: tuple[str, ...] = STAGES) -> None:
+def run_stages(folder: Path, raw: dict, names: Iterable[str] = STAGES) -> None:
     """Run stages with `folder` as working directory and project."""
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(raw))
@@ -40,3 +32,12 @@ def run_stages(folder: Path, raw: dict, names: tuple[str, ...] = STAGES) -> None
         finally:
             os.chdir(before)
             torch.set_num_threads(threads)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """A digest of every file but the records and states of stages."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".work" not in path.parts
+    }
