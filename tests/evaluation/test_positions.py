@@ -76,9 +76,10 @@ def vit() -> nn.Module:
 def test_after_the_last_attention_a_vision_transformer_has_one_token(vit):
     images = torch.randn(3, 3, 32, 32)
     names = ["blocks.1.norm2.weight", "norm.weight"]
-    (boundary,) = CutNet(vit, names, images).prefix(images)
+    cut = CutNet(vit.requires_grad_(False), names, images)
+    (boundary,) = cut.prefix(images)
     assert boundary.shape == (3, 1, WIDTH)
-    assert products(vit, names, images) == 8 * WIDTH**2 + WIDTH * 10
+    assert products(vit, names, images, cut) == 8 * WIDTH**2 + WIDTH * 10
 
 
 def test_the_last_attention_of_a_vision_transformer_has_one_query(vit):
@@ -89,9 +90,7 @@ def test_the_last_attention_of_a_vision_transformer_has_one_query(vit):
     assert (queries, keys) == ([17, 1], [17, 17])
 
 
-@pytest.mark.parametrize(
-    "layer", ["patch_embed.proj", "blocks.0.norm2", "blocks.1.attn.qkv", "blocks.1.mlp.fc1", "norm"]
-)
+@pytest.mark.parametrize("layer", ["patch_embed.proj", "blocks.0.norm2", "blocks.1.attn.qkv"])
 def test_a_vision_transformers_logits_stay_the_same(vit, layer):
     names = [f"{layer}.weight", f"{layer}.bias"]
     assert_logits_equal(vit, names, noised(vit, names, (0.0, 0.5)), torch.randn(5, 3, 32, 32))
