@@ -4,8 +4,9 @@ VENV := .venv
 # exact versions where the committed results were made, ranges elsewhere
 RANGES := requirements.txt requirements-dev.txt
 REQUIREMENTS ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements.lock,$(RANGES))
-# the tests, in two processes of one thread each
-TEST := OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+# processes that share the tests; 0: this one alone
+WORKERS ?= 0
+TEST := OMP_NUM_THREADS=1 python -m pytest -q -n $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test test-slow ui table verdict bench lint install
