@@ -269,14 +269,13 @@ class DdpmConfig(Section):
 class GenerateConfig(Section):
     models: PositiveInt
     """G, the number of generated models."""
-    sampler: Literal["ddpm", "ddim", "dpm_solver", "prior"]
+    sampler: Literal["ddpm", "ddim", "prior"]
     """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
 
-    `dpm_solver`: DPM-Solver++, deterministic, `steps` of them (needs the package diffusers).
     `prior`: no diffusion, latents from N(0, I), for a `vae`.
     """
     steps: PositiveInt
-    """Steps of `ddim` and `dpm_solver`; `ddpm` always takes all T."""
+    """Steps of `ddim`; `ddpm` always takes all T."""
     variance_ratio: tuple[NonNegativeFloat, PositiveFloat]
     """Warn when the variance of the generated latents over that of the originals' lies outside of
     these two numbers, along any principal direction that holds more than 1 % of it."""
@@ -370,13 +369,10 @@ class Params(Section):
             raise ValueError("ddpm.beta_start is larger than ddpm.beta_end")
         if self.generate.trajectories and self.generate.sampler == "prior":
             raise ValueError("generate.trajectories: the sampler `prior` has no steps to follow")
-        most = {"ddim": self.ddpm.timesteps, "dpm_solver": self.ddpm.timesteps - 1}
-        allowed = most.get(self.generate.sampler, self.generate.steps)
-        if self.generate.steps > allowed:
+        if self.generate.sampler == "ddim" and self.generate.steps > self.ddpm.timesteps:
             raise ValueError(
-                f"generate.steps: {self.generate.steps} is more than the {allowed} that the "
-                f"sampler {self.generate.sampler} can take of ddpm.timesteps: "
-                f"{self.ddpm.timesteps}"
+                f"generate.steps: {self.generate.steps} is more than the {self.ddpm.timesteps} "
+                "that the sampler ddim can take (ddpm.timesteps)"
             )
         kind, components = self.autoencoder.kind, self.autoencoder.latent_dim
         if kind == "linear" and components >= self.finetune.checkpoints:

@@ -12,7 +12,6 @@ from pdiff.config import Params, load_params
 from pdiff.core.files import write_text
 from pdiff.datasets.prepare import check_images
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.schedule import check_sampler
 from pdiff.nets.given import list_checkpoints, load_checkpoints, read_checkpoint
 from pdiff.nets.own import check_watch
 from pdiff.nets.registry import build_net, check_net, check_size, head_classes, read_weights
@@ -31,7 +30,6 @@ def main() -> None:
     check_net(params.base.net)
     check_watch(params.base.net, params.base.watch)
     check_images(params.data)
-    check_sampler(params.generate.sampler)
     folder, count = params.finetune.folder, params.finetune.checkpoints
     paths = [] if folder is None else list_checkpoints(Path(folder), count)
     net, classes = _build(params, paths)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pdiff import tracking
 from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.autoencoder.linear import LinearCodec
-from pdiff.autoencoder.net import train_autoencoder
+from pdiff.autoencoder.train import train_autoencoder
 from pdiff.config import Params, load_params
 from pdiff.core.curve import Curve
 from pdiff.core.files import save_tensors, write_json

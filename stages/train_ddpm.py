@@ -16,7 +16,7 @@ from pdiff.core.curve import Curve
 from pdiff.core.files import load_tensor
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.latents import LatentModel, LatentStatistics, Schedule, held_out_rows
-from pdiff.diffusion.schedule import train_denoiser
+from pdiff.diffusion.train import train_denoiser
 from pdiff.parameters.stack import load_stack
 from pdiff.system.resume import make_checkpointer
 from stages import stage

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from pdiff.core.files import load_tensors, save_tensors, whole
 from pdiff.core.optimise import check_finite
+from pdiff.core.spectrum import spectrum
 from pdiff.parameters.normalisation import Normalisation, Normalise
 from pdiff.parameters.stack import StackFile, write_columns
 from pdiff.parameters.subset import CHUNK, Columns, Rows, Subset, spans
@@ -74,11 +75,9 @@ class LinearCodec:
             scaled = deviations.div_(normalisation.columns(deviations, span)[1])
             gram.addmm_(scaled, scaled.T)
         check_finite(gram, "checkpoints")
-        variance, dual = (part.flip(-1) for part in torch.linalg.eigh(gram))
+        variance, dual = spectrum(gram)
         _check_rank(variance, latent_dim)
-        # An eigenvector's sign is arbitrary: its largest entry shall be positive.
-        largest = dual.gather(0, dual.abs().argmax(0, keepdim=True))
-        dual = (dual * largest.sign())[:, :latent_dim].contiguous()
+        dual = dual[:, :latent_dim].contiguous()
         return cls(checkpoints, normalisation, dual, variance[:latent_dim] / (len(gram) - 1))
 
     def encode(self, models: Rows, values: int = CHUNK) -> Float[Tensor, "M L"]:

@@ -1,4 +1,4 @@
-"""The parameter autoencoder: checkpoints to latents and back.
+"""The parameter autoencoder's net: checkpoints to latents and back.
 
 Axes: K checkpoints, B batch, D subset length, P padded length, L latent length, C channels, N
 positions. A checkpoint is one normalised vector that is read as a 1-D signal with one channel
@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.autoencoder.blocks import Block, Norm, checkpointed, plain
 from pdiff.autoencoder.low_memory import normalised_as_one, streamed
-from pdiff.config import AutoencoderConfig, NoiseConfig
-from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
 from pdiff.system.errors import InputError
 
 
@@ -131,96 +128,3 @@ class Autoencoder(nn.Module):
     def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """Reconstruction, without noise."""
         return self.decode(self.encode(x))
-
-
-def reparameterise(
-    mean: Float[Tensor, "B L"], log_variance: Float[Tensor, "B L"], noise: Float[Tensor, "B L"]
-) -> Float[Tensor, "B L"]:
-    """A draw from N(mean, variance) that gradients pass through; `noise` is from N(0, 1)."""
-    return mean + (log_variance / 2).exp() * noise
-
-
-def kl_divergence(
-    mean: Float[Tensor, "B L"], log_variance: Float[Tensor, "B L"]
-) -> Float[Tensor, ""]:
-    """KL(N(mean, variance) || N(0, I)) in nats: summed over L, averaged over B."""
-    return (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-
-
-def make_autoencoder(length: int, config: AutoencoderConfig) -> Autoencoder:
-    """Untrained, for subsets of `length` parameters."""
-    model = Autoencoder(
-        length,
-        config.channels,
-        config.kernel_size,
-        config.latent_dim,
-        variance_head=config.kind == "vae",
-    )
-    model.save_memory(config.checkpointing, config.micro_batch)
-    return model
-
-
-def batch_loss(
-    model: Autoencoder,
-    matrix: Float[Tensor, "K D"],
-    config: AutoencoderConfig,
-    noise: NoiseConfig,
-    generator: torch.Generator,
-    precision: torch.autocast,
-) -> Float[Tensor, ""]:
-    """The loss of a batch that `generator` draws; the net runs within `precision`."""
-
-    def normal(shape: torch.Size) -> Tensor:
-        return torch.randn(shape, generator=generator, device=matrix.device)
-
-    size = (config.batch_size,)
-    rows = torch.randint(len(matrix), size, generator=generator, device=matrix.device)
-    clean = model.pad(matrix[rows])
-    noised = clean + noise.param * normal(clean.shape)  # the padding too
-    with precision:
-        mean, log_variance = model.posterior(noised)
-        if log_variance is None:
-            z = mean + noise.latent * normal(mean.shape)
-        else:
-            z = reparameterise(mean, log_variance, normal(mean.shape))
-        reconstruction = model.decode_padded(z)
-    loss = F.mse_loss(reconstruction.to(noised.dtype), noised)
-    if log_variance is not None:
-        posterior = mean.to(noised.dtype), log_variance.to(noised.dtype)
-        loss = loss + config.kl_weight * kl_divergence(*posterior)
-    return loss
-
-
-def train_autoencoder(
-    matrix: Float[Tensor, "K D"],
-    config: AutoencoderConfig,
-    noise: NoiseConfig,
-    generator: torch.Generator,
-    log: Log,
-    *,
-    resume: Resume | None = None,
-) -> Autoencoder:
-    """Train on the normalised checkpoints; returns the autoencoder in eval mode.
-
-    Input and target are the same noised, padded vector, as in the authors' code (the paper's
-    eq. 5 names the clean one as target). `conv` adds noise of std `noise.latent` to the latents;
-    a `vae` draws them with its own variance instead and adds `kl_weight` times the KL divergence.
-    `generator` must live on the matrix's device.
-    """
-    check_finite(matrix, "checkpoints")
-    model = seeded(lambda: make_autoencoder(matrix.shape[1], config), generator)
-    model = model.to(matrix.device)
-
-    optimise(
-        model,
-        lambda: batch_loss(model, matrix, config, noise, generator, autocast(matrix.device)),
-        optimizer_name=config.optimizer,
-        steps=config.steps,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        generator=generator,
-        log=log,
-        resume=resume,
-        name="autoencoder",
-    )
-    return model

@@ -1,7 +1,6 @@
 """Tensors on disk: safetensors with a JSON header, written whole or not at all, never pickled."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from pdiff.system.errors import InputError
 
-_KEY = "pdiff"  # one key only: the order of several is not the same from run to run
+KEY = "pdiff"
+"""The one key of a file's metadata, since the order of several changes from run to run."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> None:
@@ -24,7 +24,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    save_file(_unshared(tensors), partial, metadata={_KEY: json.dumps(header, sort_keys=True)})
+    save_file(_unshared(tensors), partial, metadata={KEY: json.dumps(header, sort_keys=True)})
     partial.replace(path)
 
 
@@ -48,9 +48,9 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
         InputError: the file is missing, truncated, or was not written by p-diff.
     """
     tensors, metadata = read_safetensors(path, device)
-    if _KEY not in metadata:
-        raise InputError(f"{path} was not written by p-diff: it lacks the header {_KEY!r}")
-    return tensors, json.loads(metadata[_KEY])
+    if KEY not in metadata:
+        raise InputError(f"{path} was not written by p-diff: it lacks the header {KEY!r}")
+    return tensors, json.loads(metadata[KEY])
 
 
 def load_header(path: Path) -> dict[str, Any]:
@@ -62,36 +62,9 @@ def load_header(path: Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from None
-    if _KEY not in metadata:
-        raise InputError(f"{path} was not written by p-diff: it lacks the header {_KEY!r}")
-    return json.loads(metadata[_KEY])
-
-
-def pack_header(
-    shapes: Mapping[str, tuple[int, ...]], **header: Any
-) -> tuple[bytes, dict[str, int]]:
-    """The first bytes of a file of fp32 tensors, the very ones that `save_tensors` writes.
-
-    Also where in the file each tensor begins; they follow each other in the order of their names.
-    """
-    layout: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(header, sort_keys=True)}}
-    starts, end = {}, 0
-    for name, shape in sorted(shapes.items()):
-        starts[name], end = end, end + 4 * math.prod(shape)
-        layout[name] = {"dtype": "F32", "shape": shape, "data_offsets": [starts[name], end]}
-    text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    return head, {name: len(head) + start for name, start in starts.items()}
-
-
-def read_layout(path: Path) -> tuple[dict[str, Any], int]:
-    """Type, shape and offsets of each tensor of a safetensors file, and where the first begins."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        layout = json.loads(file.read(length))
-    layout.pop("__metadata__", None)
-    return layout, 8 + length
+    if KEY not in metadata:
+        raise InputError(f"{path} was not written by p-diff: it lacks the header {KEY!r}")
+    return json.loads(metadata[KEY])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pdiff.config import DdpmConfig, GenerateConfig
 from pdiff.core.files import load_tensors, save_tensors, whole
+from pdiff.core.spectrum import spectrum
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.schedule import Diffusion, Prediction, PredictNoise
 from pdiff.system.errors import InputError
@@ -69,16 +70,12 @@ def principal_directions(
     along their first dimension, by 1.
     """
     centred = (latents - latents.mean(0)).double().cpu()
-    variance, directions = torch.linalg.eigh(centred.T @ centred / max(len(latents) - 1, 1))
-    variance, directions = variance.flip(0), directions.flip(1)
+    variance, directions = spectrum(centred.T @ centred / max(len(latents) - 1, 1))
     rounding = variance[0] * latents.shape[1] * torch.finfo(torch.float32).eps
     kept = int((variance > rounding).sum())
     if not kept:
         return latents.new_ones(1), torch.eye(latents.shape[1], 1).to(latents)
-    # the sign of an eigenvector is arbitrary: its largest entry shall be positive
-    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    directions = (directions * largest.sign())[:, :kept]
-    return variance[:kept].sqrt().to(latents), directions.to(latents)
+    return variance[:kept].sqrt().to(latents), directions[:, :kept].to(latents)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,18 @@
 """Denoising diffusion on latents: noise schedule, training loss, sampling; it knows no network.
 
 Axes: K checkpoints, L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t
-here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502 and
-DPM-Solver++ arXiv 2211.01095.
+here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502.
 """
 
 from collections.abc import Callable
-from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from pdiff.config import DdpmConfig
-from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
-from pdiff.diffusion.denoiser import Denoiser
 from pdiff.system.errors import InputError
 
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
@@ -25,9 +20,6 @@ PredictNoise = Callable[[Tensor, Tensor], Tensor]
 
 Prediction = Literal["epsilon", "v"]
 """What a denoiser predicts: the noise, or v = signal * epsilon - noise * x_0 (arXiv 2202.00512)."""
-
-Encode = Callable[[Int64[Tensor, " B"]], Float[Tensor, "B L"]]
-"""Indices of checkpoints to their latents."""
 
 Step = Callable[[Tensor, Tensor, int], Tensor]
 """(x_t (B, L), epsilon (B, L), t) -> x at the next, earlier step (B, L)."""
@@ -147,20 +139,6 @@ class Diffusion:
         last = self.timesteps - 1
         return [last - round(i * last / max(steps - 1, 1)) for i in range(steps)]
 
-    def dpm_solver(self, steps: int) -> Any:
-        """DPM-Solver++(2M) of the package diffusers under this schedule, for `steps` steps.
-
-        Raises InputError if the package is missing, or for steps that are not 1 to T - 1.
-        """
-        check_sampler("dpm_solver")
-        if not 1 <= steps < self.timesteps:
-            raise InputError(f"DPM-Solver++ takes 1 to {self.timesteps - 1} steps, not {steps}")
-        from diffusers import DPMSolverMultistepScheduler  # an optional package, slow to import
-
-        solver = DPMSolverMultistepScheduler(self.timesteps, trained_betas=self.betas.tolist())
-        solver.set_timesteps(steps, device=self.device)
-        return solver
-
     def _sampler(self, name: str, steps: int, generator: torch.Generator) -> tuple[list[int], Step]:
         """The steps t that a sampler visits, first to last, and how it goes on from each."""
         if name == "ddpm":
@@ -170,12 +148,9 @@ class Diffusion:
                 return self.ddpm_step(x, epsilon, t, noise)
 
             return list(range(self.timesteps))[::-1], ancestral
-        if name == "ddim":
-            visited = self.ddim_timesteps(steps)
-            following = dict(zip(visited, [*visited[1:], -1], strict=True))
-            return visited, lambda x, epsilon, t: self.ddim_step(x, epsilon, t, following[t])
-        solver = self.dpm_solver(steps)
-        return solver.timesteps.tolist(), lambda x, e, t: solver.step(e, t, x).prev_sample
+        visited = self.ddim_timesteps(steps)
+        following = dict(zip(visited, [*visited[1:], -1], strict=True))
+        return visited, lambda x, epsilon, t: self.ddim_step(x, epsilon, t, following[t])
 
     @torch.no_grad()
     def sample(
@@ -184,15 +159,15 @@ class Diffusion:
         shape: tuple[int, int],
         generator: torch.Generator,
         *,
-        sampler: Literal["ddpm", "ddim", "dpm_solver"],
+        sampler: Literal["ddpm", "ddim"],
         steps: int,
         progress: str | None = None,
         trajectory: Callable[[int, Tensor], None] | None = None,
     ) -> Float[Tensor, "G L"]:
         """Samples of `shape` (G, L), all in one batch, from pure noise; nothing is clipped.
 
-        `ddpm` takes all T steps and ignores `steps`; `ddim` and `dpm_solver` take `steps` of them
-        and draw on the generator for the start alone. `predict_noise` must be in eval mode.
+        `ddpm` takes all T steps and ignores `steps`; `ddim` takes `steps` of them and draws on the
+        generator for the start alone. `predict_noise` must be in eval mode.
         `progress` names a bar. `trajectory(i, x)` sees the start as i = 0, then x after step i.
         """
         visited, advance = self._sampler(sampler, steps, generator)
@@ -206,56 +181,3 @@ class Diffusion:
             if trajectory is not None:
                 trajectory(i, x)
         return x
-
-
-def check_sampler(name: str) -> None:
-    """Raise `InputError` if a sampler needs a package that is not installed."""
-    if name == "dpm_solver" and find_spec("diffusers") is None:
-        raise InputError(
-            "generate.sampler: dpm_solver needs the package diffusers: pip install diffusers, "
-            "or take ddim"
-        )
-
-
-def train_denoiser(
-    latents: Float[Tensor, "K L"],
-    config: DdpmConfig,
-    generator: torch.Generator,
-    log: Log,
-    *,
-    resume: Resume | None = None,
-    encode: Encode | None = None,
-) -> Denoiser:
-    """Train a denoiser on the latents as they are; returns it in eval mode.
-
-    Standardising them (`config.standardise`) is the caller's business, and undoing it after
-    sampling too. `encode(rows)` gives the latents of a batch of checkpoints anew in each step; by
-    default they are `latents[rows]`. `generator` must live on the latents' device.
-    """
-    check_finite(latents, "latents")
-    device = latents.device
-    diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
-    model = seeded(
-        lambda: Denoiser(latents.shape[1], config.channels, config.kernel_size), generator
-    ).to(device)
-
-    def batch_loss() -> Float[Tensor, ""]:
-        size = (config.batch_size,)
-        rows = torch.randint(len(latents), size, generator=generator, device=device)
-        batch = latents[rows] if encode is None else encode(rows)
-        with autocast(device):
-            return diffusion.loss(model, batch, generator, config.prediction)
-
-    optimise(
-        model,
-        batch_loss,
-        steps=config.steps,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        generator=generator,
-        log=log,
-        ema=config.ema,
-        resume=resume,
-        name="denoiser",
-    )
-    return model

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pdiff.autoencoder.linear import round_trip
-from pdiff.autoencoder.net import batch_loss, make_autoencoder
+from pdiff.autoencoder.train import batch_loss, make_autoencoder
 from pdiff.config import AutoencoderConfig, DdpmConfig, NoiseConfig
 from pdiff.core.optimise import make_optimizer, train_step
 from pdiff.core.runtime import get_device

@@ -7,17 +7,20 @@ safetensors itself reads, count as the process's own memory until the system wan
 Axes: K checkpoints or other models, D parameters of the subset, c columns, R rows.
 """
 
+import json
+import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.core.files import load_header, pack_header, read_layout
+from pdiff.core.files import KEY, load_header
 from pdiff.parameters.subset import Columns, Rows, Subset, overlaps
 from pdiff.system.errors import InputError
 
@@ -36,7 +39,7 @@ class StackFile(Rows):
             InputError: the file is missing, truncated, or not a stack.
         """
         header = load_header(path)
-        layout, start = read_layout(path)
+        layout, start = _read_layout(path)
         names = header.get("names") if isinstance(header, dict) else None
         shapes = {name: tuple(entry["shape"]) for name, entry in layout.items()}
         plain = all(entry["dtype"] == "F32" and entry["shape"] for entry in layout.values())
@@ -112,7 +115,7 @@ def _written(path: Path, subset: Subset, count: int) -> Iterator[Put]:
     """The file of a stack under a temporary name; renamed once all its values are written."""
     sizes, missing = subset.sizes, count * subset.length
     shapes = {name: (count, *shape) for name, shape in subset.shapes.items()}
-    head, starts = pack_header(shapes, names=subset.names)
+    head, starts = _pack_header(shapes, names=subset.names)
     offsets = [starts[name] for name in subset.names]
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_space(path, ITEM * missing)
@@ -136,6 +139,33 @@ def _written(path: Path, subset: Subset, count: int) -> Iterator[Put]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _pack_header(
+    shapes: Mapping[str, tuple[int, ...]], **header: Any
+) -> tuple[bytes, dict[str, int]]:
+    """The first bytes of a file of fp32 tensors, the very ones that `save_tensors` writes.
+
+    Also where in the file each tensor begins; they follow each other in the order of their names.
+    """
+    layout: dict[str, Any] = {"__metadata__": {KEY: json.dumps(header, sort_keys=True)}}
+    starts, end = {}, 0
+    for name, shape in sorted(shapes.items()):
+        starts[name], end = end, end + 4 * math.prod(shape)
+        layout[name] = {"dtype": "F32", "shape": shape, "data_offsets": [starts[name], end]}
+    text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + start for name, start in starts.items()}
+
+
+def _read_layout(path: Path) -> tuple[dict[str, Any], int]:
+    """Type, shape and offsets of each tensor of a safetensors file, and where the first begins."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        layout = json.loads(file.read(length))
+    layout.pop("__metadata__", None)
+    return layout, 8 + length
 
 
 def _check_space(path: Path, size: int) -> None:

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from pdiff.system.errors import InputError
 
-Stack = Mapping[str, Tensor]
-
 Columns = Iterable[tuple[slice, Float[Tensor, "M _"]]]
 """A matrix (M, D) as consecutive blocks of its columns, each with the span of D that it covers."""
 
@@ -54,21 +52,11 @@ class Subset:
         parameters = dict(net.named_parameters())
         return {name: parameters[name].detach().clone() for name in self.names}
 
-    def flatten(self, stack: Stack) -> Float[Tensor, "K D"]:
-        """Stack to matrix, bit for bit."""
-        self._check(stack)
-        return torch.cat([stack[name].flatten(1) for name in self.names], dim=1)
-
     def unflatten(self, matrix: Float[Tensor, "K D"]) -> dict[str, Tensor]:
         """Matrix to stack, bit for bit; the tensors are views of the matrix."""
         columns = matrix.split(self.sizes, dim=1)
         shapes = self.shapes.items()
         return {n: c.unflatten(1, s) for c, (n, s) in zip(columns, shapes, strict=True)}
-
-    def _check(self, stack: Stack) -> None:
-        found = {name: tuple(tensor.shape[1:]) for name, tensor in stack.items()}
-        if found != dict(self.shapes):
-            raise InputError(f"stack holds {found}; the subset wants {dict(self.shapes)}")
 
 
 class Rows(Sequence):

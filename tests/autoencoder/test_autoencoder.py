@@ -6,12 +6,8 @@ import torch
 
 from pdiff.autoencoder.blocks import BatchNorm
 from pdiff.autoencoder.codec import reconstruction_error
-from pdiff.autoencoder.net import (
-    Autoencoder,
-    kl_divergence,
-    reparameterise,
-    train_autoencoder,
-)
+from pdiff.autoencoder.net import Autoencoder
+from pdiff.autoencoder.train import kl_divergence, reparameterise, train_autoencoder
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from tests.toys.training import FakeResume, equal_weights, one_thread  # noqa: F401
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from pdiff.autoencoder import low_memory as streaming
-from pdiff.autoencoder.net import Autoencoder, kl_divergence, reparameterise
+from pdiff.autoencoder.net import Autoencoder
+from pdiff.autoencoder.train import kl_divergence, reparameterise
 from tests.toys.training import one_thread  # noqa: F401
 
 SMALL = ((4, 8, 4), 3)

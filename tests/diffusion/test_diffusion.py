@@ -5,10 +5,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from pdiff.config import DdpmConfig
-from pdiff.diffusion import schedule as training
+from pdiff.diffusion import train as training
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.schedule import Diffusion, check_sampler, train_denoiser
-from pdiff.system.errors import InputError
+from pdiff.diffusion.schedule import Diffusion
+from pdiff.diffusion.train import train_denoiser
 from tests.toys.training import FakeResume, equal_weights, one_thread  # noqa: F401
 
 BETAS = (1e-4, 0.02)
@@ -193,9 +193,7 @@ def sample(diffusion, predict, shape, sampler="ddpm", steps=50, **more):
 
 
 @pytest.mark.parametrize("timesteps", [10, 1000])
-@pytest.mark.parametrize(
-    ("sampler", "steps"), [("ddpm", 1), ("ddim", 1), ("ddim", 7), ("dpm_solver", 7)]
-)
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1), ("ddim", 1), ("ddim", 7)])
 def test_with_the_true_noise_of_one_point_sampling_ends_there(timesteps, sampler, steps):
     point, diffusion = draw(6), Diffusion(timesteps, *BETAS)
     predict = gaussian_epsilon(diffusion, point, 0.0)
@@ -204,9 +202,7 @@ def test_with_the_true_noise_of_one_point_sampling_ends_there(timesteps, sampler
     torch.testing.assert_close(found, point.expand(5, 6), atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "steps"), [("ddpm", 1), ("ddim", 200), ("ddim", 1000), ("dpm_solver", 40)]
-)
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1), ("ddim", 200), ("ddim", 1000)])
 def test_with_the_exact_predictor_samples_have_the_datas_mean_and_std(diffusion, sampler, steps):
     mean, std = torch.tensor([3.0, -1.0, 0.0]), torch.tensor([0.5, 2.0, 1.0])
     predict = gaussian_epsilon(diffusion, mean, std)
@@ -238,38 +234,7 @@ def test_the_ddpm_sampler_equals_diffusers():
     close(sample(ours, predict, (5, 6), "ddpm"), x)
 
 
-@pytest.mark.parametrize("timesteps", [10, 1000])
-@pytest.mark.parametrize("steps", [1, 5, 9])
-def test_dpm_solver_steps_fall_strictly_from_the_top(timesteps, steps):
-    visited = Diffusion(timesteps, *BETAS).dpm_solver(steps).timesteps.tolist()
-    assert (len(visited), visited[0]) == (steps, timesteps - 1)
-    assert all(a > b for a, b in pairwise(visited))
-
-
-@pytest.mark.parametrize("steps", [-1, 0, 10])
-def test_impossible_numbers_of_dpm_solver_steps_are_refused(steps):
-    with pytest.raises(InputError, match=f"takes 1 to 9 steps, not {steps}"):
-        Diffusion(10, *BETAS).dpm_solver(steps)
-
-
-def test_dpm_solver_needs_fewer_steps_than_ddim_for_the_same_end(diffusion):
-    """Against a thousand steps of DDIM, the exact predictor given."""
-    predict = gaussian_epsilon(diffusion, 2.0, 0.7)
-    end = sample(diffusion, predict, (100, 6), "ddim", 1000)
-    error = {
-        name: (sample(diffusion, predict, (100, 6), name, 20) - end).abs().mean().item()
-        for name in ("ddim", "dpm_solver")
-    }
-    assert error["dpm_solver"] < error["ddim"] / 3
-
-
-def test_without_diffusers_dpm_solver_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr("pdiff.diffusion.schedule.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install diffusers"):
-        check_sampler("dpm_solver")
-
-
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 10), ("ddim", 4), ("dpm_solver", 4)])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 10), ("ddim", 4)])
 def test_the_trajectory_runs_from_the_start_to_the_sample(sampler, steps):
     diffusion, seen = Diffusion(10, *BETAS), []
     found = sample(
@@ -295,8 +260,7 @@ def test_the_samplers_call_the_predictor_at_their_steps():
 
     sample(diffusion, predict, (3, 2), "ddpm", steps=4)
     sample(diffusion, predict, (3, 2), "ddim", steps=4)
-    sample(diffusion, predict, (3, 2), "dpm_solver", steps=3)
-    assert steps == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 9, 6, 3, 0, 9, 6, 3]
+    assert steps == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 9, 6, 3, 0]
 
 
 def test_the_loss_of_the_true_noise_is_zero_and_of_silence_one(diffusion):

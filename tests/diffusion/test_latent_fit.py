@@ -14,7 +14,7 @@ from pdiff.diffusion.latents import (
     held_out_rows,
     principal_directions,
 )
-from pdiff.diffusion.schedule import train_denoiser
+from pdiff.diffusion.train import train_denoiser
 from tests.toys.training import one_thread  # noqa: F401
 
 STD = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.01, 0.01])
