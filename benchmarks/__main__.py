@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import evaluation, novelty, pipeline, sampling, timing, training, variants
+from benchmarks import end_to_end, evaluation, memory, sampling, similarity, timing, training
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BENCHMARKS: dict[str, Callable[[], str]] = {
     "machine": timing.machine,
     "evaluation": evaluation.run,
-    "novelty": novelty.run,
+    "similarity": similarity.run,
     "sampling": sampling.run,
     "training": training.run,
-    "variants": variants.run,
-    "pipeline": pipeline.run,
+    "memory": memory.run,
+    "end to end": end_to_end.run,
 }
 
 

@@ -19,5 +19,5 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
     diffusion/    schedule and samplers, denoiser, training, latents (Section 2.4)
     core/         files, devices and seeds, learning curves, one training step
     tracking/     the MLflow mirror
-    config.py  conf/  reference/  system/     hold no number of a result
+    config.py  outputs.py  conf/  reference/  system/     hold no number of a result
 """

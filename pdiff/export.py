@@ -8,37 +8,49 @@ Axes: M models of a group, D parameters of the subset, K checkpoints.
 """
 
 import argparse
+import hashlib
+import json
+import platform
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pdiff import outputs
 from pdiff.autoencoder.codec import load_codec
 from pdiff.baselines.originals import ensemble
-from pdiff.card import model_card
-from pdiff.config import load_params
+from pdiff.config import Params, load_params
 from pdiff.core.files import load_header, load_tensor, save_tensors, write_text
 from pdiff.core.runtime import get_device
-from pdiff.nets.registry import load_net
+from pdiff.nets.minis import MINIS
+from pdiff.nets.own import is_own, split_own
+from pdiff.nets.registry import has_fixed_size, load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Rows, Subset, spread_evenly
 from pdiff.system.errors import InputError
+from pdiff.tracking.files import git
 
-BASE = Path("models/base.safetensors")
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-LATENTS = Path("data/latents.safetensors")
-AUTOENCODER = Path("models/autoencoder.safetensors")
-GENERATED = Path("data/generated.safetensors")
-TABLE = Path("data/models.csv")
-
-GROUPS = ("generated", "original", "ensemble", "reconstructed")
 SUFFIXES = (".safetensors", ".pth", ".pt")
-COLUMNS = {"group", "model", "accuracy", "choosing_accuracy", "max_similarity"}
+MEASURES = ["accuracy", "choosing_accuracy", "max_similarity"]
+LINEAGE = (  # sections of params.yaml and files, step by step
+    (("seed", "data", "base", "subset", "finetune"), (outputs.BASE, outputs.CHECKPOINTS)),
+    (("noise", "autoencoder"), (outputs.AUTOENCODER,)),
+    (("ddpm", "generate"), (outputs.DENOISER, outputs.GENERATED)),
+)
+GROUPS = {"generated": 3, "original": 1, "ensemble": 1, "reconstructed": 2}
+"""How many steps of `LINEAGE` made each group that can be exported."""
+LOCAL = {"root", "watch"}
+"""Parameters that say where files lie on one machine, and nothing about the model."""
+PACKAGES = ("torch", "timm", "safetensors", "numpy")
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -50,10 +62,8 @@ class Exported:
     chosen: bool
     """Whether the choosing split chose it among its group, not the user by its index."""
     net: nn.Module
-    name: str
-    """What `base.net` is called."""
-    classes: int
-    size: int
+    header: dict[str, Any]
+    """The base net's: `net`, its name, `classes` and `size`."""
     subset: Subset
     table: pd.DataFrame
     """The rows of all models of all groups."""
@@ -72,10 +82,9 @@ def export(model: str, group: str, to: Path, force: bool = False) -> list[Path]:
         if path.exists() and not force:
             raise InputError(f"--to: {path} exists; --force overwrites it")
     exported = find_model(model, group)
-    header = {"net": exported.name, "classes": exported.classes, "size": exported.size}
     text = model_card(exported, load_params(), to)
     try:
-        _save_state(to, exported.net.state_dict(), header)
+        _save_state(to, exported.net.state_dict(), exported.header)
         write_text(card, text)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
@@ -87,17 +96,17 @@ def find_model(model: str, group: str) -> Exported:
     """The net with the parameters of one model, looked up in the current folder."""
     if group not in GROUPS:
         raise InputError(f"--group: unknown {group!r}; known: {', '.join(GROUPS)}")
-    table = load_table(TABLE)
-    index = choose(table[table["group"] == group], model, group)
-    header = load_header(BASE)
-    net = load_net(BASE)
-    subset, found = _find(group, index, count=int((table["group"] == group).sum()))
+    table = load_table(outputs.MODELS)
+    rows = table[table["group"] == group]
+    index = choose(rows, model, group)
+    net, header = load_net(outputs.BASE), load_header(outputs.BASE)
+    header = {name: header[name] for name in ("net", "classes", "size")}
+    subset, values = _find(group, index, len(rows))
     shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     if any(shapes.get(name) != shape for name, shape in subset.shapes.items()):
-        raise InputError(f"{BASE} and the {group} models are of different runs")
-    net.load_state_dict(found, strict=False)
-    facts = header["net"], header["classes"], header["size"]
-    return Exported(group, index, model == "best", net, *facts, subset, table)
+        raise InputError(f"{outputs.BASE} and the {group} models are of different runs")
+    net.load_state_dict(values, strict=False)
+    return Exported(group, index, model == "best", net, header, subset, table)
 
 
 def load_table(path: Path) -> pd.DataFrame:
@@ -108,7 +117,7 @@ def load_table(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is missing; the pipeline writes it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if missing := COLUMNS - set(table):
+    if missing := {"group", "model", *MEASURES} - set(table):
         raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     return table
 
@@ -116,7 +125,7 @@ def load_table(path: Path) -> pd.DataFrame:
 def choose(rows: pd.DataFrame, model: str, group: str) -> int:
     """The index that `model` stands for; of equally good ones the first, as in the tables."""
     if rows.empty:
-        raise InputError(f"{TABLE} has no {group} models")
+        raise InputError(f"{outputs.MODELS} has no {group} models")
     if model == "best":
         return int(rows.loc[rows["choosing_accuracy"].idxmax(), "model"])
     try:
@@ -132,25 +141,23 @@ def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]
     """One model of a group that has `count` rows in the table, in the order of these rows."""
     if group == "reconstructed":
         device = get_device()
-        codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
-        latents = load_tensor(LATENTS, "latents", device)
+        codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
+        latents = load_tensor(outputs.LATENTS, "latents", device)
         wanted = load_params().evaluate.reconstructed_models
         latents = latents[spread_evenly(len(latents), wanted)]
-        _check_run(group, len(latents), count)
+        _check_count(group, len(latents), count)
         row = torch.cat([block[index] for _, block in codec.decode(latents)])
-        return codec.subset, Models(codec.subset, row[None].cpu())[0]
-    models: Rows = StackFile(GENERATED if group == "generated" else CHECKPOINTS)
-    if group == "ensemble":
-        models = ensemble(models)
-    _check_run(group, len(models), count)
+        models: Rows = Models(codec.subset, row[None].cpu())
+        return codec.subset, models[0]
+    models = StackFile(outputs.GENERATED if group == "generated" else outputs.CHECKPOINTS)
+    models = ensemble(models) if group == "ensemble" else models
+    _check_count(group, len(models), count)
     return models.subset, models[index]
 
 
-def _check_run(group: str, found: int, count: int) -> None:
+def _check_count(group: str, found: int, count: int) -> None:
     if found != count:
-        raise InputError(
-            f"{TABLE} and the {group} models are of different runs; run the pipeline again"
-        )
+        raise InputError(f"{outputs.MODELS} and the {group} models are of different runs")
 
 
 def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -161,6 +168,80 @@ def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) ->
     partial = path.with_name(f".{path.name}.partial")
     torch.save(state, partial)
     partial.replace(path)
+
+
+def model_card(model: Exported, params: Params, file: Path) -> str:
+    """Markdown from the template `card.md.j2`; a fact that cannot be found is `unknown`."""
+    name, steps = model.header["net"], LINEAGE[: GROUPS[model.group]]
+    source, maker = split_own(name) if is_own(name) else (name, "")
+    kind = "own" if maker else "mini" if name in MINIS else "timm"
+    title = f"{Path(source).name}:{maker}" if maker else name
+    text = Path(__file__).with_name("card.md.j2").read_text()
+    strict = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
+    return jinja2.Template(text, trim_blocks=True, **strict).render(
+        vars(model) | model.header,
+        kind=kind,
+        title=title,
+        source=Path(source),
+        maker=maker,
+        fixed_size=kind == "timm" and has_fixed_size(name),
+        file=file,
+        params=params,
+        labels=_labels(),
+        rows=_rows(model),
+        count=(model.table["group"] == model.group).sum(),
+        settings={s: _settings(params, s, title) for sections, _ in steps for s in sections},
+        files=_lineage([path for _, paths in steps for path in paths]),
+        commit=(git("rev-parse", "HEAD") or b"unknown").decode().strip(),
+        changed=bool(git("status", "--porcelain")),
+        packages=[f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)],
+    )
+
+
+def _labels() -> str:
+    """The classes by name, in the order of the logits."""
+    try:
+        return ", ".join(load_header(outputs.IMAGES)["classes"])
+    except (InputError, KeyError):
+        return UNKNOWN
+
+
+def _rows(model: Exported) -> list[dict[str, Any]]:
+    """Mean numbers of the model and of the groups beside it; a group of the model alone is not."""
+    table = model.table
+    own = table[(table["group"] == model.group) & (table["model"] == model.index)]
+    rows = [("this model", own)]
+    for group in dict.fromkeys((model.group, "original", "generated", "ensemble")):
+        part = table[table["group"] == group]
+        if len(part) and not part.index.equals(own.index):
+            rows.append((group if len(part) == 1 else f"mean of {len(part)} {group} models", part))
+    return [{"label": label, **part[MEASURES].mean()} for label, part in rows]
+
+
+def _settings(params: Params, section: str, net: str) -> str:
+    """The parameters of one section, without paths of this machine."""
+    values = getattr(params, section).model_dump(mode="json")
+    values |= {"net": net} if section == "base" else {}
+    shown = ((k, v if isinstance(v, str) else json.dumps(v)) for k, v in values.items())
+    return ", ".join(f"{key} {value}" for key, value in shown if key not in LOCAL)
+
+
+def _lineage(paths: list[Path]) -> list[tuple[Path, str, bool]]:
+    """Each file, its md5 in dvc.lock, and whether the file is another one now."""
+    try:
+        stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"].values()
+        known = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        known = {}
+    found = []
+    for path in paths:
+        locked = known.get(str(path), UNKNOWN)
+        another = locked != UNKNOWN and path.is_file()
+        if another:
+            with path.open("rb") as file:
+                another = hashlib.file_digest(file, "md5").hexdigest() != locked
+        found.append((path, locked, another))
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -174,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--to", type=Path, required=True, metavar="FILE", help="ends in .safetensors, .pth or .pt"
     )
-    parser.add_argument("--group", default="generated", help=f"{' | '.join(GROUPS)}")
+    parser.add_argument("--group", default="generated", help=" | ".join(GROUPS))
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     options = parser.parse_args(arguments)
     try:

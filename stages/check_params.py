@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from pdiff import outputs
 from pdiff.baselines.counts import made_by_codec, made_of_originals
 from pdiff.config import Params, load_params
 from pdiff.core.files import write_text
@@ -19,7 +20,6 @@ from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
 from stages import stage
 
-CHECKED = Path("data/params_checked.txt")
 SOME_CLASSES = 10
 AUDITED = 16 * 2**30
 """Most bytes that the parameters of all models in an audit may take; the same on every machine."""
@@ -39,7 +39,7 @@ def main() -> None:
     _check_audit(params, subset.length)
     Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
     print(f"{params.base.net}: {subset.length:,} parameters are generated: {_short(subset.names)}")
-    write_text(CHECKED, "params.yaml was found to be valid\n")
+    write_text(outputs.CHECKED, "params.yaml was found to be valid\n")
 
 
 def _build(params: Params, checkpoints: list[Path]) -> tuple[nn.Module, int]:

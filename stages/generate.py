@@ -4,9 +4,7 @@ denoiser, autoencoder, checkpoints with their latents
 -> generated models (G, D), their latents (G, L), trajectories (S, P, L); the fit of the latents
 """
 
-from pathlib import Path
-
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.autoencoder.codec import load_codec
 from pdiff.config import load_params
 from pdiff.core.files import load_tensor, save_tensors, write_json
@@ -19,40 +17,32 @@ from pdiff.parameters.stack import write_columns
 from pdiff.system.speed import measured
 from stages import stage, warn
 
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-AUTOENCODER = Path("models/autoencoder.safetensors")
-LATENTS = Path("data/latents.safetensors")
-DENOISER = Path("models/denoiser.safetensors")
-GENERATED = Path("data/generated.safetensors")
-GENERATED_LATENTS = Path("data/generated_latents.safetensors")
-METRICS = Path("metrics/generate.json")
-
 
 def main() -> None:
     params = load_params()
     device = get_device()
-    codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
-    model = LatentModel.load(DENOISER, device)
-    originals = load_tensor(LATENTS, "latents", device)  # (K, L)
+    codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
+    model = LatentModel.load(outputs.DENOISER, device)
+    originals = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
     generator = make_generator(params.seed.model, "generate", device=device)
 
     with tracking.run("generate", params, "seed", "generate") as log:
         with measured(models=params.generate.models):
             latents = model.sample(params.generate, generator)
             check_finite(latents, "generated latents")
-            write_columns(GENERATED, codec.subset, len(latents), codec.decode(latents))
+            write_columns(outputs.GENERATED, codec.subset, len(latents), codec.decode(latents))
         log.summary({"models": len(latents), "parameters": codec.subset.length})
         own = make_generator(params.seed.model, "trajectories", device=device)
         steps, trajectories = model.follow(params.generate, own)
         tensors = {"latents": latents, "trajectories": trajectories, "trajectory_steps": steps}
-        save_tensors(GENERATED_LATENTS, tensors)
+        save_tensors(outputs.GENERATED_LATENTS, tensors)
 
         own = make_generator(params.seed.model, "latent_fit", device=device)
         fit = latent_fit(model, originals, latents, own)
         if missed := missed_latent_bars(fit, params.generate):
             warn(f"the generator does not fit the originals' latents: {'; '.join(missed)}")
         log.summary({"latent_fit": fit})
-        write_json(METRICS, {"latent_fit": fit})
+        write_json(outputs.GENERATE_METRICS, {"latent_fit": fit})
 
 
 if __name__ == "__main__":

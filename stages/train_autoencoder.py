@@ -4,9 +4,8 @@ checkpoints (K, D) -> autoencoder with its normalisation statistics, latents (K,
 """
 
 from contextlib import ExitStack
-from pathlib import Path
 
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.autoencoder.linear import LinearCodec
 from pdiff.autoencoder.train import train_autoencoder
@@ -20,12 +19,6 @@ from pdiff.parameters.subset import Models, Rows
 from pdiff.system.resume import make_checkpointer
 from stages import stage, warn
 
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-AUTOENCODER = Path("models/autoencoder.safetensors")
-LATENTS = Path("data/latents.safetensors")
-METRICS = Path("metrics/train_autoencoder.json")
-PLOT = Path("plots/train_autoencoder.csv")
-
 
 def main() -> None:
     params = load_params()
@@ -37,10 +30,10 @@ def main() -> None:
     ):
         curve = Curve(log, "autoencoder", "loss", "lr")
         if config.kind == "linear":
-            checkpoints: Rows = StackFile(CHECKPOINTS)
+            checkpoints: Rows = StackFile(outputs.CHECKPOINTS)
             codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim, config.normalise)
         else:
-            subset, matrix = load_stack(CHECKPOINTS)
+            subset, matrix = load_stack(outputs.CHECKPOINTS)
             checkpoints = Models(subset, matrix.to(get_device()))
             codec = _train(checkpoints, params, curve, done)
         latents = codec.encode(checkpoints)
@@ -52,10 +45,10 @@ def main() -> None:
                 "is close to the mean checkpoint, whatever the latent"
             )
         log.summary(metrics)
-        codec.save(AUTOENCODER)
-        save_tensors(LATENTS, {"latents": latents})
-        curve.write(PLOT)
-        write_json(METRICS, metrics)
+        codec.save(outputs.AUTOENCODER)
+        save_tensors(outputs.LATENTS, {"latents": latents})
+        curve.write(outputs.AUTOENCODER_CURVE)
+        write_json(outputs.AUTOENCODER_METRICS, metrics)
 
 
 def _train(checkpoints: Models, params: Params, curve: Curve, done: ExitStack) -> ConvCodec:
@@ -63,7 +56,7 @@ def _train(checkpoints: Models, params: Params, curve: Curve, done: ExitStack) -
     device, config = get_device(), params.autoencoder
     generator = make_generator(params.seed.model, "train_autoencoder", device=device)
     sections = [params.seed, config, params.noise]
-    checkpointer = make_checkpointer("train_autoencoder", sections, [CHECKPOINTS], device)
+    checkpointer = make_checkpointer("train_autoencoder", sections, [outputs.CHECKPOINTS], device)
     resume = done.enter_context(checkpointer)
     normalisation = Normalisation.fit(checkpoints, config.normalise)
     normalised = normalisation.apply(checkpoints.block(slice(0, checkpoints.subset.length)))

@@ -4,12 +4,10 @@ latents (K, L), and with `encode_norm: minibatch` also checkpoints (K, D) and au
 -> denoiser with its schedule and latent statistics
 """
 
-from pathlib import Path
-
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.autoencoder.codec import ConvCodec, load_codec
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
@@ -21,21 +19,15 @@ from pdiff.parameters.stack import load_stack
 from pdiff.system.resume import make_checkpointer
 from stages import stage
 
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-AUTOENCODER = Path("models/autoencoder.safetensors")
-LATENTS = Path("data/latents.safetensors")
-DENOISER = Path("models/denoiser.safetensors")
-PLOT = Path("plots/train_ddpm.csv")
-
 
 def main() -> None:
     params = load_params()
     device = get_device()
-    latents = load_tensor(LATENTS, "latents", device)  # (K, L)
-    codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
+    latents = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
+    codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     generator = make_generator(params.seed.model, "train_ddpm", device=device)
     config = params.ddpm
-    sections, inputs = [params.seed, config], [LATENTS, AUTOENCODER]
+    sections, inputs = [params.seed, config], [outputs.LATENTS, outputs.AUTOENCODER]
 
     with (
         tracking.run("train_ddpm", params, "seed", "ddpm") as log,
@@ -47,7 +39,7 @@ def main() -> None:
         statistics = LatentStatistics.fit(seen, config.standardise)
         encode = None
         if isinstance(codec, ConvCodec) and codec.encode_norm == "minibatch":
-            matrix = load_stack(CHECKPOINTS)[1][~held_out.cpu()].to(device)
+            matrix = load_stack(outputs.CHECKPOINTS)[1][~held_out.cpu()].to(device)
 
             def encode(rows: Int64[Tensor, " B"]) -> Float[Tensor, "B R"]:
                 return statistics.apply(codec.encode_matrix(matrix[rows]))
@@ -55,8 +47,8 @@ def main() -> None:
         denoiser = train_denoiser(
             statistics.apply(seen), config, generator, curve, resume=resume, encode=encode
         )
-        LatentModel(denoiser, statistics, Schedule.of(config), held_out).save(DENOISER)
-        curve.write(PLOT)
+        LatentModel(denoiser, statistics, Schedule.of(config), held_out).save(outputs.DENOISER)
+        curve.write(outputs.DDPM_CURVE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pdiff import outputs
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 ROOMS = (
@@ -15,7 +17,7 @@ ROOMS = (
     "outputs",
 )
 """The order of the house, top to bottom: an import points down this list only."""
-NO_NUMBERS = ("system", "tracking", "config", "__init__")
+NO_NUMBERS = ("system", "tracking", "config", "outputs", "__init__")
 """An edit there retrains nothing; like the version of torch, `portable` is the surroundings."""
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -106,8 +108,10 @@ def test_only_tracking_imports_mlflow():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_names_the_files_it_reads_and_writes(stage):
-    """The path constants of the script are the files in dvc.yaml, both ways round."""
+    """The files that the script takes from `outputs` are those in dvc.yaml, both ways round."""
     text = (ROOT / "stages" / f"{stage}.py").read_text()
+    chains = [_chain(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+    named = {str(getattr(outputs, chain[1])) for chain in chains if chain[0] == "outputs"}
     folders = ("data/", "models/", "metrics/", "plots/")
     written = {
         node.value
@@ -116,7 +120,7 @@ def test_a_stage_names_the_files_it_reads_and_writes(stage):
         and isinstance(node.value, str)
         and node.value.startswith(folders)
     }
-    written |= {f"report/{name}" for name in re.findall(r'REPORT / "([^"]+)"', text)}
+    written |= named | {f"report/{name}" for name in re.findall(r'REPORT / "([^"]+)"', text)}
     entry = PIPELINE[stage]
     listed = {
         dep for dep in entry["deps"] if "$" not in dep and not dep.startswith(("pdiff/", "stages/"))
@@ -126,6 +130,12 @@ def test_a_stage_names_the_files_it_reads_and_writes(stage):
     if stage != "check_params":
         listed.discard("data/params_checked.txt")  # only an order of stages
     assert written == listed
+
+
+def test_outputs_names_every_file_of_the_pipeline_and_no_other():
+    lists = [e.get(kind, []) for e in PIPELINE.values() for kind in ("outs", "metrics", "plots")]
+    files = {next(iter(f)) if isinstance(f, dict) else f for listed in lists for f in listed}
+    assert files == {str(path) for path in vars(outputs).values() if isinstance(path, Path)}
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "check_params"])
