@@ -23,7 +23,7 @@ WAYS = {  # how activations are kept for the backward pass
 }
 
 
-def run(length: int = 2**16, models: int = 50, parameters: int = 2**21) -> str:
+def run(length: int = 2**14, models: int = 50, parameters: int = 2**20) -> str:
     rows = _rows({f"autoencoder step, keep {way}": (_step, way, length) for way in WAYS})
     with tempfile.TemporaryDirectory() as folder:
         stack = Path(folder) / "stack.safetensors"
