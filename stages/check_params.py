@@ -5,22 +5,19 @@ params.yaml -> a constant file that every other stage depends on
 
 from pathlib import Path
 
-from torch import nn
-
 from pdiff import outputs
 from pdiff.baselines.counts import made_by_codec, made_of_originals
 from pdiff.config import Params, load_params
 from pdiff.core.files import write_text
 from pdiff.datasets.prepare import check_images
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.nets.given import list_checkpoints, load_checkpoints, read_checkpoint
+from pdiff.nets.given import build_for, list_checkpoints, load_checkpoints
 from pdiff.nets.own import check_watch
-from pdiff.nets.registry import build_net, check_net, check_size, head_classes, read_weights
+from pdiff.nets.registry import check_net, check_size
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
 from stages import stage
 
-SOME_CLASSES = 10
 AUDITED = 16 * 2**30
 """Most bytes that the parameters of all models in an audit may take; the same on every machine."""
 
@@ -32,7 +29,7 @@ def main() -> None:
     check_images(params.data)
     folder, count = params.finetune.folder, params.finetune.checkpoints
     paths = [] if folder is None else list_checkpoints(Path(folder), count)
-    net, classes = _build(params, paths)
+    net, classes = build_for(params.base, params.data.size, paths)
     check_size(net, params.base.net, params.data.size, classes)
     subset = select_subset(net, params.subset.select)
     list(load_checkpoints(paths[:1], subset))
@@ -40,22 +37,6 @@ def main() -> None:
     Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
     print(f"{params.base.net}: {subset.length:,} parameters are generated: {_short(subset.names)}")
     write_text(outputs.CHECKED, "params.yaml was found to be valid\n")
-
-
-def _build(params: Params, checkpoints: list[Path]) -> tuple[nn.Module, int]:
-    """The base net as it starts, and its classes: as many as the files say that it shall have.
-
-    The images say it too, but only once they are read; where no file does, any number will do.
-    """
-    config, size = params.base, params.data.size
-    weights = Path(config.weights) if config.weights else None
-    net = build_net(config.net, SOME_CLASSES, size)
-    states = [read_checkpoint(path) for path in checkpoints[:1]]
-    states += [read_weights(weights)] if weights else []
-    known = (head_classes(net, state) for state in states)
-    classes = next((count for count in known if count), SOME_CLASSES)
-    net = build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
-    return net, classes
 
 
 def _check_audit(params: Params, length: int) -> None:

@@ -40,9 +40,8 @@ def main() -> None:
         metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             warn(
-                f"the autoencoder explains R2 = {metrics['r2']:.3f} of the checkpoints' deviation "
-                f"from their mean, less than autoencoder.min_r2: {config.min_r2}; what it decodes "
-                "is close to the mean checkpoint, whatever the latent"
+                f"the autoencoder's R2 is {metrics['r2']:.3f}, less than autoencoder.min_r2: "
+                f"{config.min_r2}; what it decodes is close to the mean checkpoint"
             )
         log.summary(metrics)
         codec.save(outputs.AUTOENCODER)
@@ -55,9 +54,8 @@ def _train(checkpoints: Models, params: Params, curve: Curve, done: ExitStack) -
     """The trained codec; what a killed run resumes from is kept until `done` with the outputs."""
     device, config = get_device(), params.autoencoder
     generator = make_generator(params.seed.model, "train_autoencoder", device=device)
-    sections = [params.seed, config, params.noise]
-    checkpointer = make_checkpointer("train_autoencoder", sections, [outputs.CHECKPOINTS], device)
-    resume = done.enter_context(checkpointer)
+    key = "train_autoencoder", [params.seed, config, params.noise], [outputs.CHECKPOINTS]
+    resume = done.enter_context(make_checkpointer(*key, device))
     normalisation = Normalisation.fit(checkpoints, config.normalise)
     normalised = normalisation.apply(checkpoints.block(slice(0, checkpoints.subset.length)))
     model = train_autoencoder(normalised, config, params.noise, generator, curve, resume=resume)

@@ -57,7 +57,7 @@ class ConvCodec:
 
     @property
     def rows(self) -> int:
-        """How many models go through at once: the widest layer of so many takes `AT_ONCE` bytes."""
+        """How many models go through at once; their widest layer takes `AT_ONCE` bytes at most."""
         widest = 4 * self.autoencoder.channels[0] * self.autoencoder.padded_length
         return max(1, AT_ONCE // widest)
 

@@ -138,7 +138,7 @@ def _follow(blocks: Sequence[Block], known: Sequence[_Known]) -> None:
 
 
 def _statistics(parts: Iterator[Float[Tensor, "M C N"]]) -> _Known:
-    """Of all parts, merged pair by pair, which keeps the digits (Chan et al. 1979)."""
+    """The statistics of all parts, merged pair by pair to keep the digits (Chan et al. 1979)."""
     count, mean, squares = 0, 0.0, 0.0
     for part in parts:
         part = part.to(torch.promote_types(part.dtype, torch.float32))

@@ -26,7 +26,7 @@ def timestep_embedding(t: Int[Tensor, " B"], size: int = TIME_FEATURES) -> Float
 
 
 class Denoiser(nn.Module):
-    """Convolutions whose widths rise and fall; equal widths on the two sides are joined by sums.
+    """A 1-D U-Net without downsampling; skip connections are added.
 
     With n widths there are n + 1 convolutions, numbered from 1. The output of number i, for each i
     up to (n - 1) / 2, is added to the input of number n + 2 - i. Each convolution's input also

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from pdiff.config import BaseConfig
 from pdiff.core.files import load_state_dict
+from pdiff.nets.registry import build_net, head_classes, read_weights
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
 
@@ -85,3 +87,17 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
     """
     parts = re.split(r"([0-9]+)", path.name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+
+def build_for(config: BaseConfig, size: int, checkpoints: list[Path]) -> tuple[nn.Module, int]:
+    """The base net as it starts, and how many classes weights or checkpoints give it.
+
+    The images tell the number of classes too, but only once they are read; it is 10 until then.
+    """
+    weights = Path(config.weights) if config.weights else None
+    net = build_net(config.net, 10, size)
+    states = [read_checkpoint(path) for path in checkpoints[:1]]
+    states += [read_weights(weights)] if weights else []
+    classes = next(filter(None, (head_classes(net, state) for state in states)), 10)
+    net = build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
+    return net, classes

@@ -95,7 +95,7 @@ def _of_parameters(models: Rows, values: int) -> tuple[Tensor, Tensor]:
 
 
 _Moments = tuple[int, Float[Tensor, " K"], Float[Tensor, " K"]]
-"""Of the values in each row: their number, mean, and sum of squared deviations from it."""
+"""The number of values in each row, their mean, and the sum of squared deviations from it."""
 
 
 def _moments(values: Float[Tensor, "K c"]) -> _Moments:

@@ -18,14 +18,14 @@ _seconds: dict[str, float] = {}
 
 @contextmanager
 def measured(**counts: int) -> Iterator[None]:
-    """Time a block in which so many of each unit are done: `measured(models=200, images=1000)`."""
+    """Time a block that does `counts` of each unit: `measured(models=200, images=1000)`."""
     start = time.perf_counter()
     yield
     _add(counts, time.perf_counter() - start)
 
 
 def counted(items: Iterable[T], **each: int) -> Iterator[T]:
-    """`items` one by one; each turn of the loop over them does so many of each unit."""
+    """`items` one by one; each turn of the loop over them does `each` of each unit."""
     for item in items:
         start = time.perf_counter()
         yield item

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import Graph
 
 Taps = tuple[tuple[int, ...], ...]
-"""Of one dimension, for each output position: the kernel's tap on each input position."""
+"""Along one dimension, for each output position: the kernel's tap on each input position."""
 
 
 def use_matrices(graph: Graph) -> None:
