@@ -16,7 +16,7 @@ BENCHMARKS: dict[str, Callable[[], str]] = {
     "sampling": sampling.run,
     "training": training.run,
     "memory": memory.run,
-    "end to end": end_to_end.run,
+    "experiment": end_to_end.run,
 }
 
 
