@@ -47,8 +47,7 @@ LINEAGE = (  # sections of params.yaml and files, step by step
 )
 GROUPS = {"generated": 3, "original": 1, "ensemble": 1, "reconstructed": 2}
 """How many steps of `LINEAGE` made each group that can be exported."""
-LOCAL = {"root", "watch"}
-"""Parameters that say where files lie on one machine, and nothing about the model."""
+LOCAL = {"root", "watch"}  # parameters that say where files lie on one machine
 PACKAGES = ("torch", "timm", "safetensors", "numpy")
 UNKNOWN = "unknown"
 
