@@ -295,36 +295,39 @@ class EvaluateConfig(Section):
 
     These are what the images are before the first layer of the subset. Results do not depend on it.
     """
+    max_accuracy_drop: NonNegativeFloat
+    """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
+
+
+class BaselinesConfig(Section):
     noise_levels: tuple[NonNegativeFloat, ...]
     """Noise-added copies of originals: std in units of each tensor's own std."""
     noised_models: PositiveInt
     """Number of noise-added models at each level; the originals take turns."""
     reconstructed_models: PositiveInt
     """Number of originals whose reconstruction is evaluated, spread evenly; all if fewer."""
-    max_accuracy_drop: NonNegativeFloat
-    """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
     rival_models: PositiveInt
-    """Models of each rival below, which `novelty.audit` adds."""
+    """Number of models of each rival below, which `novelty.audit` adds."""
     noise_ladder: tuple[PositiveFloat, ...]
-    """Further levels of noise, as `noise_levels`; one that stands there is none of its own."""
+    """Further levels of noise; levels already in `noise_levels` are not repeated."""
     absolute_noise: tuple[PositiveFloat, ...]
     """Noise-added copies of originals: std in the units of the parameters themselves."""
     soups: tuple[AtLeastTwo, ...]
-    """Means of so many random originals; more than K are left out."""
+    """Means of N random originals: each N; those above K are left out."""
     ranks: tuple[PositiveInt, ...]
     """Projections of originals on their first principal components: the number of these.
 
     Ranks from K - 1 on, which would give the originals back, are left out.
     """
     soup_candidates: PositiveInt
-    """The greedy soup tries so many originals, the best on the validation split; all if fewer."""
+    """Number of originals that the greedy soup tries, the best on validation; all if fewer."""
     ema_decay: Fraction
-    """What the exponential average along the run keeps of itself at each checkpoint."""
+    """The share of itself that the exponential average along the run keeps at each checkpoint."""
     latent_noise: tuple[PositiveFloat, ...]
     """Reconstructions of originals whose latents get noise of this std, as in `noise.latent`."""
 
     @model_validator(mode="after")
-    def _levels_have_names(self) -> "EvaluateConfig":
+    def _levels_have_names(self) -> "BaselinesConfig":
         levels = {
             "noise_levels, noise_ladder": {*self.noise_levels, *self.noise_ladder},
             "absolute_noise": {*self.absolute_noise},
@@ -333,7 +336,7 @@ class EvaluateConfig(Section):
         for key, values in levels.items():
             if len({f"{value:g}" for value in values}) < len(values):
                 raise ValueError(
-                    f"evaluate.{key}: {sorted(values)} are not all different in six digits, which "
+                    f"baselines.{key}: {sorted(values)} are not all different in six digits, which "
                     "name the groups"
                 )
         return self
@@ -361,6 +364,7 @@ class Params(Section):
     ddpm: DdpmConfig
     generate: GenerateConfig
     evaluate: EvaluateConfig
+    baselines: BaselinesConfig
     novelty: NoveltyConfig
 
     @model_validator(mode="after")

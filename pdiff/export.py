@@ -142,7 +142,7 @@ def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]
         device = get_device()
         codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
         latents = load_tensor(outputs.LATENTS, "latents", device)
-        wanted = load_params().evaluate.reconstructed_models
+        wanted = load_params().baselines.reconstructed_models
         latents = latents[spread_evenly(len(latents), wanted)]
         _check_count(group, len(latents), count)
         row = torch.cat([block[index] for _, block in codec.decode(latents)])

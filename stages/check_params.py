@@ -6,7 +6,7 @@ params.yaml -> a constant file that every other stage depends on
 from pathlib import Path
 
 from pdiff import outputs
-from pdiff.baselines.counts import made_by_codec, made_of_originals
+from pdiff.baselines.registry import made_by_codec, made_of_originals
 from pdiff.config import Params, load_params
 from pdiff.core.files import write_text
 from pdiff.datasets.prepare import check_images
@@ -46,7 +46,7 @@ def _check_audit(params: Params, length: int) -> None:
         raise InputError(
             f"novelty.audit: it would hold {models:,} models of {length:,} parameters, "
             f"{4 * models * length / 2**30:.0f} GiB of at most {AUDITED // 2**30}; set "
-            "novelty.audit: false, fewer evaluate.rival_models, or a smaller subset.select"
+            "novelty.audit: false, fewer baselines.rival_models, or a smaller subset.select"
         )
 
 

@@ -16,8 +16,9 @@ from pdiff import tracking
 from pdiff.audit.analyses import Evidence, write_audit
 from pdiff.audit.boundaries import Boundaries, boundary_maps
 from pdiff.autoencoder.codec import load_codec
-from pdiff.baselines.registry import name, ordered
-from pdiff.baselines.rivals import from_originals, latents_of_rivals, matrix, soup_of
+from pdiff.baselines.latents import from_latents
+from pdiff.baselines.originals import from_originals, matrix, soup_of
+from pdiff.baselines.registry import of_the_paper, ordered
 from pdiff.config import Params, load_params
 from pdiff.core.files import load_json, load_tensor, write_json
 from pdiff.core.runtime import get_device
@@ -37,7 +38,6 @@ from pdiff.novelty.summary import (
     summary_table,
 )
 from pdiff.parameters.stack import StackFile
-from pdiff.parameters.subset import spread_evenly
 from stages import stage, warn
 
 PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
@@ -61,7 +61,6 @@ AUDIT = REPORT / "audit"
 METRICS = Path("metrics/novelty.json")
 MAPPED_MODELS, MAP_SIDE = 3, 40
 """Decision boundaries: generated models, and points along each side of the plane."""
-OF_THE_PAPER = ("original", "ensemble", "generated", "reconstructed")
 
 
 def main() -> None:
@@ -71,9 +70,9 @@ def main() -> None:
     chosen_by, chosen_labels = _load("validation" if split == "test" else "test")
     codec, latents = load_json(AUTOENCODER_METRICS), load_json(GENERATE_METRICS)["latent_fit"]
 
-    with tracking.run("novelty", params, "seed", "evaluate", "novelty") as log:
+    with tracking.run("novelty", params, "seed", "evaluate", "baselines", "novelty") as log:
         models = model_table(predictions, labels, chosen_by, chosen_labels)
-        main_groups = [*OF_THE_PAPER, *(name("noised", n) for n in params.evaluate.noise_levels)]
+        main_groups = [g for g in ordered(predictions) if of_the_paper(g, params.baselines)]
         shown = {group: predictions[group] for group in main_groups}
         of_shown = models[models["group"].isin(main_groups)]
         summary = summary_table(of_shown, shown, labels)
@@ -124,9 +123,10 @@ def _load(split: str) -> tuple[dict, object]:
 
 def matrices(params: Params) -> dict[str, Float[Tensor, "_ D"]]:
     """The parameters of every model that was evaluated; what was drawn is drawn again."""
-    originals, config, seed = StackFile(CHECKPOINTS), params.evaluate, params.seed
+    originals, config, seed = StackFile(CHECKPOINTS), params.baselines, params.seed
     unseen = {group: StackFile(path) for group, path in UNSEEN.items()}
-    groups = from_originals(originals, config, seed.base) | {"generated": StackFile(GENERATED)}
+    groups = from_originals(originals, config, seed.base, audit=True)
+    groups["generated"] = StackFile(GENERATED)
     groups |= {group: stack for group, stack in unseen.items() if len(stack)}
     groups["soup_greedy"] = soup_of(originals, load_json(SOUP)["members"])
     found = {group: matrix(models, originals.subset) for group, models in groups.items()}
@@ -134,9 +134,7 @@ def matrices(params: Params) -> dict[str, Float[Tensor, "_ D"]]:
     device = get_device()
     codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
     latents = load_tensor(LATENTS, "latents", device)
-    chosen = spread_evenly(len(latents), config.reconstructed_models)
-    coded = {"reconstructed": latents[chosen]}
-    coded |= latents_of_rivals(latents, config, params.autoencoder.kind, seed.model)
+    coded = from_latents(latents, config, params.autoencoder.kind, seed.model, audit=True)
     for group, own in coded.items():
         found[group] = torch.cat([block for _, block in codec.decode(own)], 1).cpu()
     return {group: found[group] for group in ordered(found)}

@@ -24,7 +24,7 @@ from pdiff.audit.parameters import plot_heat_map, plot_values
 from pdiff.audit.projection import plot_projection, project
 from pdiff.audit.report import audit_report
 from pdiff.audit.similarity import front_table, similarity_matrix
-from pdiff.baselines.registry import MAIN, family, ordered
+from pdiff.baselines.registry import FAMILIES, family, ordered
 from pdiff.config import NoveltyConfig
 from pdiff.core.runtime import derive_seed
 from pdiff.diffusion.bars import conclusion, describe
@@ -77,11 +77,12 @@ def write_audit(
     write_parameters(folder, evidence, seed)
     save_table(folder / "boundaries.csv", maps.table)
     plot_boundaries(folder / "boundaries.png", maps, classes)
+    shown = [kind for kind, entry in FAMILIES.items() if entry.paper and not entry.levels]
     audit_report(
         folder,
         lead=lead(metrics, missed),
         facts=facts,
-        headline=groups[groups["group"].map(family).isin(MAIN[:-1])],
+        headline=groups[groups["group"].map(family).isin(shown)],
         claims=claims(compared, ladders, fits=not missed),
     )
     return audit_metrics(compared, ladders, lying)

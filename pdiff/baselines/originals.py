@@ -1,43 +1,182 @@
-"""Models that are made from the originals without a generator, by formula or by chance.
+"""Baselines made of the originals' parameters without a generator, by formula or by chance.
 
-Axes: K originals, M models, D parameters, P tensors.
+All are drawn from a seed, model by model, so whoever asks for a group with the same seed gets the
+same parameters.
+
+Axes: K originals, M models, D parameters, P tensors, N images.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int16, Int64
 from torch import Tensor
+from tqdm import tqdm
 
-from pdiff.config import EvaluateConfig
-from pdiff.core.runtime import derive_seed
-from pdiff.parameters.subset import Models, Rows, Subset
+from pdiff.baselines.registry import Draw, baseline, draw_groups, register
+from pdiff.config import BaselinesConfig
+from pdiff.evaluation.predict import Model, accuracy
+from pdiff.parameters.subset import CHUNK, Models, Rows, Subset, spread_evenly
 
-
-def of_the_paper(originals: Rows, config: EvaluateConfig, seed: int) -> dict[str, Rows]:
-    """What the paper compares with: `original`, `ensemble` and `noised_LEVEL`, by group."""
-    groups = {"original": originals, "ensemble": ensemble(originals)}
-    count = config.noised_models
-    return groups | noised(originals, config.noise_levels, count, seed)
+Weights = Float64[Tensor, "M K"]
+"""What each model takes of each original; the rows sum to one."""
 
 
-def noised(
-    originals: Rows, levels: tuple[float, ...], count: int, seed: int
-) -> dict[str, "Noised"]:
-    """The groups `noised_LEVEL`: noise in units of each tensor's std."""
-    return {
-        f"noised_{level:g}": Noised(
-            originals, level, count, derive_seed(seed, "noised", repr(level))
-        )
-        for level in levels
-    }
+def from_originals(
+    originals: Rows, config: BaselinesConfig, seed: int, *, audit: bool
+) -> dict[str, Rows]:
+    """Every group that needs the originals alone, less the greedy soup; `audit` adds the rivals.
+
+    A rival has `config.rival_models` models; only `ema` and projections have no more than K. An
+    original that is not finite spoils those models alone that it has a part in.
+    """
+    return draw_groups(_in_memory(originals), config, seed, codec=False, audit=audit)
 
 
-def ensemble(originals: Rows) -> Models:
-    """The mean of all originals, one model (the paper's "ensemble")."""
+@baseline("original", "original", "#3b6fb6", order=10, paper=True, series=True)
+def original(originals: Rows, _draw: Draw) -> Rows:
+    """The K checkpoints that the autoencoder learns."""
+    return originals
+
+
+@baseline("ensemble", "ensemble", "#000000", order=20, paper=True)
+def ensemble(originals: Rows, _draw: Draw | None = None) -> Models:
+    """The mean of all originals, one model."""
     blocks = (block for _, block in originals.columns())
     means = [block.double().mean(0, keepdim=True).float() for block in blocks]
     return Models(originals.subset, torch.cat(means, 1))
+
+
+@baseline("ema", "exponential average", "#9467bd", order=100, series=True)
+def ema(originals: Rows, draw: Draw) -> Rows:
+    """Exponential average along the run."""
+    weights = exponential_averages(len(originals), draw.models, draw.config.ema_decay)
+    return Combined(originals, weights)
+
+
+@baseline("interpolated", "interpolated", "#c77dba", order=110)
+def interpolated(originals: Rows, draw: Draw) -> Rows:
+    """A random point between two random originals."""
+    return Combined(originals, interpolations(len(originals), draw.models, draw.seed))
+
+
+@baseline("soup", "soup of {}", "Purples", order=120, levels="soups", most=lambda count: count)
+def soup(originals: Rows, draw: Draw) -> Rows:
+    """The mean of N random originals."""
+    return Combined(originals, soups(len(originals), draw.level, draw.models, draw.seed))
+
+
+@baseline("projected", "rank {}", "RdPu", order=140, levels="ranks", most=lambda count: count - 2)
+def projected(originals: Rows, draw: Draw) -> Rows:
+    """Originals projected on their first N principal components."""
+    return Combined(originals, projections(originals, draw.level, draw.models))
+
+
+@baseline("gaussian_diagonal", "Gaussian, independent", "#bcbd22", order=150)
+def gaussian_diagonal(originals: Rows, draw: Draw) -> Rows:
+    """A Gaussian for each parameter on its own."""
+    return Independent(originals, draw.models, draw.seed)
+
+
+@baseline("gaussian_full", "Gaussian, full", "#7a7d00", order=160)
+def gaussian_full(originals: Rows, draw: Draw) -> Rows:
+    """A Gaussian with the originals' covariance, in their span."""
+    return Combined(originals, gaussian(len(originals), draw.models, draw.seed))
+
+
+@baseline(
+    "noised",
+    "noise {}",
+    "Greens",
+    order=170,
+    paper=True,
+    levels="noise_levels",
+    further="noise_ladder",
+)
+def noised(originals: Rows, draw: Draw) -> Rows:
+    """Originals with noise in units of each tensor's std (authors')."""
+    of_the_paper = draw.level in draw.config.noise_levels
+    count = draw.config.noised_models if of_the_paper else draw.models
+    return Noised(originals, draw.level, count, draw.seed)
+
+
+@baseline("absolute", "absolute noise {}", "Greys", order=180, levels="absolute_noise")
+def absolute(originals: Rows, draw: Draw) -> Rows:
+    """Originals with noise of this std."""
+    return Noised(originals, draw.level, draw.models, draw.seed, absolute=True)
+
+
+def soups(count: int, size: int, models: int, seed: int) -> Weights:
+    """The mean of `size` different originals out of `count`, drawn anew for each model."""
+    weights = torch.zeros(models, count, dtype=torch.float64)
+    for index, row in enumerate(weights):
+        row[torch.randperm(count, generator=generator_of(seed, index))[:size]] = 1 / size
+    return weights
+
+
+def interpolations(count: int, models: int, seed: int) -> Weights:
+    """A point on the line between two different originals, anywhere with the same chance."""
+    weights = torch.zeros(models, count, dtype=torch.float64)
+    for index, row in enumerate(weights):
+        generator = generator_of(seed, index)
+        pair = torch.randperm(count, generator=generator)[:2]
+        share = torch.rand((), generator=generator, dtype=torch.float64)
+        row[pair] = torch.stack([share, 1 - share])
+    return weights
+
+
+def exponential_averages(count: int, models: int, decay: float) -> Weights:
+    """The exponential average along the run, as it stands at `models` steps spread evenly over it.
+
+    It starts as the first original, so the first model is a copy; `decay` is what it keeps of
+    itself at each further original.
+    """
+    steps = torch.tensor(spread_evenly(count, models))
+    age = steps[:, None] - torch.arange(count)
+    weights = (1 - decay) * torch.full((), decay, dtype=torch.float64) ** age
+    weights[:, 0] = decay ** steps.double()
+    return weights.where(age >= 0, 0.0)
+
+
+def projections(originals: Rows, rank: int, models: int) -> Weights:
+    """What an exact codec of this rank below K - 1 makes of originals that are spread evenly.
+
+    With A (K, D) the originals less their mean and A A^T = U diag(e) U^T, largest e first, original
+    i becomes mean + sum_k (U_R U_R^T)[i, k] (x_k - mean): its projection on the first R principal
+    components, of which none is ever made. These are components of the parameters as they are,
+    whatever normalisation an autoencoder has: no original is evaluated again when that changes.
+    """
+    count, u = len(originals), _components(originals)
+    rows = u[spread_evenly(count, models), :rank] @ u[:, :rank].T
+    # Rows sum to 0, as the deviations do; rounding, or u of e = 0, may say otherwise.
+    return 1 / count + rows - rows.mean(1, keepdim=True)
+
+
+@lru_cache(maxsize=1)
+def _components(originals: Rows) -> Float64[Tensor, "K K"]:
+    """U of `projections`, the same for every rank; NaN if any original is not finite."""
+    gram = torch.zeros(len(originals), len(originals), dtype=torch.float64)
+    for _, block in originals.columns():
+        deviations = block.double().cpu()
+        deviations -= deviations.mean(0)
+        gram.addmm_(deviations, deviations.T)
+    if not gram.isfinite().all():  # every component has a part of every original
+        return torch.full_like(gram, torch.nan)
+    return torch.linalg.eigh(gram).eigenvectors.flip(1)
+
+
+def gaussian(count: int, models: int, seed: int) -> Weights:
+    """Draws from the Gaussian with mean and full covariance (K - 1) of `count` points.
+
+    x = mean + sum_k z_k (x_k - mean) / sqrt(K - 1) with z from N(0, I): no covariance is ever
+    made, and all draws lie in the span of the points. Of a single point they are copies.
+    """
+    rows = [torch.randn(count, generator=generator_of(seed, i)) for i in range(models)]
+    z = torch.stack(rows).double()
+    return 1 / count + (z - z.mean(1, keepdim=True)) / max(count - 1, 1) ** 0.5
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:
@@ -135,3 +274,69 @@ class Independent(Made):
 def _own_std(values: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
     """A tensor's unbiased std, once for each value; 0 for a tensor of one value: no noise."""
     return values.std().expand(len(values)) if len(values) > 1 else torch.zeros_like(values)
+
+
+register(
+    "soup_greedy",
+    "greedy soup",
+    "#4a148c",
+    order=130,
+    what="The mean of originals, each added if the choosing split likes it.",
+)
+
+
+@dataclass(frozen=True)
+class GreedySoup:
+    """Which originals were taken, in order, and the accuracy of the mean after each of them."""
+
+    members: list[int]
+    accuracy: list[float]
+
+
+def greedy_soup(
+    originals: Rows,
+    predictions: Int16[Tensor, "K N"],
+    labels: Int64[Tensor, " N"],
+    candidates: int,
+    predict: Callable[[Sequence[Model]], Int16[Tensor, "M N"]],
+) -> GreedySoup:
+    """The recipe "greedy" of Wortsman et al. 2022, "Model soups", Recipe 1.
+
+    The originals stand in the order of their accuracy on the choosing split, of equals the earlier
+    first. Of the best `candidates` each joins if the accuracy of the mean does not drop.
+    `predictions` are the originals' on that split, and `predict` gives those of other models.
+    """
+    originals = _in_memory(originals)
+    single = accuracy(predictions, labels)
+    order = single.sort(descending=True, stable=True).indices[:candidates].tolist()
+    members, reached = order[:1], [single[order[0]].item()]
+    for candidate in tqdm(order[1:], "greedy soup", disable=None):
+        mean = soup_of(originals, [*members, candidate])
+        found = accuracy(predict(mean), labels).item()
+        if found >= reached[-1]:
+            members.append(candidate)
+            reached.append(found)
+    return GreedySoup(members, reached)
+
+
+def soup_of(originals: Rows, members: Sequence[int]) -> Combined:
+    """One model: the mean of these originals."""
+    weights = torch.zeros(1, len(originals), dtype=torch.float64)
+    weights[0, list(members)] = 1 / len(members)
+    return Combined(originals, weights)
+
+
+def matrix(group: Sequence[Model], subset: Subset) -> Float[Tensor, "M D"]:
+    """The parameters of all models of a group, on the CPU, in the order of the subset."""
+    if isinstance(group, Rows):
+        return group.block(slice(0, subset.length)).cpu()
+    rows = [torch.cat([model[name].flatten() for name in subset.names]) for model in group]
+    return torch.stack(rows).float().cpu()
+
+
+def _in_memory(originals: Rows) -> Rows:
+    """The same originals, read once where they are small."""
+    length = originals.subset.length
+    if len(originals) * length > CHUNK:
+        return originals
+    return Models(originals.subset, originals.block(slice(0, length)))

@@ -1,27 +1,76 @@
 """Groups of models that are evaluated together, and their predictions on disk.
 
-Axes: M models of a group, N images of a split.
+Predictions are `{split: {group: (M, N)}}`: the validation split chooses, the test split is
+reported. Axes: M models of a group, N images of a split.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxtyping import Int16, Int64
+from jaxtyping import Float, Int16, Int64
 from torch import Tensor, nn
 
 from pdiff.config import DataConfig
 from pdiff.core.files import load_tensors, save_tensors
-from pdiff.evaluation.predict import CutNet, Model, Predictor
-from pdiff.images.batches import EvaluationBatches, ImageSet, Split
+from pdiff.evaluation.predict import CutNet, Model, Predictor, accuracy
+from pdiff.images.batches import EvaluationBatches, ImageSet
 from pdiff.system.errors import InputError
 from pdiff.system.speed import measured
 
-EVALUATED = ("validation", "test")
-Predict = Callable[[Sequence[Model]], Int16[Tensor, "M N"]]
-Choose = Callable[[Mapping[str, Int16[Tensor, "_ N"]], Predict], Mapping[str, Sequence[Model]]]
-"""Groups that are made after the validation split, from all its predictions and further ones."""
-TRAJECTORY = "trajectory"
-"""The group of unfinished samples: no rival of the others, so it has a curve and no table."""
+SPLITS = ("validation", "test")
+Groups = dict[str, Int16[Tensor, "_ N"]]
+"""Predictions on one split, by group."""
+Predictions = dict[str, Groups]
+
+
+class Evaluation:
+    """Predicts with models that differ from one net in a subset; the net is cut once.
+
+    `boundary_mib` is what `predict` takes; boundaries of one split are held at a time.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        names: Sequence[str],
+        images: ImageSet,
+        data: DataConfig,
+        batch_size: int,
+        boundary_mib: int,
+    ) -> None:
+        self._images, self._data = images, data
+        self._batch_size, self._boundary_mib = batch_size, boundary_mib
+        self._cut = CutNet(net, names, next(iter(EvaluationBatches(images.validation, data, 2))))
+        self._split, self._predictor = "", None
+        self.predictions: Predictions = {name: {} for name in SPLITS}
+        """Of all groups so far."""
+        if data.split == "paper":  # both splits are the same images
+            self.predictions["test"] = self.predictions["validation"]
+
+    def predict(
+        self, split: str, models: Sequence[Model], progress: str | None = None
+    ) -> Int16[Tensor, "M N"]:
+        """The class that each model predicts for each image of a split."""
+        images = getattr(self._images, split)
+        if self._split != split:
+            batches = EvaluationBatches(images, self._data, self._batch_size)
+            self._predictor = Predictor(self._cut, lambda: batches, self._boundary_mib)
+            self._split = split
+        with measured(models=len(models), predictions=len(models) * len(images)):
+            return self._predictor.predict(models, progress)
+
+    def predict_groups(self, split: str, groups: Mapping[str, Sequence[Model]]) -> Groups:
+        """Predictions of all groups so far; those that are new share one pass over the images."""
+        found = self.predictions[split]
+        new = {group: models for group, models in groups.items() if group not in found}
+        if new:
+            rows = self.predict(split, _Joined(list(new.values())), f"evaluate on {split}")
+            parts = rows.split([len(models) for models in new.values()])
+            found |= dict(zip(new, parts, strict=True))
+        return found
+
+    def accuracy(self, split: str, predictions: Int16[Tensor, "M N"]) -> Float[Tensor, " M"]:
+        return accuracy(predictions, getattr(self._images, split).labels.cpu())
 
 
 class _Joined(Sequence):
@@ -38,77 +87,19 @@ class _Joined(Sequence):
         return part[i]
 
 
-def predict_groups(
-    net: nn.Module,
-    names: Sequence[str],
-    groups: Mapping[str, Sequence[Model]],
-    images: ImageSet,
-    data: DataConfig,
-    batch_size: int,
-    boundary_mib: int,
-    choose: Choose = lambda *_: {},
-) -> dict[str, Tensor]:
-    """`{"group.split": predictions (M, N)}` for both splits; all groups share one pass.
-
-    The net is cut once. `boundary_mib` is what `predict` takes. What `choose` adds is evaluated as
-    well; it gets `{group: predictions}` on the validation split, and may have other models predict.
-    """
-    cut = CutNet(net, names, next(iter(EvaluationBatches(images.validation, data, 2))))
-    predictions: dict[str, Tensor] = {}
-    for name in EVALUATED:
-        if name == "test" and data.split == "paper":  # both splits are the same images
-            again = {k.replace(".validation", ".test"): v for k, v in predictions.items()}
-            return predictions | again
-        split = getattr(images, name)
-        predict = _predictor(cut, split, data, batch_size, boundary_mib)
-        found = _of_groups(predict, groups, f"evaluate on {name}")
-        if name == "validation":
-            more = choose(found, predict)
-            found |= _of_groups(predict, more)
-            groups = {**groups, **more}
-        predictions |= {f"{group}.{name}": part for group, part in found.items()}
-    return predictions
+def save_predictions(path: Path, predictions: Predictions, images: ImageSet) -> None:
+    """Predictions and labels of both splits; on disk a name is `GROUP.SPLIT`."""
+    tensors = {f"labels.{split}": getattr(images, split).labels for split in SPLITS}
+    for split, groups in predictions.items():
+        tensors |= {f"{group}.{split}": found for group, found in groups.items()}
+    save_tensors(path, tensors, splits=SPLITS)
 
 
-def _predictor(
-    cut: CutNet, split: Split, data: DataConfig, batch_size: int, boundary_mib: int
-) -> Predict:
-    batches = EvaluationBatches(split, data, batch_size)
-    predictor = Predictor(cut, lambda: batches, boundary_mib)
-
-    def predict(models: Sequence[Model], progress: str | None = None) -> Int16[Tensor, "M N"]:
-        with measured(models=len(models), predictions=len(models) * len(split)):
-            return predictor.predict(models, progress)
-
-    return predict
-
-
-def _of_groups(
-    predict: Callable[..., Tensor],
-    groups: Mapping[str, Sequence[Model]],
-    progress: str | None = None,
-) -> dict[str, Tensor]:
-    """All groups together, since they share what `predict` does for a call."""
-    if not groups:
-        return {}
-    found = predict(_Joined(list(groups.values())), progress)
-    parts = found.split([len(group) for group in groups.values()])
-    return dict(zip(groups, parts, strict=True))
-
-
-def save_predictions(path: Path, predictions: Mapping[str, Tensor], images: ImageSet) -> None:
-    labels = {f"labels.{name}": getattr(images, name).labels for name in EVALUATED}
-    save_tensors(path, {**predictions, **labels}, splits=EVALUATED)
-
-
-def load_predictions(
-    path: Path, split: str
-) -> tuple[dict[str, Int16[Tensor, "_ N"]], Int64[Tensor, " N"]]:
+def load_predictions(path: Path, split: str) -> tuple[Groups, Int64[Tensor, " N"]]:
     """Predictions of each group on one split, and that split's labels."""
     tensors, header = load_tensors(path)
     if "splits" not in header:
         raise InputError(f"{path} holds no predictions")
-    labels = tensors.pop(f"labels.{split}")
-    ending = f".{split}"
+    labels, ending = tensors.pop(f"labels.{split}"), f".{split}"
     groups = {key.removesuffix(ending): t for key, t in tensors.items() if key.endswith(ending)}
     return groups, labels

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from pdiff.baselines.registry import family
+from pdiff.baselines.registry import FAMILIES, family
 from pdiff.config import SeedConfig
 from pdiff.core.runtime import make_generator
 from pdiff.novelty.series import block_length, draw_blocks, draws_for_mean
@@ -28,10 +28,6 @@ from pdiff.system.errors import InputError
 
 FOLLOWED = ("original", "generated")
 """Groups whose best and chosen models are followed too."""
-SERIES = ("original", "held_back", "second_run", "ema", "reconstructed", "reconstructed_noise")
-"""Families whose models stand in the order of a training run, so that neighbours are alike."""
-BY_CODEC = ("generated", "reconstructed", "reconstructed_noise", "latent_gaussian", "vae_prior")
-"""Families that `seed.model` makes, and draws here; all others are made by `seed.base`."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +108,9 @@ def _iou(
 
 
 def _draw(group: str, errors: Bool[Tensor, "M N"], replicates: int, seeds: SeedConfig) -> Draws:
-    kind, count, length, averaged = family(group), len(errors), 1, len(errors)
-    generator = make_generator(seeds.model if kind in BY_CODEC else seeds.base, "bootstrap", group)
-    if kind in SERIES:
+    kind, count, length, averaged = FAMILIES[family(group)], len(errors), 1, len(errors)
+    generator = make_generator(seeds.model if kind.codec else seeds.base, "bootstrap", group)
+    if kind.series:
         accuracies = 1 - errors.double().mean(1).numpy()
         length = block_length(accuracies)
         averaged = draws_for_mean(accuracies, length)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pdiff.autoencoder.net import Autoencoder
-from pdiff.baselines.counts import made_by_codec, made_of_originals
+from pdiff.baselines.registry import made_by_codec, made_of_originals
 from pdiff.config import Params, parse_params
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.nets.registry import build_net
@@ -354,7 +354,7 @@ def _evaluate(params: Params, models: int) -> Work:
 def _evaluate_originals(params: Params) -> Work:
     """The candidates of the greedy soup count by the images of one split."""
     _, held, test = _image_counts(params)
-    candidates = min(params.evaluate.soup_candidates, params.finetune.checkpoints)
+    candidates = min(params.baselines.soup_candidates, params.finetune.checkpoints)
     tried = candidates * held / (held + test) if params.novelty.audit else 0
     return _evaluate(params, made_of_originals(params) + round(tried))
 

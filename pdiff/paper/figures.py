@@ -53,7 +53,7 @@ def scatter_panels(path: Path, rows: Sequence[Measured]) -> None:
 
 def _scatter(axes: Axes, row: Measured) -> None:
     models = row.models
-    levels = row.experiments[0].params["evaluate"]["noise_levels"]
+    levels = row.experiments[0].params["baselines"]["noise_levels"]
     noised = [families.name("noised", level) for level in levels]
     for group in [*noised, "original", "generated"]:
         part = models[models["group"] == group]

@@ -9,7 +9,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from pdiff.audit.codec_rank import explained, plot_codec_rank, rank_table
-from pdiff.baselines.rivals import projections
+from pdiff.baselines.originals import projections
 from pdiff.parameters.subset import Models, Subset
 from tests.toys.audit import toy_models
 
@@ -25,7 +25,8 @@ def matrices() -> dict[str, torch.Tensor]:
     scale = 0.7 ** torch.arange(LENGTH)
     originals = 2 + scale * torch.randn(COUNT, LENGTH, generator=generator)
     found = {"original": originals, "ensemble": originals.mean(0, keepdim=True)}
-    for rank, weights in projections(Models(SUBSET, originals), [1, 4], 5).items():
+    for rank in (1, 4):
+        weights = projections(Models(SUBSET, originals), rank, 5)
         found[f"projected_{rank}"] = (weights @ originals.double()).float()
     found["reconstructed"] = found["projected_4"].clone()
     for group in ("generated", "second_run"):
@@ -54,7 +55,8 @@ def test_ranks_rise_from_the_ensemble_to_the_originals_and_the_others_follow(tab
 def test_r2_of_all_originals_is_the_share_of_variance_of_the_first_components(matrices):
     originals = matrices["original"]
     squared = torch.linalg.svdvals(originals.double() - originals.double().mean(0)).square()
-    for rank, weights in projections(Models(SUBSET, originals), [1, 2, 5], COUNT).items():
+    for rank in (1, 2, 5):
+        weights = projections(Models(SUBSET, originals), rank, COUNT)
         models = (weights @ originals.double()).float()
         share = squared[:rank].sum() / squared.sum()
         assert explained(models, originals) == pytest.approx(share.item(), abs=1e-6)

@@ -1,16 +1,21 @@
-"""Groups of models: their names, and which of many are taken."""
+"""Groups of models on both splits, what is chosen between them, and which of many are taken."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 
-from pdiff.baselines.rivals import greedy_soup
+from pdiff.baselines.originals import greedy_soup
 from pdiff.datasets.prepare import prepare_images
-from pdiff.evaluation.predict import CutNet
-from pdiff.evaluation.predictions import predict_groups
+from pdiff.evaluation.predict import CutNet, predict_plain
+from pdiff.evaluation.predictions import Evaluation, load_predictions, save_predictions
+from pdiff.images.batches import EvaluationBatches
 from pdiff.parameters.subset import Models, Subset, spread_evenly
 from tests.toys.nets import Branching, noised, small_net
+
+NAMES = ("1.weight", "1.bias")
+SIZES = {"validation": 60, "test": 80}
 
 
 @pytest.mark.parametrize(
@@ -36,17 +41,14 @@ def test_a_net_that_cannot_be_cut_is_named_once_for_both_splits(tiny):
     net, names = Branching(), ["net.1.weight"]
     groups = {"some": noised(net, names), "more": noised(net, names)}
     with pytest.warns(UserWarning) as caught:
-        predictions = predict_groups(net, names, groups, images, data, 50, 1)
+        evaluation = Evaluation(net, names, images, data, 50, 1)
+        found = {split: evaluation.predict_groups(split, groups) for split in SIZES}
     assert ["cannot be cut" in str(warning.message) for warning in caught] == [True]
-    assert {name: len(part[0]) for name, part in predictions.items()} == {
-        "some.validation": 60,
-        "more.validation": 60,
-        "some.test": 80,
-        "more.test": 80,
-    }
-
-
-NAMES = ("1.weight", "1.bias")
+    for split, size in SIZES.items():
+        assert {group: rows.shape for group, rows in found[split].items()} == {
+            "some": (4, size),
+            "more": (4, size),
+        }
 
 
 @pytest.fixture
@@ -61,26 +63,45 @@ def case(tiny):
     return net.eval(), Models(subset, matrix), images, data
 
 
-def chosen(case, boundary_mib: int, tried: list):
+def chosen(case, boundary_mib: int):
+    """Predictions of the originals and of those that a greedy soup takes, and these."""
     net, originals, images, data = case
-
-    def choose(found, predict):
-        labels = images.validation.labels
-        soup = greedy_soup(originals, found["original"], labels, 8, predict)
-        tried.append(soup)
-        return {"more": Models(originals.subset, originals.block(slice(0, 8))[soup.members])}
-
+    evaluation = Evaluation(net, NAMES, images, data, 30, boundary_mib)
     groups = {"original": originals}
-    return predict_groups(net, NAMES, groups, images, data, 30, boundary_mib, choose)
+    found = evaluation.predict_groups("validation", groups)["original"]
+    predict = partial(evaluation.predict, "validation")
+    soup = greedy_soup(originals, found, images.validation.labels, 8, predict)
+    groups["more"] = Models(originals.subset, originals.block(slice(0, 8))[soup.members])
+    for split in SIZES:
+        evaluation.predict_groups(split, groups)
+    return evaluation.predictions, soup
 
 
 def test_what_is_chosen_after_the_validation_split_is_evaluated_on_both(case):
-    soups = []
-    found = chosen(case, 64, soups)
-    members = soups[0].members
-    assert 1 <= len(members) <= 8
-    for split in ("validation", "test"):
-        assert torch.equal(found[f"more.{split}"], found[f"original.{split}"][members])
+    predictions, soup = chosen(case, 64)
+    assert 1 <= len(soup.members) <= 8
+    for found in predictions.values():
+        assert torch.equal(found["more"], found["original"][soup.members])
+
+
+def test_each_split_has_the_predictions_of_its_own_images(case):
+    net, originals, images, _ = case
+    predictions, _ = chosen(case, 64)
+    for split in SIZES:
+        own = getattr(images, split)
+        batches = list(EvaluationBatches(own, case[3], 30))
+        expected = predict_plain(net, originals, lambda batches=batches: batches)
+        assert torch.equal(predictions[split]["original"], expected)
+
+
+def test_predictions_come_back_from_disk_by_split_and_group(case, tmp_path):
+    predictions, _ = chosen(case, 64)
+    save_predictions(tmp_path / "file", predictions, case[2])
+    for split in SIZES:
+        found, labels = load_predictions(tmp_path / "file", split)
+        assert found.keys() == predictions[split].keys()
+        assert all(torch.equal(found[group], rows) for group, rows in predictions[split].items())
+        assert torch.equal(labels, getattr(case[2], split).labels)
 
 
 @pytest.fixture
@@ -97,22 +118,23 @@ def passed(monkeypatch) -> list[int]:
 
 
 def test_the_prefix_runs_once_for_each_image_whatever_is_chosen(case, passed):
-    chosen(case, 64, [])
+    chosen(case, 64)
     assert sum(passed) == 2 + 400 + 500  # two images when the net is cut
 
 
 def test_memory_for_boundaries_changes_neither_predictions_nor_the_choice(case, passed):
-    soups: list = []
-    much = chosen(case, 64, soups)
+    much, soup = chosen(case, 64)
     passed.clear()
-    little = chosen(case, 1, soups)
+    little, again = chosen(case, 1)
     assert sum(passed) == 2 + 400 * (1 + 7 + 1) + 500  # anew for each candidate, and for the soup
-    assert soups[0] == soups[1]
-    assert all(torch.equal(much[key], little[key]) for key in much)
+    assert soup == again
+    for split in SIZES:
+        assert all(torch.equal(rows, little[split][group]) for group, rows in much[split].items())
 
 
-def test_the_test_images_are_not_passed_again_where_they_choose(case):
+def test_the_test_images_are_not_passed_again_where_they_choose(case, passed):
     net, originals, images, data = case
     data = data.model_copy(update={"split": "paper"})
-    found = chosen((net, originals, images, data), 64, [])
-    assert torch.equal(found["more.test"], found["more.validation"])
+    predictions, _ = chosen((net, originals, images, data), 64)
+    assert torch.equal(predictions["test"]["more"], predictions["validation"]["more"])
+    assert sum(passed) == 2 + 400

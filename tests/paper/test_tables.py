@@ -272,7 +272,7 @@ def make_result(folder: Path, best: float, noise: int = 0) -> Result:
 @pytest.fixture
 def measured(tmp_path):
     def make(label: str, *bests: float | None, failure: str = "") -> Measured:
-        shared = {"label": label, "evaluate": {"noise_levels": [0.05]}}
+        shared = {"label": label, "baselines": {"noise_levels": [0.05]}}
         experiments = [
             Experiment((f"seed.model={i}",), {"seed": {"model": i, "base": 0}, **shared})
             for i in range(len(bests))

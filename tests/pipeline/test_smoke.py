@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pdiff.autoencoder.codec import ConvCodec
-from pdiff.baselines.counts import made_by_codec, made_of_originals
+from pdiff.baselines.registry import made_by_codec, made_of_originals
 from pdiff.config import parse_params
 from pdiff.core.files import load_tensors, save_tensors
 from pdiff.core.runtime import make_generator

@@ -1,37 +1,25 @@
-"""What each rival is made of, by hand and over many draws."""
+"""Which originals a combination is made of, by hand and over many draws; the greedy soup."""
 
 from collections.abc import Sequence
 
 import pytest
 import torch
 
-from pdiff.baselines import registry as families
-from pdiff.baselines.originals import Combined, ensemble
-from pdiff.baselines.rivals import (
+from pdiff.baselines.originals import (
+    Combined,
+    ensemble,
     exponential_averages,
-    from_originals,
     gaussian,
     greedy_soup,
     interpolations,
-    latents_of_rivals,
     matrix,
     projections,
     soup_of,
     soups,
 )
-from pdiff.config import parse_params
 from pdiff.parameters.subset import Models, Subset
-from tests.conftest import change
 
 SUBSET = Subset({"a": (3,), "b": (2, 2)})
-
-
-@pytest.fixture
-def config(raw):
-    own = {"rival_models": 4, "noised_models": 6, "noise_levels": [0.1], "soups": [2, 5, 9]}
-    own |= {"ranks": [1, 3, 4, 9]}
-    own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06], "latent_noise": [0.1, 2.0]}
-    return parse_params(change(raw, **{f"evaluate.{k}": v for k, v in own.items()})).evaluate
 
 
 def some(count, generator) -> Models:
@@ -119,7 +107,7 @@ def by_svd(points, rank):
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_a_projection_is_that_of_the_singular_vectors(generator, rank):
     points = 3 + torch.randn(6, 7, generator=generator).double()
-    found = projections(Models(SUBSET, points.float()), [rank], 6)[rank]
+    found = projections(Models(SUBSET, points.float()), rank, 6)
     torch.testing.assert_close(found @ points, by_svd(points, rank), rtol=1e-5, atol=1e-5)
     assert torch.linalg.matrix_rank(found - 1 / 6).item() == rank
     torch.testing.assert_close(found.sum(1), torch.ones(6).double())
@@ -127,154 +115,31 @@ def test_a_projection_is_that_of_the_singular_vectors(generator, rank):
 
 def test_projections_are_of_originals_spread_evenly(generator):
     originals = some(9, generator)
-    every, three = (projections(originals, [2], models)[2] for models in (9, 3))
+    every, three = (projections(originals, 2, models) for models in (9, 3))
     torch.testing.assert_close(three, every[[0, 4, 8]])
 
 
 def test_components_of_originals_are_the_same_read_in_blocks(generator, monkeypatch):
     originals = some(6, generator)
-    whole = projections(originals, [2], 6)[2]
-    columns = originals.columns
-    monkeypatch.setattr(originals, "columns", lambda: columns(values=12))
-    assert len(list(originals.columns())) == 4
-    torch.testing.assert_close(projections(originals, [2], 6)[2], whole)
-
-
-def test_ranks_that_give_the_originals_back_are_left_out(originals):
-    assert list(projections(originals, [1, 3, 4, 5, 64], 3)) == [1, 3]  # K - 1 is 4
+    whole = projections(originals, 2, 6)
+    again = Models(SUBSET, originals.block(slice(0, 7)))
+    monkeypatch.setattr(again, "columns", lambda: originals.columns(values=12))
+    assert len(list(again.columns())) == 4
+    torch.testing.assert_close(projections(again, 2, 6), whole)
 
 
 def test_originals_in_few_directions_are_their_own_projections_of_any_rank(generator):
     """They lie on a line: components behind the first say nothing, and must not move the mean."""
     points = 50 + torch.randn(8, 1, generator=generator) * torch.randn(1, 7, generator=generator)
-    for rank, weights in projections(Models(SUBSET, points), [1, 3, 6], 8).items():
-        found = (weights @ points.double()).float()
+    for rank in (1, 3, 6):
+        found = (projections(Models(SUBSET, points), rank, 8) @ points.double()).float()
         torch.testing.assert_close(found, points, rtol=1e-5, atol=1e-5, msg=str(rank))
 
 
 def test_an_original_that_is_not_finite_leaves_no_projection(generator):
     points = torch.randn(5, 7, generator=generator)
     points[3, 2] = torch.inf
-    assert projections(Models(SUBSET, points), [2], 3)[2].isnan().all()
-
-
-# groups
-
-
-def test_the_groups_of_the_originals_have_names_that_figures_know(originals, config):
-    groups = from_originals(originals, config, 0)
-    assert {name: len(group) for name, group in groups.items()} == {
-        "original": 5,
-        "ensemble": 1,
-        "noised_0.1": 6,  # of noise_levels, though the ladder has it too
-        "noised_0.5": 4,
-        "absolute_0.06": 4,
-        "soup_2": 4,
-        "soup_5": 4,  # there are no nine originals
-        "interpolated": 4,
-        "projected_1": 4,
-        "projected_3": 4,  # four components would give the originals back
-        "ema": 4,
-        "gaussian_full": 4,
-        "gaussian_diagonal": 4,
-    }
-    for name in groups:
-        family = families.family(name)
-        assert name == family or name == families.name(family, families.level(name))
-
-
-def test_two_originals_have_all_rivals_but_larger_soups(generator, config):
-    groups = from_originals(some(2, generator), config, 0)
-    assert {"soup_2", "interpolated", "gaussian_full", "gaussian_diagonal"} <= set(groups)
-    assert "soup_5" not in groups
-    assert all(matrix(group, SUBSET).isfinite().all() for group in groups.values())
-
-
-def test_a_single_original_has_no_soups_and_gaussians_that_are_copies(generator, config):
-    one = some(1, generator)
-    groups = from_originals(one, config, 0)
-    assert not {"soup_2", "soup_5", "interpolated"} & set(groups)
-    for name in ("ema", "gaussian_full", "gaussian_diagonal"):
-        assert torch.equal(matrix(groups[name], SUBSET), one.row(0).expand(len(groups[name]), 7))
-
-
-def test_the_same_seed_gives_the_same_models_whatever_is_asked_first(originals, config):
-    first, other = (from_originals(originals, config, 3) for _ in range(2))
-    for group in reversed(other.values()):
-        group[len(group) - 1]
-    for name, group in first.items():
-        backwards = [other[name][i] for i in reversed(range(len(group)))]
-        assert torch.equal(matrix(group, SUBSET), matrix(backwards[::-1], SUBSET)), name
-
-
-def test_another_seed_gives_other_models(originals, config):
-    first, other = (from_originals(originals, config, seed) for seed in (3, 4))
-    same = {n for n in first if torch.equal(matrix(first[n], SUBSET), matrix(other[n], SUBSET))}
-    # There is no chance in these.
-    assert same == {"original", "ensemble", "ema", "soup_5", "projected_1", "projected_3"}
-
-
-def test_more_models_of_a_rival_begin_with_the_same_ones(originals, config):
-    more = from_originals(originals, config.model_copy(update={"rival_models": 9}), 0)
-    for name, group in from_originals(originals, config, 0).items():
-        anew = families.family(name) in ("ema", "projected")  # their originals are spread anew
-        if name not in ("original", "ensemble") and not anew:
-            assert torch.equal(matrix(more[name], SUBSET)[:4], matrix(group, SUBSET)[:4]), name
-
-
-def test_the_originals_stay_as_they_are(originals, config):
-    before = originals.block(slice(0, 7)).clone()
-    for group in from_originals(originals, config, 0).values():
-        matrix(group, SUBSET)
-    assert torch.equal(originals.block(slice(0, 7)), before)
-
-
-def test_a_matrix_of_plain_models_has_the_order_of_the_subset():
-    model = {"b": torch.tensor([[4.0, 5.0], [6.0, 7.0]]), "a": torch.tensor([1.0, 2.0, 3.0])}
-    assert matrix([model], SUBSET).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
-
-
-# latents
-
-
-def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, generator):
-    latents = torch.randn(5, 400, generator=generator)
-    config = config.model_copy(update={"rival_models": 10})
-    groups = latents_of_rivals(latents, config, "conv", 0)
-    assert set(groups) == {
-        "reconstructed_noise_0.1",
-        "reconstructed_noise_2",
-        "latent_gaussian",
-    }
-    nearest = torch.cdist(groups["reconstructed_noise_0.1"], latents).argmin(1)
-    assert nearest.bincount().tolist() == [2] * 5
-    for level in (0.1, 2.0):
-        noise = groups[f"reconstructed_noise_{level:g}"] - latents[nearest]
-        assert noise.std().item() == pytest.approx(level, rel=0.05)
-
-
-def test_the_gaussian_of_the_latents_has_their_mean_and_covariance(config, generator):
-    latents = torch.randn(4, 2, generator=generator)
-    config = config.model_copy(update={"rival_models": 5000})
-    drawn = latents_of_rivals(latents, config, "conv", 0)["latent_gaussian"]
-    torch.testing.assert_close(drawn.mean(0), latents.mean(0), rtol=0, atol=0.06)
-    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(latents.T), rtol=0.1, atol=0.06)
-
-
-def test_only_a_vae_has_a_prior(config, generator):
-    latents = 5 + torch.randn(4, 300, generator=generator)
-    groups = latents_of_rivals(latents, config, "vae", 0)
-    assert families.ordered(groups)[-1] == "vae_prior"
-    assert groups["vae_prior"].mean().item() == pytest.approx(0, abs=0.15)
-    assert groups["vae_prior"].std().item() == pytest.approx(1, abs=0.1)
-    assert "vae_prior" not in latents_of_rivals(latents, config, "linear", 0)
-
-
-def test_latents_of_rivals_are_the_same_for_the_same_seed(config, generator):
-    latents = torch.randn(4, 3, generator=generator)
-    first, same, other = (latents_of_rivals(latents, config, "vae", s) for s in (1, 1, 2))
-    assert all(torch.equal(first[name], same[name]) for name in first)
-    assert not any(torch.equal(first[name], other[name]) for name in first)
+    assert projections(Models(SUBSET, points), 2, 3).isnan().all()
 
 
 # greedy soup

@@ -41,6 +41,19 @@ def test_originals_take_turns(originals):
     assert {models.source(i) for i in range(4)} == {0, 1, 2, 3}
 
 
+def test_the_order_in_which_they_take_turns_is_random():
+    originals = Models(Subset({"a": (1,)}), torch.zeros(20, 1))
+    orders = [[Noised(originals, 0.1, 20, seed).source(i) for i in range(20)] for seed in (0, 1)]
+    assert orders[0] != orders[1] and sorted(orders[0]) != orders[0]
+
+
+def test_every_noised_model_has_its_own_noise(originals):
+    """1000 values: the correlation of independent ones has a std of 0.03."""
+    models = Noised(originals, 0.1, 8, seed=0)
+    noise = rows(models) - torch.stack([originals.row(models.source(i)) for i in range(8)])
+    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.2
+
+
 def test_level_zero_is_a_copy(originals):
     models = Noised(originals, 0.0, 4, seed=0)
     assert torch.equal(

@@ -1,0 +1,132 @@
+"""Baselines that the codec decodes: latents made of the originals' without a diffusion model.
+
+Axes: K originals, M models, L latent length, D parameters.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int16
+from torch import Tensor
+
+from pdiff.autoencoder.codec import Codec
+from pdiff.baselines.originals import gaussian, generator_of
+from pdiff.baselines.registry import Draw, baseline, draw_groups
+from pdiff.config import BaselinesConfig
+from pdiff.core.curve import Curve
+from pdiff.core.optimise import Log
+from pdiff.evaluation.predictions import Evaluation
+from pdiff.parameters.stack import StackFile, temporary_stack
+from pdiff.parameters.subset import spread_evenly
+
+
+def from_latents(
+    latents: Float[Tensor, "K L"], config: BaselinesConfig, kind: str, seed: int, *, audit: bool
+) -> dict[str, Float[Tensor, "_ L"]]:
+    """What is decoded for each group that needs the codec but no diffusion model.
+
+    `audit` adds the rivals to `reconstructed`; `kind` is `autoencoder.kind`.
+    """
+    return draw_groups(latents, config, seed, codec=True, audit=audit, kind=kind)
+
+
+@contextmanager
+def decoded(
+    codec: Codec, groups: Mapping[str, Float[Tensor, "_ L"]], folder: Path
+) -> Iterator[dict[str, StackFile]]:
+    """The parameters of each group, in temporary files in `folder`."""
+    with ExitStack() as files:
+
+        def stack(latents: Float[Tensor, "M L"]) -> StackFile:
+            columns = codec.decode(latents)
+            return files.enter_context(temporary_stack(folder, codec.subset, len(latents), columns))
+
+        yield {group: stack(latents) for group, latents in groups.items()}
+
+
+def follow(
+    codec: Codec, samples: Mapping[str, Tensor], evaluation: Evaluation, log: Log, folder: Path
+) -> Curve:
+    """Test accuracy of samples on their way from noise to latent: each one's, and their mean.
+
+    Args:
+        samples: `trajectories` (S, P, L), S being 0 where no sample was followed, and the
+            sampler's step at each of the P points, `trajectory_steps`.
+    """
+    steps, latents = samples["trajectory_steps"].tolist(), samples["trajectories"]
+    curve = Curve(log, "trajectory", "mean", *map(str, range(len(latents))))
+    if not steps:
+        return curve
+    with decoded(codec, {"trajectory": latents.flatten(0, 1)}, folder) as groups:
+        found = evaluation.predict("test", groups["trajectory"], "evaluate the trajectories")
+    along = evaluation.accuracy("test", found).view(len(latents), -1)  # (S, P)
+    for step, values in zip(steps, along.T.tolist(), strict=True):
+        points = {str(i): value for i, value in enumerate(values)}
+        curve({"mean": sum(values) / len(values), **points}, step)
+    return curve
+
+
+def reconstruction(evaluation: Evaluation, originals: Int16[Tensor, "K N"]) -> dict[str, float]:
+    """Mean test accuracy of the reconstructed checkpoints, and how much these had before.
+
+    `originals` are the predictions of all originals on the test split.
+    """
+    found = evaluation.predictions["test"]["reconstructed"]
+    before = originals[spread_evenly(len(originals), len(found))]
+    after, before = (evaluation.accuracy("test", each).mean().item() for each in (found, before))
+    return {"reconstructed_accuracy": after, "accuracy_drop": before - after}
+
+
+def too_much(metrics: Mapping[str, float], most: float) -> str:
+    """What is said of a drop in accuracy above `most`."""
+    after, drop = metrics["reconstructed_accuracy"], metrics["accuracy_drop"]
+    return (
+        f"reconstructed checkpoints lose {drop:.4f} of mean test accuracy ({after + drop:.4f} to "
+        f"{after:.4f}), more than evaluate.max_accuracy_drop: {most}"
+    )
+
+
+@baseline(
+    "reconstructed", "reconstructed", "#e0a030", order=40, paper=True, codec=True, series=True
+)
+def reconstructed(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
+    """Originals, encoded and decoded: what the codec alone does."""
+    return latents[spread_evenly(len(latents), draw.config.reconstructed_models)]
+
+
+@baseline(
+    "reconstructed_noise",
+    "reconstructed, latent noise {}",
+    "YlOrBr",
+    order=50,
+    codec=True,
+    series=True,
+    levels="latent_noise",
+)
+def reconstructed_noise(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
+    """Originals whose latents get Gaussian noise of this std before they are decoded."""
+    count, generator = len(latents), torch.Generator().manual_seed(draw.family_seed)
+    order = torch.randperm(count, generator=generator)  # they take turns, the same at every level
+    sources = latents[order[torch.arange(draw.models) % count].to(latents.device)]
+    return sources + draw.level * _normal(latents, draw)
+
+
+@baseline("latent_gaussian", "Gaussian of latents", "#8c564b", order=60, codec=True)
+def latent_gaussian(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
+    """Decoded from a Gaussian fitted to the latents."""
+    weights = gaussian(len(latents), draw.models, draw.seed)
+    return (weights @ latents.double().cpu()).to(latents)
+
+
+@baseline("vae_prior", "VAE prior", "#7f6a93", order=70, codec=True, kind="vae")
+def vae_prior(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
+    """Decoded from N(0, I): the VAE as a generator."""
+    return _normal(latents, draw)
+
+
+def _normal(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
+    generators = (generator_of(draw.seed, index) for index in range(draw.models))
+    rows = [torch.randn(latents.shape[1], generator=generator) for generator in generators]
+    return torch.stack(rows).to(latents)
