@@ -11,8 +11,8 @@ import pandas as pd
 
 from pdiff import tracking
 from pdiff.paper.complete import complete, repeatable, seed_list
-from pdiff.paper.definitions import SAME_IMAGES, Row, Table, names, table
-from pdiff.paper.experiments import Experiment, make_experiment
+from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
+from pdiff.paper.experiments import Experiment, make_experiment, short_name
 from pdiff.paper.fit import RECIPES, gather_fit, write_fit
 from pdiff.paper.memory import plan
 from pdiff.paper.render import write
@@ -23,15 +23,19 @@ from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 
 VERDICT, FIT = "verdict", "fit"
-PAPER = ("paper", "cifar100", "resnet18")
+PAPER = ("paper", *(override.partition("=")[2] for override in DEFAULT))
+SAME_IMAGES = {"cifar10_images": "cifar10"}
+"""Presets that read the images of another one from files of another kind."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when every cell is there, 3 when some failed, 1 for an error of the user's."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "pdiff.paper", *repeatable(arguments)])
+    makers = {VERDICT: _make_verdict, FIT: _make_fit}
     try:
-        return _make(options, arguments)
+        return makers.get(options.table, _make_table)(options, command)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdiff.paper", description=__doc__)
     parser.add_argument("table", help=f"one of {', '.join(names())}, {VERDICT} or {FIT}")
     parser.add_argument("--recipe", default=PAPER[0], help="recipe preset (default: %(default)s)")
@@ -53,29 +57,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ablations", action="store_true", help="verdict: run claims 7, 8 too")
     parser.add_argument("--rows", help="only these rows, by label, separated by semicolons")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and how long")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run")
     parser.add_argument("--no-run", action="store_true", help="make the table of what is there")
-    parser.add_argument("--plain", action="store_true", help="run plain stages, without DVC")
     parser.add_argument("--any-code", action="store_true", help="take results of other code too")
     parser.add_argument("--full", action="store_true", help="Table 13: measure all that fits here")
     parser.add_argument("--out", type=Path, help="folder of the files (default: below results/)")
     return parser
 
 
-def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    command = shlex.join(["python", "-m", "pdiff.paper", *repeatable(arguments)])
-    if options.table in (VERDICT, FIT):
-        return (_make_verdict if options.table == VERDICT else _make_fit)(options, command)
+def _make_table(options: argparse.Namespace, command: str) -> int:
+    """A table or figure of the paper."""
     if options.whole or options.base_seeds or options.ablations:
         raise InputError(f"--whole, --base-seeds and --ablations belong to `{VERDICT}`")
     wanted = table(options.table)
-    rows = _chosen(wanted, options)
-    cells = [(row, _experiments(row, wanted, options)) for row in rows]
-    everything = [experiment for _, experiments in cells for experiment in experiments]
+    cells = [(row, _experiments(row, wanted, options)) for row in chosen_rows(wanted, options)]
+    asked = [experiment for _, experiments in cells for experiment in experiments]
     if options.dry_run and wanted.kind == "memory":
         print(plan(options.full))
         return 0
-    completed = complete(everything, options, wanted.file)
+    completed = complete(asked, options, wanted.file)
     if completed is None:
         return 0
     library, failures = completed
@@ -83,10 +83,12 @@ def _make(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         Measured(row, experiments, [library.find(e) for e in experiments], failures)
         for row, experiments in cells
     ]
-    paths, frame = write(wanted, measured, options.out or _folder(options), command, options.full)
+    paths, frame = write(
+        wanted, measured, options.out or result_folder(options), command, options.full
+    )
     own = (None, None) if wanted.own_cells else PAPER[1:]
     setting = filter(None, (options.recipe, options.data or own[0], options.net or own[1]))
-    return _publish(f"{wanted.file} ({', '.join(setting)})", frame, paths, everything, failures)
+    return _publish(f"{wanted.file} ({', '.join(setting)})", frame, paths, asked, failures)
 
 
 def _make_verdict(options: argparse.Namespace, command: str) -> int:
@@ -146,19 +148,16 @@ def _publish(
     return 3 if failures else 0
 
 
-def _chosen(wanted: Table, options: argparse.Namespace) -> list[Row]:
+def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
     """The table's rows, or those that --rows, --data and --net leave of it."""
     rows = list(wanted.rows)
     if options.rows:
         labels = [label.strip() for label in options.rows.split(";")]
-        unknown = set(labels) - {row.label for row in rows}
-        if unknown:
-            known = ", ".join(row.label for row in rows)
-            raise InputError(f"--rows: unknown {', '.join(sorted(unknown))}; known: {known}")
+        known = [row.label for row in rows]
+        if unknown := sorted(set(labels) - set(known)):
+            raise InputError(f"--rows: unknown {', '.join(unknown)}; known: {', '.join(known)}")
         rows = [row for row in rows if row.label in labels]
-    if wanted.own_cells:
-        rows = _cells_of(rows, options)
-    return rows
+    return _cells_of(rows, options) if wanted.own_cells else rows
 
 
 def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
@@ -166,9 +165,8 @@ def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
     if options.data:
-        papers = f"data={SAME_IMAGES.get(options.data, options.data)}"
-        own = f"data={options.data}"
-        same = [row for row in rows if papers in row.overrides]
+        papers, own = SAME_IMAGES.get(options.data, options.data), f"data={options.data}"
+        same = [row for row in rows if f"data={papers}" in row.overrides]
         if same:
             rows = [replace(row, overrides=(own, row.overrides[1])) for row in same]
         else:  # a data set that the paper does not have
@@ -190,10 +188,11 @@ def _experiments(row: Row, wanted: Table, options: argparse.Namespace) -> list[E
     ]
 
 
-def _folder(options: argparse.Namespace) -> Path:
+def result_folder(options: argparse.Namespace) -> Path:
     """`results`, and below it a folder for what is not the paper's own setting."""
-    data, net = options.data or PAPER[1], options.net or PAPER[2]
-    if (options.recipe, data, net) == PAPER and not options.set:
+    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
+    if chosen == PAPER and not options.set:
         return root() / "results"
-    parts = [options.recipe, options.data, options.net]
-    return root() / "results" / "_".join(part for part in parts if part)
+    more = [override for override in options.set if not override.startswith("data.root=")]
+    name = short_name(*filter(None, (options.recipe, options.data, options.net)), *more)
+    return root() / "results" / name

@@ -1,36 +1,47 @@
 """The parameters of an experiment, and where its results lie.
 
 Results are found by their parameters, whatever the experiment is called: among DVC's experiments,
-in the last commit, in the workspace, and among those that ran as plain stages.
+in the last commit, and in the workspace.
 """
 
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pdiff.config import parse_params
-from pdiff.paper.pipeline import CODE, code_hashes, stage_keys
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, Tree, git, params_sha, read_json, read_yaml
+from pdiff.tracking.files import (
+    Folder,
+    Tree,
+    clean_name,
+    git,
+    md5_of,
+    params_sha,
+    read_json,
+    read_yaml,
+)
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Commit, Source, experiments, workspace
 
-PLAIN = ".work/plain/experiments"
 REPORT = "metrics/novelty.json"
+GENERATED = "data/generated.safetensors"
+CODE = ("pdiff/", "stages/")
+LONGEST_NAME = 100
+"""Characters of a file's name; Linux allows 255 bytes, and endings and prefixes come on top."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,9 @@ class Experiment:
         words = [o.split("=", 1)[1] for o in self.overrides if o.split("=")[0] in _NAMING]
         seed = self.params["seed"]
         words.append(f"s{seed['model']}" + (f"b{seed['base']}" if seed["base"] else ""))
-        code = hashlib.sha256((self.sha + code_sha()).encode()).hexdigest()[:6]
-        return "-".join([*words, code]).replace("_", "-")
+        text = self.sha + json.dumps(code_hashes())
+        words.append(hashlib.sha256(text.encode()).hexdigest()[:6])
+        return "-".join(words).replace("_", "-")
 
     @property
     def command(self) -> str:
@@ -100,6 +112,14 @@ def _quoted(override: str) -> str:
     return f"'{override}'" if set(override) & set("[]*? ,") else override
 
 
+def short_name(*parts: str) -> str:
+    """The parts joined to the name of a file; a long one ends in a hash of the whole."""
+    name = "_".join(clean_name(part) for part in parts if part)
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME // 2]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 @dataclass(frozen=True)
 class Result:
     """What one finished experiment left."""
@@ -114,29 +134,26 @@ class Result:
         return read_json(self.tree, REPORT)
 
     @cached_property
-    def outputs(self) -> dict[str, str]:
-        """md5 of each output, from dvc.lock; empty for plain stages."""
-        stages = read_yaml(self.tree, "dvc.lock").get("stages", {}).values()
-        return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+    def _stages(self) -> list[dict[str, Any]]:
+        """What dvc.lock says of each stage; empty where there is no dvc.lock."""
+        return list(read_yaml(self.tree, "dvc.lock").get("stages", {}).values())
+
+    @cached_property
+    def _outputs(self) -> dict[str, str]:
+        """md5 of each output."""
+        return {out["path"]: out["md5"] for stage in self._stages for out in stage.get("outs", [])}
 
     @property
     def lock(self) -> str:
-        """What was generated, in eight letters: two results that agree here are the same."""
-        path = "data/generated.safetensors"
-        if path in self.outputs:
-            return self.outputs[path][:8]
-        data = self.file(path)
-        if data is None:
-            return "unknown"
-        with data.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()[:8]
+        """Eight letters of the generated models' md5: two results that agree here are the same."""
+        return self._outputs.get(GENERATED, "unknown")[:8]
 
     def file(self, path: str) -> Path | None:
         """An output on this machine: in the folder, or in DVC's cache; None if it is not here."""
         if isinstance(self.tree, Folder):
             here = self.tree.path / path
             return here if here.exists() else None
-        md5 = self.outputs.get(path)
+        md5 = self._outputs.get(path)
         cached = cache_folder() / "files" / "md5" / md5[:2] / md5[2:] if md5 else None
         return cached if cached is not None and cached.exists() else None
 
@@ -149,13 +166,10 @@ class Result:
 
     @cached_property
     def is_current(self) -> bool:
-        """Whether every module that its stages depended on is as it is here and now."""
-        if keys := read_json(self.tree, "done.json").get("stages"):
-            return keys == stage_keys(read_yaml(self.tree, "params.yaml"))
-        stages = read_yaml(self.tree, "dvc.lock").get("stages", {}).values()
-        deps = {d["path"]: d.get("md5") for stage in stages for d in stage.get("deps", [])}
-        here = code_hashes()
-        return all(here.get(path) == md5 for path, md5 in deps.items() if path.startswith(CODE))
+        """Whether every room and script that its stages depended on is the same here and now."""
+        deps = [dep for stage in self._stages for dep in stage.get("deps", [])]
+        code = {dep["path"]: dep.get("md5") for dep in deps if dep["path"].startswith(CODE)}
+        return bool(code) and all(code_hashes().get(path) == md5 for path, md5 in code.items())
 
 
 class Library:
@@ -168,7 +182,7 @@ class Library:
         here = root()
         self._sources: dict[str, list[Source]] = {}
         head = Commit(here, "HEAD")
-        found = [*experiments(here), *workspace(here), *_plain(here)]
+        found = [*experiments(here), *workspace(here)]
         if git_commit(here) and head.results():
             found.append(Source("HEAD", head, 0.0, {"mlflow.source.git.commit": git_commit(here)}))
         for source in found:
@@ -189,23 +203,17 @@ class Library:
         return None
 
 
-def _plain(here: Path) -> list[Source]:
-    """Experiments that ran as plain stages, newest first."""
-    done = sorted((here / PLAIN).glob("*/done.json"), key=lambda p: -p.stat().st_mtime)
-    return [
-        Source(
-            path.parent.name,
-            Folder(path.parent),
-            path.stat().st_mtime,
-            {"mlflow.source.git.commit": json.loads(path.read_text())["commit"]},
-            verified=True,
-        )
-        for path in done
-    ]
+@cache
+def code_hashes() -> dict[str, str]:
+    """md5 of every room and script that dvc.yaml names, as DVC writes it to dvc.lock."""
+    entries = pipeline().values()
+    deps = {dep for entry in entries for dep in entry["deps"] if dep.startswith(CODE)}
+    return {dep: md5_of(Folder(root()), dep) or "" for dep in sorted(deps)}
 
 
-def code_sha() -> str:
-    return hashlib.sha256(json.dumps(code_hashes()).encode()).hexdigest()
+def pipeline() -> dict[str, Any]:
+    """The stages of dvc.yaml, in their order."""
+    return yaml.safe_load((root() / "dvc.yaml").read_text())["stages"]
 
 
 @cache
@@ -218,11 +226,8 @@ def cache_folder() -> Path:
 
 
 def has_dvc() -> bool:
-    """Whether experiments can go through DVC: it is installed and this is its repository."""
-    if not (root() / ".dvc").is_dir() or not git_commit(root()):
-        return False
-    command = [sys.executable, "-c", "import dvc"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    """Whether experiments can run through DVC: it is installed, and this is its repository."""
+    return (root() / ".dvc").is_dir() and bool(git_commit(root()) and find_spec("dvc"))
 
 
 def missing(library: Library, wanted: Sequence[Experiment]) -> list[Experiment]:

@@ -1,185 +1,305 @@
-"""Table 13: peak memory of training, the paper's way and ours, measured where it fits.
+"""Table 13: peak memory of training, computed from the step's tensors, and measured where it fits.
 
-Every number is in MiB, which is what nvidia-smi calls MB.
+A step is a forward pass, a backward pass and the optimiser's, whose state is there before.
+Computed: PyTorch runs the step on fake tensors, which have shapes and types but no content, and
+every storage counts from its birth to its end. Measured: a process of its own runs the step, on
+the GPU if there is one (bfloat16 autocast), else on the CPU (float32).
 """
 
 import math
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from pdiff.paper.definitions import facts
-from pdiff.paper.exactness import exactness
+from pdiff.autoencoder.linear import round_trip
+from pdiff.autoencoder.net import batch_loss, make_autoencoder
+from pdiff.config import AutoencoderConfig, DdpmConfig, NoiseConfig
+from pdiff.core.optimise import make_optimizer, train_step
+from pdiff.core.runtime import get_device
+from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.schedule import Diffusion
+from pdiff.paper.definitions import DEFAULT, table
 from pdiff.paper.experiments import make_experiment
-from pdiff.paper.training_memory import Peak, Training, available_memory, compute_peak, measure_peak
-from pdiff.tracking.process import git_commit
+from pdiff.parameters.stack import write_rows
+from pdiff.parameters.subset import Subset
+from pdiff.system.errors import InputError
 
-PLAIN = "as in the paper"
-LARGER = ((1_000_000, 1024), (11_689_512, 1024))
-"""Beyond the paper: (parameters, latent length); the second is a ResNet-18 with 1,000 classes."""
+Precision = Literal["float32", "bfloat16"]
+CPU = torch.device("cpu")
+NOISE = NoiseConfig(param=0.001, latent=0.1)
+PAPERS = "as in the paper"
+MODES: dict[str, dict[str, Any]] = {
+    PAPERS: {},
+    "checkpointing": {"checkpointing": True},
+    "micro_batch 5": {"micro_batch": 5},
+    "adafactor": {"optimizer": "adafactor"},
+    "checkpointing, adafactor": {"checkpointing": True, "optimizer": "adafactor"},
+    "micro_batch 5, adafactor": {"micro_batch": 5, "optimizer": "adafactor"},
+}
+"""Ways to train the autoencoder: what each changes in its section of `params.yaml`."""
+CODEC = {"checkpoints": 300, "models": 200}
+LARGER = [[1_000_000, 1024, math.nan], [11_689_512, 1024, math.nan]]
+"""Rows beyond the paper, as `tables.yaml` has its own; the second is a ResNet-18."""
+LARGE = 300_288
+"""Adafactor is shown from this many parameters on, the linear codec is measured up to it."""
 QUICK = 2048
-"""Without a GPU and unless all is asked for, vectors up to this length are measured."""
-MIB = 2**20
+"""The CPU measures vectors up to this length, unless all is asked for."""
 NOTES = (
     "Peak memory of one full training step at batch 50, in MiB. Paper: read from nvidia-smi, with "
     "the driver's own memory and what the allocator keeps. Computed: the storages that live at "
-    "once, in bfloat16 autocast as the authors train or in float32; workspaces and the allocator's "
-    "losses are not in it. The linear codec is fitted to 300 checkpoints on disk, encodes them and "
-    "decodes 200 models. Between steps: weights, optimiser state and data. Measured: the CPU's "
-    "resident memory beyond the imports (float32), or CUDA's allocated and reserved memory "
-    "(bfloat16 autocast).",
-    "",
-    "The modes train the same net; the largest relative difference from the plain way, of the loss "
-    "or of the whole gradient, over five steps of AdamW:",
+    "once; workspaces and what the allocator loses are not in it. Between steps: weights, "
+    "optimiser state and data. Measured: resident memory beyond the imports (CPU), or allocated "
+    "and reserved memory (CUDA). The linear codec is fitted to 300 checkpoints on disk, encodes "
+    "them and decodes 200 models."
 )
 
 
-@dataclass(frozen=True)
-class Mode:
-    """A way to train the autoencoder: what it changes in its section of `params.yaml`."""
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A row of the table: what is trained, and how."""
 
-    label: str
-    values: dict[str, Any]
-    smallest: int = 0
-    """Shown from this many parameters on."""
-    net: str = "autoencoder"
-    """A section of `params.yaml` and a key of `pdiff.paper.training_memory.STARTS`, or `linear`."""
-
-    def start(self, length: int, latent: int) -> Training:
-        """The training of a vector of `length`."""
-        if self.net == "linear":
-            few = min(latent, self.values["checkpoints"] - 1)
-            return Training("linear", length, self.values | {"latent_dim": few})
-        values = _sections()[self.net] | {"latent_dim": latent} | self.values
-        return Training(self.net, length, values)
-
-
-LARGE = 300_288
-MODES = (
-    Mode(PLAIN, {}),
-    Mode("checkpointing", {"checkpointing": True}),
-    Mode("micro_batch 5", {"micro_batch": 5}),
-    Mode("adafactor", {"optimizer": "adafactor"}, LARGE),
-    Mode("checkpointing, adafactor", {"checkpointing": True, "optimizer": "adafactor"}, LARGE),
-    Mode("micro_batch 5, adafactor", {"micro_batch": 5, "optimizer": "adafactor"}, LARGE),
-    Mode("300 checkpoints, 200 decoded", {"checkpoints": 300, "models": 200}, net="linear"),
-)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the table."""
-
+    net: str
+    """`autoencoder`, `denoiser`, or `linear`, the codec that has no steps and is measured whole."""
     parameters: int
     latent: int
-    mode: str
-    paper: float
-    training: Training
+    values: Mapping[str, Any]
+    """The net's section of `params.yaml`; numbers of checkpoints and models for `linear`."""
+    mode: str = PAPERS
+    paper: float | int = math.nan
 
     @property
     def label(self) -> str:
-        return f"{self.training.net}, {self.parameters:,} parameters, {self.mode}"
+        return f"{self.net}, {self.parameters:,} parameters, {self.mode}"
+
+    def prepare(
+        self, device: torch.device, precision: Precision, folder: Path | None = None
+    ) -> Callable[[], object]:
+        """One step, with everything that is there before it; `linear` keeps files in `folder`."""
+        if self.net == "linear":
+            stack, count = (
+                (folder or Path()) / f"stack_{self.parameters}",
+                self.values["checkpoints"],
+            )
+            rows = (torch.randn(self.parameters) for _ in range(count))
+            write_rows(stack, Subset({"values": (self.parameters,)}), count, rows)
+            out = stack.with_name("decoded")
+            return lambda: round_trip(stack, self.latent, self.values["models"], out)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        generator = torch.Generator(device)
+        if self.net == "autoencoder":
+            config = AutoencoderConfig.model_validate({**self.values, "latent_dim": self.latent})
+            with device:
+                model = make_autoencoder(self.parameters, config)
+                batch = torch.randn(config.batch_size, self.parameters)
+            optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
+            loss = partial(batch_loss, model, batch, config, NOISE, generator, autocast)
+        else:
+            config = DdpmConfig.model_validate(self.values)
+            diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
+            with device:
+                model = Denoiser(self.latent, config.channels, config.kernel_size)
+                batch = torch.randn(config.batch_size, self.latent)
+            optimizer = make_optimizer(model, "adamw", config.lr, config.weight_decay)
+            loss = autocast(partial(diffusion.loss, model, batch, generator))
+        for parameter in model.parameters():  # a step to nowhere gives the optimiser its state
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+        return lambda: train_step(optimizer, loss)
+
+    def toy(self) -> "Training":
+        """The same in small, which loads the libraries."""
+        small = {"channels": [2]} if self.net != "linear" else {"checkpoints": 9}
+        return replace(self, parameters=64, latent=8, values={**self.values, **small})
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes; None is unknown."""
+
+    peak: int | None = None
+    before: int | None = None
+    """Between two steps: weights, optimiser state, data."""
+    reserved: int | None = None
+    """What CUDA's allocator took from the device."""
+
+
+class StorageCounter(TorchDispatchMode):
+    """Adds up the storages that operations return, while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._living: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            return 1.0  # Adafactor reads a tensor's size; any number will do
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key not in self._living:
+            self._living.add(key)
+            weakref.finalize(storage, self._end, key, size)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def _end(self, key: int, size: int) -> None:
+        self._living.discard(key)
+        self.now -= size
 
 
 @cache
-def lines() -> list[Line]:
-    """The autoencoder's rows by size and mode, then the denoiser's."""
-    paper = {row[0]: row for row in facts()["table_13"]["values"]}
-    sizes = [(row[0], row[2]) for row in paper.values()]
+def compute_peak(training: Training, precision: Precision) -> Peak:
+    """From fake tensors: no memory and little time, whatever the size."""
+    with FakeTensorMode(), StorageCounter() as counter:
+        step = training.prepare(CPU, precision)
+        before = counter.peak = counter.now
+        step()
+    return Peak(counter.peak, before)
+
+
+def measure_peak(training: Training) -> Peak:
+    """Run it in a process of its own; on the CPU, what that holds beyond imports and a toy.
+
+    Raises:
+        InputError: the process was killed, as the system does when memory runs out.
+    """
+    os.environ.setdefault(
+        "MALLOC_MMAP_THRESHOLD_", "65536"
+    )  # there, freed memory goes back at once
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure_here, training).result()
+        except BrokenExecutor:
+            raise InputError(f"{training.label}: the process that measures was killed") from None
+
+
+def _measure_here(training: Training) -> Peak:
+    device = CPU if training.net == "linear" else get_device()
+    precision: Precision = "bfloat16" if device.type == "cuda" else "float32"
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        training.toy().prepare(device, precision, Path(folder))()
+        imports = _held(device)
+        step = training.prepare(device, precision, Path(folder))
+        before = _held(device) - imports
+        step()
+    if device.type == "cuda":
+        most = torch.cuda.max_memory_allocated() - imports
+        return Peak(most, before, torch.cuda.max_memory_reserved())
+    return Peak(_kilobytes("self/status", "VmHWM") * 1024 - imports, before)
+
+
+def _held(device: torch.device) -> int:
+    """Bytes on the device now: of tensors on a GPU, of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    return _kilobytes("self/status", "VmRSS") * 1024
+
+
+def available_memory() -> int:
+    """Bytes that a training may take here without pushing others out: of the GPU or the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return _kilobytes("meminfo", "MemAvailable") * 1024
+
+
+def _kilobytes(file: str, key: str) -> int:
+    """A line such as `VmHWM:  123 kB` of a file in /proc."""
+    path = Path("/proc", file)
+    if not path.exists():
+        raise InputError(f"{path} is missing: memory on the CPU is measured on Linux")
+    lines = path.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+@cache
+def trainings() -> list[Training]:
+    """The rows: the autoencoder's by size and mode with the linear codec, then the denoiser's."""
+    params = make_experiment(("recipe=paper", *DEFAULT)).params
+    papers = table("13").paper
     found = []
-    for length, latent in (*sizes, *LARGER):
-        for mode in MODES:
-            if length >= mode.smallest:
-                plain = length in paper and mode.label == PLAIN
-                known = float(paper[length][1]) if plain else math.nan
-                training = mode.start(length, latent)
-                shown = training.values["latent_dim"]
-                found.append(Line(length, shown, mode.label, known, training))
-    for length, latent in sizes:
-        training = Training("denoiser", latent, _sections()["ddpm"])
-        found.append(Line(length, latent, PLAIN, float(paper[length][3]), training))
+    for size, latent, paper in [row[:3] for row in papers] + LARGER:
+        for mode, changes in MODES.items():
+            if size >= LARGE or "adafactor" not in mode:
+                values, known = (
+                    params["autoencoder"] | changes,
+                    paper if mode == PAPERS else math.nan,
+                )
+                found.append(Training("autoencoder", size, latent, values, mode, known))
+        few = min(latent, CODEC["checkpoints"] - 1)
+        found.append(Training("linear", size, few, CODEC, "300 checkpoints, 200 decoded"))
+    for size, latent, _, paper in papers:
+        found.append(Training("denoiser", size, latent, params["ddpm"], paper=paper))
     return found
-
-
-@cache
-def _sections() -> dict[str, Any]:
-    return make_experiment(("recipe=paper", "data=cifar100", "net=resnet18")).params
 
 
 def plan(full: bool) -> str:
     """What `memory_table` will do for each row."""
-    return "\n".join(f"  {line.label}: {_reason(line, full) or 'measured'}" for line in lines())
+    return "\n".join(f"  {t.label}: {why_not(t, full) or 'measured'}" for t in trainings())
 
 
 def memory_table(full: bool) -> pd.DataFrame:
-    """What each training holds: measured here, or why not, and computed."""
-    rows = tqdm(lines(), "table 13", unit="row", disable=None)
-    return pd.DataFrame([_row(line, full) for line in rows])
+    """What each training holds, in MiB: computed, and measured here or why not."""
+    rows = tqdm(trainings(), "table 13", unit="row", disable=None)
+    frame = pd.DataFrame([_row(training, full) for training in rows])
+    numbers = frame.columns.drop(["net", "mode", "how"])
+    return frame.astype(dict.fromkeys(numbers, "Int64"))
 
 
-def notes() -> list[str]:
-    """What stands below the table, with the checks that all modes train the same net."""
-    checks = exactness(_sections()["autoencoder"])
-    return [*NOTES, "", *(f"- {check}" for check in checks), "", f"At commit {git_commit()[:12]}."]
-
-
-def _row(line: Line, full: bool) -> dict[str, Any]:
-    reason = _reason(line, full)
-    single = half = Peak(None, None)
-    if line.training.net != "linear":
-        single, half = (compute_peak(line.training, p) for p in ("float32", "bfloat16"))
-    measured = None if reason else measure_peak(line.training)
-    return {
-        "net": line.training.net,
-        "parameters": line.parameters,
-        "latent": line.latent,
-        "mode": line.mode,
-        "paper": line.paper,
-        "ours, bfloat16 (computed)": _mib(half.peak),
-        "ours, float32 (computed)": _mib(single.peak),
-        "of it between steps": _mib(half.before),
-        "measured": _mib(measured and measured.peak),
-        "reserved": _mib(measured and measured.reserved),
-        "how": reason or _here(line.training.net),
-    }
-
-
-def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """As text, without decimals, - where there is no number."""
-
-    def cell(value: object) -> str:
-        if isinstance(value, float):
-            return "-" if math.isnan(value) else f"{value:.0f}"
-        return str(value)
-
-    return frame.map(cell)
-
-
-def _mib(size: int | None) -> float:
-    return math.nan if size is None else float(round(size / MIB))
-
-
-def _here(net: str) -> str:
-    if net == "linear":
-        return "CPU, float64 and float32"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, bfloat16"
-    return "CPU, float32"
-
-
-def _reason(line: Line, full: bool) -> str:
+def why_not(training: Training, full: bool) -> str:
     """Why a row is not measured, empty if it is.
 
     Libraries may take as much again as is computed: that must be free.
     """
-    if line.training.net == "linear":
-        return "" if full or line.parameters <= LARGE else "not measured without --full"
+    size = training.latent if training.net == "denoiser" else training.parameters
+    if training.net == "linear":
+        return "" if full or size <= LARGE else "not measured without --full"
     cuda = torch.cuda.is_available()
-    if not (full or cuda or line.training.length <= QUICK):
+    if not (full or cuda or size <= QUICK):
         return "not measured without --full"
-    computed = compute_peak(line.training, "bfloat16" if cuda else "float32").peak
+    computed = compute_peak(training, "bfloat16" if cuda else "float32").peak
     return "" if 2 * computed < available_memory() else "too large for this machine"
+
+
+def _row(training: Training, full: bool) -> dict[str, Any]:
+    reason, codec = why_not(training, full), training.net == "linear"
+    half, single = (Peak() if codec else compute_peak(training, p) for p in ("bfloat16", "float32"))
+    measured = Peak() if reason else measure_peak(training)
+    sizes = {
+        "ours, bfloat16 (computed)": half.peak,
+        "ours, float32 (computed)": single.peak,
+        "of it between steps": half.before,
+        "measured": measured.peak,
+        "reserved": measured.reserved,
+    }
+    where = "CPU, float64 and float32" if codec else "CPU, float32"
+    if torch.cuda.is_available() and not codec:
+        where = f"{torch.cuda.get_device_name()}, bfloat16"
+    row = {
+        name: getattr(training, name) for name in ("net", "parameters", "latent", "mode", "paper")
+    }
+    mib = {name: None if size is None else round(size / 2**20) for name, size in sizes.items()}
+    return row | mib | {"how": reason or where}

@@ -1,7 +1,7 @@
 """A table's results as CSV (one line a number), as Markdown (one line a row) and as a figure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +10,14 @@ import torch
 from pdiff.config import parse_params
 from pdiff.core.files import write_text
 from pdiff.nets.registry import build_net
-from pdiff.paper.definitions import NETS, Table, facts
+from pdiff.paper.definitions import DEFAULT, Table, label
 from pdiff.paper.experiments import make_experiment
 from pdiff.paper.figures import draw
-from pdiff.paper.memory import memory_table, notes, shown
+from pdiff.paper.memory import NOTES, memory_table
 from pdiff.paper.results import Measured, Verdict, judge
 from pdiff.parameters.subset import select_subset
+from pdiff.tracking.files import flatten
+from pdiff.tracking.process import git_commit
 
 HEADINGS = {
     "original_best": "originals, best",
@@ -28,6 +30,11 @@ HEADINGS = {
     "generated_similarity_low": "maximum similarity, lowest",
     "generated_similarity_high": "maximum similarity, highest",
 }
+READING = (
+    "Each cell: paper / authors' log / **ours** [95 % interval]; accuracies in %, - where there "
+    "is no number. The interval is a bootstrap over test images and models, averaged over the "
+    "seeds; ± is the standard deviation over seeds. n: seeds x generated models."
+)
 
 
 def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
@@ -69,25 +76,14 @@ def verdicts(table: Table, rows: Sequence[Measured]) -> list[Verdict]:
 def markdown(table: Table, rows: Sequence[Measured], command: str) -> str:
     """The table for a reader: paper / authors' log / ours with its 95 % interval."""
     heads = ["", *(HEADINGS[m] for m in table.measures), "n", "commit"]
-    lines = [
-        f"# {_title(table)}",
-        "",
-        f"`{command}`",
-        "",
-        "Each cell: paper / authors' log / **ours** [95 % interval]; accuracies in %, - where "
-        "there is no number. The interval is a bootstrap over test images and models, averaged "
-        "over the seeds; ± is the standard deviation over seeds. n: seeds x generated models.",
-        "",
-        line(heads),
-        line(["-"] * len(heads)),
+    cells = [
+        [row.row.label, *(_cell(row, m) for m in table.measures), _count(row), row.commits or "-"]
+        for row in rows
     ]
-    for row in rows:
-        cells = [_cell(row, measure) for measure in table.measures]
-        lines.append(line([row.row.label, *cells, _count(row), row.commits or "-"]))
+    lines = [f"# {_title(table)}", "", f"`{command}`", "", READING, "", *grid(heads, cells)]
     if table.claims:
         lines += ["", "## The paper's claims in this table", "", *_claim_lines(table, rows)]
-    lines += _notes(rows)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_notes(rows)]) + "\n"
 
 
 def _title(table: Table) -> str:
@@ -96,20 +92,16 @@ def _title(table: Table) -> str:
 
 
 def _claim_lines(table: Table, rows: Sequence[Measured]) -> list[str]:
-    lines = [line(["claim", "difference", "95 % interval", "in our data"]), line(["-"] * 4)]
-    for verdict in verdicts(table, rows):
-        measure = verdict.measure
-        lines.append(
-            line(
-                [
-                    verdict.text,
-                    number(verdict.difference, measure, signed=True),
-                    bracket(verdict.low, verdict.high, measure, signed=True) or "-",
-                    verdict.word,
-                ]
-            )
-        )
-    return lines
+    cells = [
+        [
+            verdict.text,
+            number(verdict.difference, verdict.measure, signed=True),
+            bracket(verdict.low, verdict.high, verdict.measure, signed=True) or "-",
+            verdict.word,
+        ]
+        for verdict in verdicts(table, rows)
+    ]
+    return grid(["claim", "difference", "95 % interval", "in our data"], cells)
 
 
 def _cell(row: Measured, measure: str) -> str:
@@ -133,16 +125,10 @@ def _count(row: Measured) -> str:
 
 def _notes(rows: Sequence[Measured]) -> list[str]:
     """What failed and why; what was not run, with the commands that would run it."""
-    lines = []
-    for row in rows:
-        if row.status.startswith("failed"):
-            lines.append(f"- {row.row.label}: {row.status}")
+    failed = [f"- {row.row.label}: {row.status}" for row in rows if row.status.startswith("failed")]
     commands = [f"    {e.shared_command}" for row in rows for e in row.not_run]
-    if lines:
-        lines = ["", "## Failed", "", *lines]
-    if commands:
-        lines += ["", "## Not run", "", *commands]
-    return lines
+    lines = ["", "## Failed", "", *failed] if failed else []
+    return [*lines, "", "## Not run", "", *commands] if commands else lines
 
 
 def number(value: float, measure: str, digits: int = 2, signed: bool = False) -> str:
@@ -160,62 +146,46 @@ def bracket(low: float, high: float, measure: str, signed: bool = False) -> str:
     return f"[{number(low, measure, signed=signed)}, {number(high, measure, signed=signed)}]"
 
 
-def line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def line(cells: Iterable[object]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
-def counts_table() -> pd.DataFrame:
-    """Table 6: parameters that are generated, ten classes, as in STL-10."""
+def grid(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
+    """A Markdown table."""
+    heads = list(heads)
+    return [line(heads), line("-" * len(heads)), *map(line, rows)]
+
+
+def counts_table(table: Table) -> pd.DataFrame:
+    """Table 6: numbers of generated parameters for ten classes, as in STL-10."""
     rows = []
-    for label, (kind, paper) in facts()["table_6"]["values"].items():
-        raw = make_experiment((f"net={NETS[label]}", "data=cifar10", "recipe=paper")).params
-        params = parse_params(raw)
+    for name, paper in table.paper.items():
+        params = parse_params(
+            make_experiment((f"net={name}", "data=cifar10", "recipe=paper")).params
+        )
         with torch.device("meta"):
             net = build_net(params.base.net, 10, params.data.size)
         ours = select_subset(net, params.subset.select).length
-        rows.append({"net": label, "generated": kind, "paper": paper, "ours": ours})
+        rows.append({"net": label("net", name), "paper": paper, "ours": ours})
     return pd.DataFrame(rows)
 
 
-def recipe_table() -> pd.DataFrame:
+def recipe_table(table: Table) -> pd.DataFrame:
     """Table 5: the paper's recipe beside the one that `recipe=paper` composes for its default."""
-    params = make_experiment(("recipe=paper", "data=cifar100", "net=resnet18")).params
-    sections = {"table_5a": "base", "table_5b": "finetune"}
-    sections |= {"table_5c": "autoencoder", "table_5d": "ddpm"}
-    places = {
-        **{"iterations": "steps", "batch": "batch_size", "T": "timesteps"},
-        **{"beta_1": "beta_start", "beta_T": "beta_end"},
-    }
-    fixed = {
-        "optimizer": "adamw",  # of the denoiser
-        "betas": [0.9, 0.999],
-        "schedule": "cosine",
-        "noise_schedule": "linear",
-    }
-    rows = []
-    for key, section in sections.items():
-        for name, paper in facts()[key].get("values", {}).items():
-            if name.startswith("sigma"):
-                ours = params["noise"][{"sigma_v": "param", "sigma_z": "latent"}[name]]
-            elif name == "augmentation":
-                ours = f"crop_scale {params['data']['crop_scale']}, flip {params['data']['flip']}"
-            elif name == "schedule" and section == "finetune":
-                ends = (params["finetune"]["lr"], params["finetune"]["lr_end"])
-                ours = "constant, as the authors' code" if ends[0] == ends[1] else "cosine"
-            else:
-                ours = params[section].get(places.get(name, name), fixed.get(name))
-            rows.append({"step": section, "parameter": name, "paper": paper, "ours": ours})
+    ours = flatten(make_experiment(("recipe=paper", *DEFAULT)).params)
+    rows = [{"parameter": name, "paper": p, "ours": ours[name]} for name, p in table.paper.items()]
     return pd.DataFrame(rows)
 
 
-def plain_markdown(
-    table: Table, frame: pd.DataFrame, command: str, notes: Sequence[str] = ()
-) -> str:
-    lines = [f"# {_title(table)}", "", f"`{command}`", "", line(list(frame.columns))]
-    lines.append(line(["-"] * len(frame.columns)))
-    lines += [line([str(value) for value in row]) for row in frame.itertuples(index=False)]
-    lines += ["", *notes] if notes else []
-    return "\n".join(lines) + "\n"
+PLAIN = {"counts": counts_table, "recipe": recipe_table}
+"""Tables without experiments, by their kind; Table 13 is `pdiff.paper.memory`'s."""
+
+
+def plain_markdown(table: Table, frame: pd.DataFrame, command: str, notes: str = "") -> str:
+    rows = frame.astype(object).where(frame.notna(), "-").itertuples(index=False)
+    lines = [f"# {_title(table)}", "", f"`{command}`", "", *grid(frame.columns, rows)]
+    return "\n".join([*lines, *(["", notes] if notes else [])]) + "\n"
 
 
 def write(
@@ -227,15 +197,14 @@ def write(
     """
     if table.kind == "memory":
         frame = memory_table(full)
-        text = plain_markdown(table, shown(frame), command, notes())
-    elif table.kind != "experiments":
-        frame = counts_table() if table.kind == "counts" else recipe_table()
+        text = plain_markdown(table, frame, command, f"{NOTES}\n\nAt commit {git_commit()[:12]}.")
+    elif table.kind in PLAIN:
+        frame = PLAIN[table.kind](table)
         text = plain_markdown(table, frame, command)
     else:
         frame, text = long_table(table, rows), markdown(table, rows, command)
     paths = [folder / f"{table.file}.csv", folder / f"{table.file}.md"]
-    numbers = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    write_text(paths[0], numbers)
+    write_text(paths[0], frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(paths[1], text)
     figure = folder / f"{table.file}.png"
     if table.draw and draw(table.draw, figure, rows):

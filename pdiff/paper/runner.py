@@ -1,28 +1,20 @@
-"""Run experiments: through DVC's queue, or stage by stage where there is no DVC.
+"""Run experiments through DVC's queue.
 
-Either way a stage whose parameters, inputs and code have run before is not run again.
+A stage whose parameters, inputs and code have run before is not run again.
 """
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
-from pdiff.core.files import write_text
-from pdiff.paper.experiments import PLAIN, Experiment
-from pdiff.paper.pipeline import outputs, stage_keys
+from pdiff.paper.experiments import Experiment
 from pdiff.system.paths import root
-from pdiff.tracking.process import git_commit
 
 POLL_S = 3
-STAGES = ".work/plain/stages"
 ENDED = {"Success", "Failed"}
 
 
@@ -42,14 +34,14 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
         if done.returncode == 0 or experiment.name in _status():
             queued[experiment.name] = experiment
         else:
-            failures[experiment.sha] = _last_error(done.stderr + done.stdout)
+            failures[experiment.sha] = last_error(done.stderr + done.stdout)
     if queued:
         _say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
         _dvc("queue", "start", "--jobs", str(jobs))
     for name in _as_they_end(queued):
         if _status().get(name) != "Success":
             log = _dvc("queue", "logs", name)
-            failures[queued[name].sha] = _last_error(log.stdout + log.stderr)
+            failures[queued[name].sha] = last_error(log.stdout + log.stderr)
     return failures
 
 
@@ -95,88 +87,7 @@ def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_plain(experiments: Sequence[Experiment]) -> dict[str, str]:
-    """Run the stages of each experiment one after the other; returns why some failed, by sha.
-
-    Each gets a folder of its own, with the files that its stages would leave in the workspace. A
-    stage that another experiment has run with the same parameters and inputs is linked from there.
-    """
-    failures: dict[str, str] = {}
-    failed: dict[str, str] = {}  # by the key of the stage
-    for count, experiment in enumerate(experiments, start=1):
-        _say(f"{experiment.name} ({count} of {len(experiments)})")
-        folder = root() / PLAIN / experiment.name
-        folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(experiment.params, sort_keys=False)
-        write_text(folder / "params.yaml", text)
-        for stage, key in stage_keys(experiment.params).items():
-            reason = failed.get(key) or _run_stage(stage, key, folder, experiment.name)
-            if reason:
-                failed[key] = reason
-                failures[experiment.sha] = f"{stage}: {reason}"
-                break
-        else:
-            done = {"commit": git_commit(root()), "stages": stage_keys(experiment.params)}
-            write_text(folder / "done.json", json.dumps(done))
-    return failures
-
-
-def _run_stage(stage: str, key: str, folder: Path, name: str) -> str:
-    """Run or link one stage; the reason if it failed, else an empty string."""
-    kept, outs = root() / STAGES / f"{stage}-{key}", outputs(stage)
-    if (kept / "done").exists():
-        _link(kept, folder, outs)
-        return ""
-    for out in outs:
-        _remove(folder / out)
-    paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "DVC_ROOT": str(root())}
-    environment |= {"DVC_EXP_NAME": name}
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}"],
-        cwd=folder,
-        env=os.environ | environment,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        print(done.stdout + done.stderr, file=sys.stderr, flush=True)
-        return _last_error(done.stderr or done.stdout)
-    _say(f"  {stage}: {time.monotonic() - started:.0f} s")
-    shutil.rmtree(kept, ignore_errors=True)
-    _link(folder, kept, outs)
-    (kept / "done").touch()
-    return ""
-
-
-def _link(source: Path, target: Path, outs: Sequence[str]) -> None:
-    """Hard links, which cost no space; stages replace files and never write into them."""
-    for out in outs:
-        _remove(target / out)
-        (target / out).parent.mkdir(parents=True, exist_ok=True)
-        if (source / out).is_dir():
-            shutil.copytree(source / out, target / out, copy_function=_link_file)
-        else:
-            _link_file(source / out, target / out)
-
-
-def _link_file(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _last_error(text: str) -> str:
+def last_error(text: str) -> str:
     """The line that says what went wrong, or the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error: ")]
