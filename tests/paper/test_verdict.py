@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from pdiff.paper import cli
+from pdiff.paper import cli, experiments
 from pdiff.paper.claims import CLAIMS, matching_soup
 from pdiff.paper.copies import audit_table, copies_lines
 from pdiff.paper.experiments import make_experiment
-from pdiff.paper.pipeline import stage_keys
 from pdiff.paper.runs import ABLATIONS, Seed, Setting, seed_pairs
 from pdiff.paper.verdict import Judged, is_conditional, judge_all, units
 from pdiff.paper.verdict_text import replace_section, write_verdict
 from pdiff.system.errors import InputError
+from pdiff.tracking.files import Folder
+from pdiff.tracking.sync import Source
 from tests.conftest import ROOT
 from tests.toys.runs import (
     FIT,
@@ -27,6 +28,7 @@ from tests.toys.runs import (
     make_run,
     make_seeds,
     write_audit,
+    write_lock,
     write_results,
 )
 
@@ -488,13 +490,15 @@ def workplace(tmp_path, monkeypatch):
     for name in ("pdiff", "stages", "dvc.yaml", "requirements.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    tags, sources = {"mlflow.source.git.commit": "abc1234567"}, []
     for seed, ablation in ((0, ""), (1, ""), (1, "noise_latent")):
         experiment = SETTING.experiment(seed, seed, ablation)
-        folder = tmp_path / f".work/plain/experiments/{experiment.name}"
+        folder = tmp_path / "runs" / experiment.name
         write_results(folder, seed=seed)
+        write_lock(folder)
         (folder / "params.yaml").write_text(yaml.safe_dump(experiment.params, sort_keys=False))
-        done = {"commit": "abc1234567", "stages": stage_keys(experiment.params)}
-        (folder / "done.json").write_text(json.dumps(done))
+        sources.append(Source(experiment.name, Folder(folder), 0.0, tags, verified=True))
+    monkeypatch.setattr(experiments, "experiments", lambda folder: sources)
     return tmp_path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from pdiff.paper.experiments import Result
+from pdiff.paper.experiments import Result, code_hashes
 from pdiff.paper.runs import Run, Seed
 from pdiff.tracking.files import Folder
 from tests.conftest import ROOT, change
@@ -116,3 +116,9 @@ def make_seeds(folder: Path, *shifts: float, **options: object) -> list[Seed]:
         Seed(i, i, {"": make_run(folder / f"run{i}", shift, seed=i, **options)})
         for i, shift in enumerate(shifts)
     ]
+
+
+def write_lock(folder: Path) -> None:
+    """A dvc.lock which says that the code that is here and now has made what lies in `folder`."""
+    deps = [{"path": path, "md5": md5} for path, md5 in code_hashes().items()]
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"deps": deps}}}))
