@@ -9,10 +9,14 @@ WORKERS ?= 0
 TEST := OMP_NUM_THREADS=1 python -m pytest -q -n $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow ui table verdict bench lint install
+.PHONY: repro stages test test-slow ui table verdict bench lint install
 
 repro: install
 	dvc repro
+
+# the same stages one after the other, all of them: no DVC, no MLflow, and the `python` that is active
+stages:
+	sh -exc "$$(sed -n 's/^    cmd: //p' dvc.yaml)"
 
 test: install
 	$(TEST) -m "not slow and not nightly"

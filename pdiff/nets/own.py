@@ -25,7 +25,7 @@ def is_own(name: str) -> bool:
 def own_file(name: str) -> Path:
     """Where the file of `FILE.py:NAME` lies: in the working directory or the main checkout.
 
-    DVC's temporary copies of the project hold the file; folders of `make table` do not.
+    DVC's temporary copies of the project hold the file.
     """
     return _locate(Path(split_own(name)[0]))
 

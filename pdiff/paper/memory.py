@@ -53,6 +53,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Ways to train the autoencoder: what each changes in its section of `params.yaml`."""
 CODEC = {"checkpoints": 300, "models": 200}
+LINEAR = "300 checkpoints, 200 decoded"
 LARGER = [[1_000_000, 1024, math.nan], [11_689_512, 1024, math.nan]]
 """Rows beyond the paper, as `tables.yaml` has its own; the second is a ResNet-18."""
 LARGE = 300_288
@@ -250,7 +251,7 @@ def trainings() -> list[Training]:
                 )
                 found.append(Training("autoencoder", size, latent, values, mode, known))
         few = min(latent, CODEC["checkpoints"] - 1)
-        found.append(Training("linear", size, few, CODEC, "300 checkpoints, 200 decoded"))
+        found.append(Training("linear", size, few, CODEC, LINEAR))
     for size, latent, _, paper in papers:
         found.append(Training("denoiser", size, latent, params["ddpm"], paper=paper))
     return found

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -247,6 +249,21 @@ def test_without_dvc_a_table_says_how_to_be_made_of_what_is_there(workplace, mon
     assert "1 experiments have no result" in capsys.readouterr().err
     assert cli.main([*arguments, "--no-run"]) == 0
     assert "| x10 | 77.9 / - / not run |" in capsys.readouterr().out
+
+
+def test_make_stages_runs_the_commands_of_the_pipeline_until_one_fails(tmp_path):
+    for name in ("Makefile", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "python $*" >> ran; test "$2" != stages.finetune\n')
+    python.chmod(0o755)
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["make", "stages"], cwd=tmp_path, env={"PATH": path}, check=False)
+    assert done.returncode != 0
+    commands = [entry["cmd"] for entry in experiments.pipeline().values()]
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert ran == commands[: 1 + commands.index("python -m stages.finetune")]
 
 
 # results
