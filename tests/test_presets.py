@@ -1,15 +1,15 @@
 """The presets against the authors' 81 experiments, and the paper's counts of parameters."""
 
 import csv
+from functools import cache
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from pdiff.config import Params, parse_params
 from pdiff.nets.registry import build_net
 from pdiff.paper.definitions import table
+from pdiff.paper.experiments import make_experiment
 from pdiff.paper.render import counts_table
 from pdiff.parameters.subset import select_subset
 from tests.conftest import ROOT
@@ -24,16 +24,7 @@ FEW = ("main/cifar100_resnet18", "full/mnist_cnnmedium", "ablation/layers_fc0000
 @pytest.fixture(scope="module")
 def composed():
     """Compose presets into checked parameters, each list of overrides once."""
-    known: dict[str, Params] = {}
-
-    def make(overrides: str) -> Params:
-        if overrides not in known:
-            config = compose("config", overrides=overrides.split())
-            known[overrides] = parse_params(OmegaConf.to_container(config, resolve=True))
-        return known[overrides]
-
-    with initialize_config_dir(str(CONF), version_base=None):
-        yield make
+    return cache(lambda overrides: parse_params(make_experiment(overrides.split()).params))
 
 
 def of_recipe(composed, row: dict[str, str]) -> Params:

@@ -113,27 +113,23 @@ def label(group: str, preset: str) -> str:
 def _rows(rows: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Row]:
     for name, row in rows.items():
         overrides = (f"ablation={row['ablation']}",) if "ablation" in row else ()
-        log = row.get("log", " ".join(["recipe=paper", *DEFAULT, *overrides]))
+        log = row.get("log") or " ".join(["recipe=paper", *DEFAULT, *overrides])
         yield Row(name, overrides, _fractions(columns, row.get("paper")), log)
 
 
 def _cells(cells: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> Iterator[Row]:
     for outer, inner in cells.items():
+        by_data = outer in _read(TABLES)["names"]["data"]
         for other, paper in inner.items():
-            of_data = outer in _read(TABLES)["names"]["data"]
-            data, net = (outer, other) if of_data else (other, outer)
-            title, overrides = (
-                f"{label('data', data)}, {label('net', net)}",
-                (f"data={data}", f"net={net}"),
-            )
+            data, net = (outer, other) if by_data else (other, outer)
+            title = f"{label('data', data)}, {label('net', net)}"
+            overrides = (f"data={data}", f"net={net}")
             log = " ".join(["recipe=paper", *overrides])
             yield Row(title, overrides, _fractions(columns, paper), log)
 
 
 def _fractions(columns: Sequence[str], values: Sequence[float] | None) -> dict[str, float]:
-    if values is None:
-        return {}
-    pairs = zip(columns, values, strict=True)
+    pairs = zip(columns, values, strict=True) if values else ()
     return {name: value if "similarity" in name else value / 100 for name, value in pairs}
 
 

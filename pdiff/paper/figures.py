@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -35,34 +34,34 @@ def draw(name: str, path: Path, rows: Sequence[Measured]) -> bool:
     return True
 
 
+def _finish(figure: plt.Figure, axes: Axes, path: Path, columns: int = 6) -> None:
+    """Write the figure with the legend of `axes` above it."""
+    place = "outside upper center"
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=8)
+    for each in figure.axes:
+        tidy(each)
+    save_figure(figure, path)
+
+
 def scatter_panels(path: Path, rows: Sequence[Measured]) -> None:
     """Accuracy against maximum similarity, one panel a row (Figures 3 and 4)."""
     size = (4.2 * len(rows), 4.0)
     figure, panels = plt.subplots(1, len(rows), figsize=size, layout="constrained", squeeze=False)
     for axes, row in zip(panels[0], rows, strict=True):
-        _scatter(axes, row)
+        levels = row.experiments[0].params["baselines"]["noise_levels"]
+        noised = [families.name("noised", level) for level in levels]
+        for group in [*noised, *PAIR]:
+            _points(axes, row, group, families.colour(group, noised), families.label(group))
         axes.set_title(row.row.label, fontsize=10)
         axes.set_xlabel("maximum similarity")
     panels[0][0].set_ylabel("test accuracy (%)")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    columns = 3 * len(rows)
-    place = "outside upper center"
-    figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=8)
-    save_figure(figure, path)
+    _finish(figure, panels[0][0], path, columns=3 * len(rows))
 
 
-def _scatter(axes: Axes, row: Measured) -> None:
-    models = row.models
-    levels = row.experiments[0].params["baselines"]["noise_levels"]
-    noised = [families.name("noised", level) for level in levels]
-    for group in [*noised, "original", "generated"]:
-        part = models[models["group"] == group]
-        _points(axes, part, families.colour(group, noised), families.label(group))
-    tidy(axes)
-
-
-def _points(axes: Axes, models: pd.DataFrame, colour: str, label: str) -> None:
-    """One point a model."""
+def _points(axes: Axes, row: Measured, group: str, colour: str, label: str) -> None:
+    """One point a model of the group."""
+    models = row.models[row.models["group"] == group]
     x, y = models["max_similarity"], 100 * models["accuracy"]
     axes.scatter(x, y, s=10, alpha=0.6, linewidths=0, color=colour, label=label)
 
@@ -70,73 +69,47 @@ def _points(axes: Axes, models: pd.DataFrame, colour: str, label: str) -> None:
 def scatter_together(path: Path, rows: Sequence[Measured]) -> None:
     """Accuracy against maximum similarity of every row's generated models (Figure 5a)."""
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    first = rows[0].models
-    groups = [("original", first[first["group"] == "original"], "#999999")]
+    _points(axes, rows[0], "original", "#999999", "original")
     for row, colour in zip(rows, LINES, strict=False):
-        part = row.models[row.models["group"] == "generated"]
-        groups.append((row.row.label, part, colour))
-    for label, part, colour in groups:
-        _points(axes, part, colour, label)
+        _points(axes, row, "generated", colour, row.row.label)
     axes.set(xlabel="maximum similarity to an original", ylabel="test accuracy (%)")
-    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8, markerscale=1.6)
-    tidy(axes)
-    save_figure(figure, path)
+    _finish(figure, axes, path, columns=5)
 
 
 def trajectories(path: Path, rows: Sequence[Measured]) -> None:
     """Accuracy of unfinished samples along the reverse process (Figure 5b)."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    row = rows[0]
-    frame = row.found[0].frame(TRAJECTORY)
+    frame = rows[0].found[0].frame(TRAJECTORY)
     if frame is None or frame.empty:
         raise InputError("figure_5b: the experiment followed no sample; generate.trajectories is 0")
-    samples = [name for name in frame.columns if name not in ("step", "trajectory_mean")]
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    samples = frame.columns.drop(["step", "trajectory_mean"])
     for name, colour in zip(samples, LINES, strict=False):
-        label = f"sample {name.removeprefix('trajectory_')}"
+        label = name.replace("trajectory_", "sample ")
         axes.plot(frame["step"], 100 * frame[name], color=colour, linewidth=1.3, label=label)
-    mean = 100 * row.value("original_mean")
+    mean = 100 * rows[0].value("original_mean")
     axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
     axes.set(xlabel="sampling step", ylabel="test accuracy (%)")
-    figure.legend(loc="outside upper center", ncols=6, frameon=False, fontsize=8)
-    tidy(axes)
-    save_figure(figure, path)
+    _finish(figure, axes, path)
 
 
 def violins(path: Path, rows: Sequence[Measured]) -> None:
     """Maximum similarity of originals and of generated models, a pair a row (Figure 5c)."""
     figure, axes = plt.subplots(figsize=(1.6 * len(rows) + 1.5, 4.2), layout="constrained")
-    for i, row in enumerate(rows):
-        for offset, group in zip((-0.2, 0.2), PAIR, strict=True):
+    for offset, group in zip((-0.2, 0.2), PAIR, strict=True):
+        colour = families.colour(group, PAIR)
+        axes.plot([], [], color=colour, linewidth=6, alpha=0.7, label=f"{group} (best, %)")
+        for i, row in enumerate(rows):
             part = row.models.loc[row.models["group"] == group, "max_similarity"]
             found = axes.violinplot([part], [i + offset], widths=0.36, showmedians=True)
-            found["bodies"][0].set(facecolor=families.colour(group, PAIR), alpha=0.7)
+            found["bodies"][0].set(facecolor=colour, alpha=0.7)
             for line in ("cmedians", "cmins", "cmaxes", "cbars"):
                 found[line].set(color="#444444", linewidth=1)
-            percent = 100 * row.value(f"{group}_best")
-            place = (i + offset, part.max())
-            axes.annotate(
-                f"{percent:.1f}",
-                place,
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                color=families.colour(group, PAIR),
-            )
-    for group in PAIR:
-        axes.plot(
-            [],
-            [],
-            color=families.colour(group, PAIR),
-            linewidth=6,
-            alpha=0.7,
-            label=f"{group} (best, %)",
-        )
+            best, top = f"{100 * row.value(f'{group}_best'):.1f}", (i + offset, part.max())
+            style = {"ha": "center", "fontsize": 7, "color": colour}
+            axes.annotate(best, top, xytext=(0, 3), textcoords="offset points", **style)
     axes.set_xticks(range(len(rows)), [row.row.label for row in rows])
     axes.set_ylabel("maximum similarity")
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-    tidy(axes)
-    save_figure(figure, path)
+    _finish(figure, axes, path)
 
 
 def heat_map(path: Path, rows: Sequence[Measured]) -> None:
@@ -146,15 +119,13 @@ def heat_map(path: Path, rows: Sequence[Measured]) -> None:
         raise InputError("figure_1: the checkpoints are no longer on this machine")
     stack, header = load_tensors(found)
     names = sorted(header["names"], key=lambda name: (name.endswith("bias"), name))[:4]
-    figure, panels = plt.subplots(
-        len(names), 1, figsize=(8, 1.5 * len(names) + 0.6), layout="constrained", squeeze=False
-    )
+    size = (8, 1.5 * len(names) + 0.6)
+    figure, panels = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
     for axes, name in zip(panels[:, 0], names, strict=True):
         values = _deviation(stack[name])
         limit = float(np.abs(values).max()) or 1.0
-        image = axes.imshow(
-            values.T, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
-        )
+        style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+        image = axes.imshow(values.T, aspect="auto", **style)
         axes.set_title(f"{name}, change since the first checkpoint", fontsize=8, loc="left")
         axes.set_yticks([])
         figure.colorbar(image, ax=axes, pad=0.01)
@@ -168,10 +139,5 @@ def _deviation(tensor: Tensor) -> np.ndarray:
     return (flat - flat[0]).numpy()
 
 
-DRAW: dict[str, Callable[[Path, Sequence[Measured]], None]] = {
-    "scatter_panels": scatter_panels,
-    "scatter_together": scatter_together,
-    "trajectories": trajectories,
-    "violins": violins,
-    "heat_map": heat_map,
-}
+FIGURES = (scatter_panels, scatter_together, trajectories, violins, heat_map)
+DRAW: dict[str, Callable[[Path, Sequence[Measured]], None]] = {f.__name__: f for f in FIGURES}

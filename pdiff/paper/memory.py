@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from pdiff.autoencoder.linear import round_trip
-from pdiff.autoencoder.net import batch_loss, make_autoencoder
+from pdiff.autoencoder.train import batch_loss, make_autoencoder
 from pdiff.config import AutoencoderConfig, DdpmConfig, NoiseConfig
 from pdiff.core.optimise import make_optimizer, train_step
 from pdiff.core.runtime import get_device
@@ -41,6 +41,7 @@ from pdiff.system.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
 CPU = torch.device("cpu")
+HERE = Path()
 NOISE = NoiseConfig(param=0.001, latent=0.1)
 PAPERS = "as in the paper"
 MODES: dict[str, dict[str, Any]] = {
@@ -58,6 +59,7 @@ LARGER = [[1_000_000, 1024, math.nan], [11_689_512, 1024, math.nan]]
 """Rows beyond the paper, as `tables.yaml` has its own; the second is a ResNet-18."""
 LARGE = 300_288
 """Adafactor is shown from this many parameters on, the linear codec is measured up to it."""
+SHOWN = ("net", "parameters", "latent", "mode", "paper")
 QUICK = 2048
 """The CPU measures vectors up to this length, unless all is asked for."""
 NOTES = (
@@ -88,18 +90,15 @@ class Training:
         return f"{self.net}, {self.parameters:,} parameters, {self.mode}"
 
     def prepare(
-        self, device: torch.device, precision: Precision, folder: Path | None = None
+        self, device: torch.device, precision: Precision, folder: Path = HERE
     ) -> Callable[[], object]:
         """One step, with everything that is there before it; `linear` keeps files in `folder`."""
         if self.net == "linear":
-            stack, count = (
-                (folder or Path()) / f"stack_{self.parameters}",
-                self.values["checkpoints"],
-            )
+            stack, count = folder / f"stack_{self.parameters}", self.values["checkpoints"]
             rows = (torch.randn(self.parameters) for _ in range(count))
             write_rows(stack, Subset({"values": (self.parameters,)}), count, rows)
-            out = stack.with_name("decoded")
-            return lambda: round_trip(stack, self.latent, self.values["models"], out)
+            models, out = self.values["models"], folder / "decoded"
+            return lambda: round_trip(stack, self.latent, models, out)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
         generator = torch.Generator(device)
         if self.net == "autoencoder":
@@ -107,7 +106,9 @@ class Training:
             with device:
                 model = make_autoencoder(self.parameters, config)
                 batch = torch.randn(config.batch_size, self.parameters)
-            optimizer = make_optimizer(model, config.optimizer, config.lr, config.weight_decay)
+            optimizer = make_optimizer(
+                config.optimizer, model.parameters(), config.lr, config.weight_decay
+            )
             loss = partial(batch_loss, model, batch, config, NOISE, generator, autocast)
         else:
             config = DdpmConfig.model_validate(self.values)
@@ -115,7 +116,7 @@ class Training:
             with device:
                 model = Denoiser(self.latent, config.channels, config.kernel_size)
                 batch = torch.randn(config.batch_size, self.latent)
-            optimizer = make_optimizer(model, "adamw", config.lr, config.weight_decay)
+            optimizer = make_optimizer("adamw", model.parameters(), config.lr, config.weight_decay)
             loss = autocast(partial(diffusion.loss, model, batch, generator))
         for parameter in model.parameters():  # a step to nowhere gives the optimiser its state
             parameter.grad = torch.zeros_like(parameter)
@@ -188,9 +189,7 @@ def measure_peak(training: Training) -> Peak:
     Raises:
         InputError: the process was killed, as the system does when memory runs out.
     """
-    os.environ.setdefault(
-        "MALLOC_MMAP_THRESHOLD_", "65536"
-    )  # there, freed memory goes back at once
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # freed memory goes back at once
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(_measure_here, training).result()
@@ -245,10 +244,8 @@ def trainings() -> list[Training]:
     for size, latent, paper in [row[:3] for row in papers] + LARGER:
         for mode, changes in MODES.items():
             if size >= LARGE or "adafactor" not in mode:
-                values, known = (
-                    params["autoencoder"] | changes,
-                    paper if mode == PAPERS else math.nan,
-                )
+                known = paper if mode == PAPERS else math.nan
+                values = params["autoencoder"] | changes
                 found.append(Training("autoencoder", size, latent, values, mode, known))
         few = min(latent, CODEC["checkpoints"] - 1)
         found.append(Training("linear", size, few, CODEC, LINEAR))
@@ -299,8 +296,6 @@ def _row(training: Training, full: bool) -> dict[str, Any]:
     where = "CPU, float64 and float32" if codec else "CPU, float32"
     if torch.cuda.is_available() and not codec:
         where = f"{torch.cuda.get_device_name()}, bfloat16"
-    row = {
-        name: getattr(training, name) for name in ("net", "parameters", "latent", "mode", "paper")
-    }
+    row = {name: getattr(training, name) for name in SHOWN}
     mib = {name: None if size is None else round(size / 2**20) for name, size in sizes.items()}
     return row | mib | {"how": reason or where}
