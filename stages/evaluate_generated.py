@@ -4,9 +4,7 @@ images, base net, autoencoder, checkpoints with their latents, generated, origin
 -> predictions of `generated` and of all that the codec decodes; accuracy along the trajectories
 """
 
-from pathlib import Path
-
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.autoencoder.codec import load_codec
 from pdiff.baselines.latents import decoded, follow, from_latents, reconstruction, too_much
 from pdiff.config import load_params
@@ -19,41 +17,32 @@ from pdiff.parameters.stack import StackFile
 from pdiff.system.paths import root
 from stages import stage, warn
 
-IMAGES = Path("data/images.safetensors")
-BASE = Path("models/base.safetensors")
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-AUTOENCODER = Path("models/autoencoder.safetensors")
-GENERATED = Path("data/generated.safetensors")
-LATENTS = Path("data/latents.safetensors")
-SAMPLES = Path("data/generated_latents.safetensors")
-ORIGINALS = Path("data/predictions_originals.safetensors")
-PREDICTIONS = Path("data/predictions_generated.safetensors")
-METRICS = Path("metrics/evaluate_generated.json")
-PLOT = Path("plots/evaluate_generated.csv")
-
 
 def main() -> None:
     params, device, work = load_params(), get_device(), root() / ".work"
-    images, net = load_images(IMAGES, device), load_net(BASE, device)
-    codec = load_codec(AUTOENCODER, CHECKPOINTS, device)
-    latents, samples = load_tensor(LATENTS, "latents", device), load_tensors(SAMPLES, device)[0]
+    images, net = load_images(outputs.IMAGES, device), load_net(outputs.BASE, device)
+    codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
+    latents = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
+    samples, _ = load_tensors(outputs.GENERATED_LATENTS, device)
     sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
     evaluation = Evaluation(net, codec.subset.names, images, params.data, *sizes)
     kind, seed, audit = params.autoencoder.kind, params.seed.model, params.novelty.audit
     made = from_latents(latents, params.baselines, kind, seed, audit=audit)
     with tracking.run("evaluate_generated", params, "seed", "evaluate", "baselines") as log:
         with decoded(codec, made, work) as groups:
-            groups["generated"] = StackFile(GENERATED)
+            groups["generated"] = StackFile(outputs.GENERATED)
             evaluation.predict_groups("validation", groups)
             evaluation.predict_groups("test", groups)
         curve = follow(codec, samples, evaluation, log, work)
-        metrics = reconstruction(evaluation, load_predictions(ORIGINALS, "test")[0]["original"])
+        metrics = reconstruction(
+            evaluation, load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")[0]["original"]
+        )
         if metrics["accuracy_drop"] > params.evaluate.max_accuracy_drop:
             warn(too_much(metrics, params.evaluate.max_accuracy_drop))
         log.summary(metrics)
-        save_predictions(PREDICTIONS, evaluation.predictions, images)
-        write_json(METRICS, metrics)
-        curve.write(PLOT)
+        save_predictions(outputs.PREDICTIONS_GENERATED, evaluation.predictions, images)
+        write_json(outputs.TRAJECTORY_METRICS, metrics)
+        curve.write(outputs.TRAJECTORY_CURVE)
 
 
 if __name__ == "__main__":

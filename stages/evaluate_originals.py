@@ -5,9 +5,8 @@ images, base net, checkpoints, those held back and those of a second run
 """
 
 from functools import partial
-from pathlib import Path
 
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.baselines.originals import GreedySoup, from_originals, greedy_soup, soup_of
 from pdiff.config import load_params
 from pdiff.core.files import write_json
@@ -18,25 +17,20 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
 from stages import stage
 
-IMAGES = Path("data/images.safetensors")
-BASE = Path("models/base.safetensors")
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-HELD_BACK = Path("data/held_back.safetensors")
-SECOND_RUN = Path("data/second_run.safetensors")
-PREDICTIONS = Path("data/predictions_originals.safetensors")
-SOUP = Path("data/greedy_soup.json")
-
 
 def main() -> None:
     params, device = load_params(), get_device()
-    images, net = load_images(IMAGES, device), load_net(BASE, device)
-    originals, audit = StackFile(CHECKPOINTS), params.novelty.audit
+    images, net = load_images(outputs.IMAGES, device), load_net(outputs.BASE, device)
+    originals, audit = StackFile(outputs.CHECKPOINTS), params.novelty.audit
     sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
     evaluation = Evaluation(net, originals.subset.names, images, params.data, *sizes)
 
     groups = from_originals(originals, params.baselines, params.seed.base, audit=audit)
     if audit:
-        unseen = {"held_back": StackFile(HELD_BACK), "second_run": StackFile(SECOND_RUN)}
+        unseen = {
+            "held_back": StackFile(outputs.HELD_BACK),
+            "second_run": StackFile(outputs.SECOND_RUN),
+        }
         groups |= {group: stack for group, stack in unseen.items() if len(stack)}
     with tracking.run("evaluate_originals", params, "seed", "evaluate", "baselines") as log:
         validation = evaluation.predict_groups("validation", groups)
@@ -50,8 +44,10 @@ def main() -> None:
         test = evaluation.predict_groups("test", groups)
         accuracies = {group: evaluation.accuracy("test", found) for group, found in test.items()}
         log.summary({group: each.mean().item() for group, each in accuracies.items()})
-        save_predictions(PREDICTIONS, evaluation.predictions, images)
-        write_json(SOUP, {"members": soup.members, "validation_accuracy": soup.accuracy})
+        save_predictions(outputs.PREDICTIONS_ORIGINALS, evaluation.predictions, images)
+        write_json(
+            outputs.GREEDY_SOUP, {"members": soup.members, "validation_accuracy": soup.accuracy}
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ images, base net -> checkpoints (K, D), the next ones of the same run, which are
 from itertools import islice
 from pathlib import Path
 
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.runtime import get_device, make_generator
@@ -18,18 +18,12 @@ from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset
 from stages import stage
 
-IMAGES = Path("data/images.safetensors")
-BASE = Path("models/base.safetensors")
-CHECKPOINTS = Path("data/checkpoints.safetensors")
-HELD_BACK = Path("data/held_back.safetensors")
-PLOT = Path("plots/finetune.csv")
-
 
 def main() -> None:
     params = load_params()
     device = get_device()
     config = params.finetune
-    net = load_net(BASE, device)
+    net = load_net(outputs.BASE, device)
     subset = select_subset(net, params.subset.select)
 
     with tracking.run("finetune", params, "seed", "data", "subset", "finetune") as log:
@@ -39,14 +33,16 @@ def main() -> None:
             held_back = len(paths) - config.checkpoints
             rows = load_checkpoints(paths, subset)
         else:
-            images = load_images(IMAGES, device)
+            images = load_images(outputs.IMAGES, device)
             generator = make_generator(params.seed.base, "finetune", device=device)
             rows = finetune(net, subset, images.train, params.data, config, generator, curve)
             held_back = config.held_back
-        write_rows(CHECKPOINTS, subset, config.checkpoints, islice(rows, config.checkpoints))
-        write_rows(HELD_BACK, subset, held_back, rows)
+        write_rows(
+            outputs.CHECKPOINTS, subset, config.checkpoints, islice(rows, config.checkpoints)
+        )
+        write_rows(outputs.HELD_BACK, subset, held_back, rows)
         log.summary({"checkpoints": config.checkpoints, "parameters": subset.length})
-        curve.write(PLOT)
+        curve.write(outputs.FINETUNE_CURVE)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 images, base net -> checkpoints of the second run, evenly spread over it; none without an audit
 """
 
-from pathlib import Path
-
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.images.batches import load_images
@@ -15,27 +13,23 @@ from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset, spread_evenly
 from stages import stage
 
-IMAGES = Path("data/images.safetensors")
-BASE = Path("models/base.safetensors")
-SECOND_RUN = Path("data/second_run.safetensors")
-
 
 def main() -> None:
     params = load_params()
     device = get_device()
     config = params.finetune.model_copy(update={"held_back": 0})
-    net = load_net(BASE, device)
+    net = load_net(outputs.BASE, device)
     subset = select_subset(net, params.subset.select)
     # checkpoints from elsewhere were trained in a way that is not known here
     wanted = config.second_run if params.novelty.audit and config.folder is None else 0
 
     with tracking.run("finetune_again", params, "seed", "data", "subset", "finetune") as log:
         kept = spread_evenly(config.checkpoints, wanted)
-        images = load_images(IMAGES, device).train
+        images = load_images(outputs.IMAGES, device).train
         generator = make_generator(params.seed.base, "finetune_again", device=device)
         rows = finetune(net, subset, images, params.data, config, generator, lambda *_: None)
         chosen = (row for index, row in enumerate(rows if kept else ()) if index in kept)
-        write_rows(SECOND_RUN, subset, len(kept), chosen)
+        write_rows(outputs.SECOND_RUN, subset, len(kept), chosen)
         log.summary({"checkpoints": len(kept)})
 
 

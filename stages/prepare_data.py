@@ -3,16 +3,12 @@
 image files -> train, validation and test split, uint8
 """
 
-from pathlib import Path
-
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.runtime import make_generator
 from pdiff.datasets.prepare import prepare_images
 from pdiff.images.batches import SPLITS, save_images
 from stages import stage
-
-IMAGES = Path("data/images.safetensors")
 
 
 def main() -> None:
@@ -22,7 +18,7 @@ def main() -> None:
         images = prepare_images(params.data, generator)
         log.summary({f"{name}_images": len(getattr(images, name)) for name in SPLITS})
         log.summary({"classes": len(images.classes)})
-        save_images(IMAGES, images)
+        save_images(outputs.IMAGES, images)
 
 
 if __name__ == "__main__":

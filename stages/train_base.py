@@ -5,7 +5,7 @@ images -> base net
 
 from pathlib import Path
 
-from pdiff import tracking
+from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.files import write_json
@@ -18,23 +18,18 @@ from pdiff.nets.registry import build_net, save_net
 from pdiff.system.resume import make_checkpointer
 from stages import stage
 
-IMAGES = Path("data/images.safetensors")
-BASE = Path("models/base.safetensors")
-METRICS = Path("metrics/train_base.json")
-PLOT = Path("plots/train_base.csv")
-
 
 def main() -> None:
     params = load_params()
     device = get_device()
-    images = load_images(IMAGES, device)
+    images = load_images(outputs.IMAGES, device)
     generator = make_generator(params.seed.base, "train_base", device=device)
     config, classes, size = params.base, len(images.classes), params.data.size
     weights = Path(config.weights) if config.weights else None
     options = {"pretrained": config.pretrained, "weights": weights, "new_head": config.epochs > 0}
     net = seeded(lambda: build_net(config.net, classes, size, **options), generator).to(device)
 
-    inputs = [IMAGES] + ([weights] if weights else [])
+    inputs = [outputs.IMAGES] + ([weights] if weights else [])
     inputs += [own_file(config.net)] if is_own(config.net) else []
     with (
         tracking.run("train_base", params, "seed", "data", "base") as log,
@@ -47,9 +42,9 @@ def main() -> None:
         test = measure_accuracy(net, images.test, params.data, config.batch_size)
         metrics = {"base_validation_accuracy": best, "base_test_accuracy": test}
         log.summary(metrics)
-        save_net(BASE, net, config.net, classes, size)
-        curve.write(PLOT)
-        write_json(METRICS, metrics)
+        save_net(outputs.BASE, net, config.net, classes, size)
+        curve.write(outputs.BASE_CURVE)
+        write_json(outputs.BASE_METRICS, metrics)
 
 
 if __name__ == "__main__":
