@@ -24,6 +24,7 @@ AUTOENCODER_METRICS = Path("metrics/train_autoencoder.json")
 GENERATE_METRICS = Path("metrics/generate.json")
 TRAJECTORY_METRICS = Path("metrics/evaluate_generated.json")
 NOVELTY_METRICS = Path("metrics/novelty.json")
+AUDIT_METRICS = Path("metrics/audit.json")
 
 BASE_CURVE = Path("plots/train_base.csv")
 FINETUNE_CURVE = Path("plots/finetune.csv")

@@ -4,44 +4,31 @@ A codec that keeps the originals' first R principal components and nothing else 
 at 0 it returns the mean of the originals ("ensemble") for each of them, at K - 1 the originals.
 The trained codec and the generator are read beside it.
 
-Axes: K originals, M models of a group, D parameters, N images.
+Axes: K originals, M models of a group, D parameters.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from pdiff.audit.draw import save_small
-from pdiff.baselines.registry import colour, family, label, level, ordered
+from pdiff.audit.analysis import Analysis
+from pdiff.audit.evidence import Evidence
+from pdiff.baselines.registry import colour, label
 from pdiff.novelty.iou import similarity_within, wrong_iou
-from pdiff.novelty.summary import tidy
+from pdiff.novelty.pictures import kinds, level, tidy
+from pdiff.novelty.summary import Wrong
 from pdiff.parameters.subset import spans, spread_evenly
 
-OF_THE_ORIGINALS = ("original", "projected", "reconstructed")
-"""Families whose model i stands for one original, the i-th of M spread evenly over the K."""
 BESIDE = ("reconstructed", "generated", "second_run")
 """What is read beside the ranks: trained codec, generator, and what an ideal generator makes."""
-
-
 OTHERS = "max_similarity_others"
-LINE = "#999999"
 MARKERS = {"ensemble": ("*", 12), "original": ("o", 7), "generated": ("D", 8)}
 MARKERS |= {"reconstructed": ("s", 8), "second_run": ("^", 9)}
-LABEL = (24, 16)
-"""Width and height of a rank in the figure, in its pixels."""
 
 
-def rank_table(
-    models: pd.DataFrame,
-    wrong: Mapping[str, Bool[Tensor, "_ N"]],
-    matrices: Mapping[str, Float[Tensor, "_ D"]],
-) -> pd.DataFrame:
+def rank_table(evidence: Evidence) -> pd.DataFrame:
     """One row for each rank, from `ensemble` to `original`, and for each group beside them.
 
     `rank` is empty for the latter, `r2` for what is not made of one original each. `max_similarity`
@@ -49,22 +36,21 @@ def rank_table(
     original too; `max_similarity_others` leaves that one out, as originals leave out themselves.
     All models of rank 0 are the same, so its `similarity_within` is 1.
     """
-    ranks = {
-        "ensemble": 0,
-        **{g: int(level(g)) for g in ordered(wrong) if family(g) == "projected"},
-    }
+    models, wrong, matrices = evidence.models, evidence.wrong, evidence.matrices
+    projected = kinds(wrong).get("projected", [])
+    ranks = {"ensemble": 0, **{group: int(level(group)) for group in projected}}
     ranks["original"] = len(wrong["original"]) - 1
     rows = []
     for group in [*ranks, *(group for group in BESIDE if group in wrong)]:
         part = models[models["group"] == group]
-        copies = group == "ensemble" or family(group) in OF_THE_ORIGINALS
-        within = similarity_within(wrong[group])
+        copies = group in ranks or group == "reconstructed"
         row = {"group": group, "models": len(part), "rank": ranks.get(group)}
         row["r2"] = explained(matrices[group], matrices["original"]) if copies else None
         row |= {"accuracy": part["accuracy"].mean(), "accuracy_std": part["accuracy"].std()}
-        row["similarity_within"] = 1.0 if group == "ensemble" else within
+        alone = group == "ensemble"
+        row["similarity_within"] = 1.0 if alone else similarity_within(wrong[group])
         row["max_similarity"] = part["max_similarity"].mean()
-        row[OTHERS] = _similarity_to_others(group, wrong)
+        row[OTHERS] = _similarity_to_others(wrong, group, leave_out=copies and not alone)
         rows.append(row)
     return pd.DataFrame(rows).astype({"rank": "Int64", "r2": float})
 
@@ -84,71 +70,59 @@ def explained(models: Float[Tensor, "M D"], originals: Float[Tensor, "K D"]) -> 
     return 1 - lost / deviation if deviation else float("nan")
 
 
-def _similarity_to_others(group: str, wrong: Mapping[str, Bool[Tensor, "_ N"]]) -> float:
+def _similarity_to_others(wrong: Wrong, group: str, *, leave_out: bool) -> float:
+    """Mean maximum similarity; `leave_out`: of a copy to other originals than its own."""
     similar = wrong_iou(wrong[group], wrong["original"])
-    if family(group) in OF_THE_ORIGINALS:
+    if leave_out:
         models, count = similar.shape
         similar[range(models), spread_evenly(count, models)] = -1  # K is at least 2
     return similar.amax(1).double().mean().item()
 
 
-def _projected(group: str) -> bool:
-    return family(group) == "projected"
+def plot_codec_rank(evidence: Evidence, table: pd.DataFrame) -> Figure:
+    """Accuracy and maximum similarity against similarity within, along exact codecs of rising rank.
 
-
-def plot_codec_rank(path: Path, table: pd.DataFrame, split: str) -> None:
-    """Accuracy and similarity to the other originals against similarity within, rank by rank.
-
-    The curve goes through the exact codecs; those that lie on top of each other share a label.
-    Vertical lines are the standard deviation of a group's accuracies. `table` is `rank_table`'s.
+    The curve goes through the exact codecs. Vertical lines are the standard deviation of a group's
+    accuracies.
     """
-    figure, panels = plt.subplots(2, 1, figsize=(7.6, 7.4), sharex=True, layout="constrained")
-    accuracy, similarity = panels
-    _draw(accuracy, table, 100 * table["accuracy"], 100 * table["accuracy_std"])
-    _draw(similarity, table, table[OTHERS])
-    accuracy.set_ylabel(f"{split} accuracy (%)")
-    similarity.set_ylabel("maximum similarity to another original")
-    similarity.set_xlabel("similarity within (1: all models err alike)")
-    handles, labels = accuracy.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    figure.draw_without_rendering()  # now the axes have their size
-    for axes, column in ((accuracy, 100 * table["accuracy"]), (similarity, table[OTHERS])):
-        _name_ranks(axes, table, column)
-    save_small(figure, path)
+    figure, panels = plt.subplots(2, 1, figsize=(8.6, 7.4), sharex=True, layout="constrained")
+    x, exact, groups = table["similarity_within"], table["rank"].notna(), list(table["group"])
+    columns, spread = (100 * table["accuracy"], table[OTHERS]), 100 * table["accuracy_std"]
+    for axes, y in zip(panels, columns, strict=True):
+        axes.plot(x[exact], y[exact], color="#999999", lw=1.2, label="exact codec")
+        for i, group in enumerate(groups):
+            marker, size = MARKERS.get(group, ("o", 6))
+            style = {"markersize": size, "ls": "none", "color": colour(group, groups)}
+            axes.plot(x[i], y[i], marker, label=label(group), zorder=3, **style)
+        axes.margins(0.07, 0.1)
+        tidy(axes)
+    shades = [colour(group, groups) for group in groups]
+    panels[0].vlines(x, columns[0] - spread, columns[0] + spread, lw=1, alpha=0.45, color=shades)
+    panels[0].set_ylabel(f"{evidence.split} accuracy (%)")
+    panels[1].set_ylabel("maximum similarity to another original")
+    panels[1].set_xlabel("similarity within (1: all models err alike)")
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=8)
+    return figure
 
 
-def _draw(axes: Axes, table: pd.DataFrame, y: pd.Series, spread: pd.Series | None = None) -> None:
-    x, groups, exact = table["similarity_within"], list(table["group"]), table["rank"].notna()
-    axes.plot(x[exact], y[exact], color=LINE, lw=1.2, label="exact codec of rank R", zorder=2)
-    for i, group in enumerate(groups):
-        marker, size = MARKERS.get(group, ("o", 5))
-        style = {"color": colour(group, groups), "zorder": 3}
-        named = None if family(group) == "projected" else label(group)
-        axes.plot(x[i], y[i], marker, markersize=size, ls="none", label=named, **style)
-        if spread is not None:
-            axes.vlines(x[i], y[i] - spread[i], y[i] + spread[i], lw=1, alpha=0.45, **style)
-    axes.margins(0.07, 0.1)
-    tidy(axes)
-
-
-def _name_ranks(axes: Axes, table: pd.DataFrame, y: pd.Series) -> None:
-    """Each rank beside its point; points that would hide each other's are named together."""
-    exact = table["rank"].notna()
-    points = list(zip(table["similarity_within"][exact], y[exact], strict=True))
-    for members in _close(axes.transData.transform(points)):
-        ranks = sorted({table["rank"][exact].iloc[i] for i in (members[0], members[-1])})
-        at = max((points[i] for i in members), key=lambda point: point[1])
-        back = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
-        style = {"textcoords": "offset points", "fontsize": 9, "bbox": back, "zorder": 4}
-        axes.annotate(" to ".join(map(str, ranks)), at, (6, 7), **style)
-
-
-def _close(places: Float[np.ndarray, "P 2"]) -> list[list[int]]:
-    """Runs of consecutive points of which each is within a label's size of the one before."""
-    runs = [[0]]
-    for i, step in enumerate(np.abs(np.diff(places, axis=0)), 1):
-        if (step < LABEL).all():
-            runs[-1].append(i)
-        else:
-            runs.append([i])
-    return runs
+ANALYSIS = Analysis(
+    name="codec",
+    order=2,
+    title="Codec",
+    question="How much of p-diff is its codec?",
+    reading="The curve is what an exact codec makes of the originals: at rank 0 (right) it returns "
+    "their mean, at K - 1 (left) themselves. Models on the curve do what a codec of that rank "
+    "does: where it rises to the right they gain accuracy by forgetting how originals differ. "
+    "Models below it in the lower panel err unlike any original. An ideal generator lies at "
+    "the second run.",
+    definition="Rank R keeps the originals' first R principal components, in the parameters as "
+    "they are; r2 is the share of their squared deviation from the mean that is kept. Maximum "
+    "similarity counts the original that a model was made from, as in all other tables; that to "
+    "others, which is drawn, leaves it out, as originals leave out themselves. All models of rank "
+    "0 are one, so its similarity within is 1. Vertical lines are the standard deviation of a "
+    "group's accuracies.",
+    source="Not in the paper.",
+    table=rank_table,
+    figures={"codec": plot_codec_rank},
+)

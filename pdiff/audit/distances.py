@@ -8,36 +8,27 @@ holds a NaN or an infinity has no distance (NaN), and nothing is near to it.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int64
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from pdiff.core.runtime import derive_seed
-from pdiff.novelty.bootstrap import interval
-from pdiff.parameters.subset import spans, spread_evenly
+from pdiff.audit.analysis import MEMORISATION, Analysis
+from pdiff.audit.draw import plain_ticks, positive_scale
+from pdiff.audit.evidence import Evidence, Matrices
+from pdiff.baselines.registry import colour, label, ordered
+from pdiff.novelty.pictures import draw_boxes, name_rows, rows_height, tidy
+from pdiff.parameters.subset import spans
 
 HELD_OUT = ("held_back", "second_run")
 """Checkpoints that nothing learned from: the next ones of the run, and those of another run."""
-
 CANCELS = 1e-6
 """Below this share of the squared norms a squared distance is computed anew from differences."""
-
-RUNS = ("original", *HELD_OUT, "ema")
-"""Groups whose models stand in the order of training, neighbours being alike."""
-
-RATIOS = {
-    "ratio_held_back": ("nearest", "nearest_held_back"),
-    "ratio_second_run": ("nearest", "nearest_second_run"),
-    "ratio_thinned": ("nearest_thinned", "nearest_second_run"),
-}
-"""Columns of the table per model whose means are divided."""
-
-Matrices = Mapping[str, Float[Tensor, "_ D"]]
-"""{group: parameters (M, D)}; M differs from group to group, and may be 0."""
 
 
 def distances(
@@ -63,11 +54,6 @@ def distances(
         difference = reference[near[row]].double() - models[row].double()
         squared[row, near[row]] = difference.square().sum(1)
     return squared.sqrt()
-
-
-def distances_among(models: Float[Tensor, "M D"]) -> Float64[Tensor, "M M"]:
-    """Distances between the models of one group; NaN on the diagonal: a model leaves out itself."""
-    return distances(models, models).fill_diagonal_(math.nan)
 
 
 def nearest(
@@ -111,11 +97,11 @@ def outside_span(
     if not len(finite):
         return torch.full((len(models),), math.nan, dtype=torch.float64)
     mean = finite.mean(0)
-    spans, deviations = finite - mean, models.double() - mean
-    values, vectors = torch.linalg.eigh(spans @ spans.T)
+    deviations, own = finite - mean, models.double() - mean
+    values, vectors = torch.linalg.eigh(deviations @ deviations.T)
     kept = values > values[-1] * len(values) * 1e-12  # what rounding makes of equal checkpoints
-    scores = deviations @ spans.T @ vectors[:, kept] / values[kept].sqrt()  # (M, rank)
-    total = deviations.square().sum(1)
+    scores = own @ deviations.T @ vectors[:, kept] / values[kept].sqrt()  # (M, rank)
+    total = own.square().sum(1)
     share = (1 - scores.square().sum(1) / total).clamp(0, 1)
     far = total > values[-1] * 1e-12
     return torch.where(far & total.isfinite(), share, math.nan)
@@ -124,109 +110,106 @@ def outside_span(
 def distance_table(matrices: Matrices) -> pd.DataFrame:
     """One row per model: group, model, and where it lies among originals and held-out checkpoints.
 
-    `nearest` is the distance to the nearest original, `nearest_original` its index (missing where
-    there is none), `nearest_thinned` the same among as many originals, spread evenly, as the
-    second run has checkpoints: the nearest of many is nearer than the nearest of few.
-    `nearest_held_back` and `nearest_second_run` look among held-out checkpoints; NaN without any.
-    A model that belongs to the reference itself is left out of it. `interpolation_index` and
-    `outside_span` are what the functions of these names give.
+    `nearest`, `nearest_held_back` and `nearest_second_run` are distances to the nearest original
+    and held-out checkpoint, NaN without any; a model that belongs to the reference itself is left
+    out of it. `interpolation_index` and `outside_span` are what the functions of these names give.
     """
-    originals = matrices["original"]
-    held_out = {name: matrices.get(name, originals[:0]) for name in HELD_OUT}
-    thinned = spread_evenly(len(originals), len(held_out["second_run"]))
-    tables = []
+    originals, tables = matrices["original"], []
+    references = {name: matrices.get(name, originals[:0]) for name in ("original", *HELD_OUT)}
     for group, models in matrices.items():
-        found = _from(group, models, "original", originals)
-        values, index = nearest(found)
-        columns: dict[str, Any] = {
-            "group": group,
-            "model": range(len(models)),
-            "nearest": values.numpy(),
-            "nearest_original": pd.array(index.numpy(), dtype="Int64"),
-            "nearest_thinned": nearest(found[:, thinned])[0].numpy(),
-        }
-        for name, reference in held_out.items():
-            columns[f"nearest_{name}"] = nearest(_from(group, models, name, reference))[0].numpy()
+        columns: dict[str, Any] = {"group": group, "model": range(len(models))}
+        for name, reference in references.items():
+            found = distances(models, reference)
+            if group == name:
+                found.fill_diagonal_(math.nan)
+            column = "nearest" if name == "original" else f"nearest_{name}"
+            columns[column] = nearest(found)[0].numpy()
         columns["interpolation_index"] = interpolation_index(models, originals).numpy()
         columns["outside_span"] = outside_span(models, originals).numpy()
         tables.append(pd.DataFrame(columns))
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(nearest_original=table["nearest_original"].replace(-1, pd.NA))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _from(
-    group: str, models: Float[Tensor, "M D"], name: str, reference: Float[Tensor, "R D"]
-) -> Float64[Tensor, "M R"]:
-    return distances_among(models) if group == name else distances(models, reference)
+@lru_cache(maxsize=1)
+def places(evidence: Evidence) -> pd.DataFrame:
+    """The distance table of some evidence, made once for all analyses."""
+    return distance_table(evidence.matrices)
 
 
-def distance_summary(table: pd.DataFrame, replicates: int, seed: int) -> pd.DataFrame:
-    """One row per group, of the rows that `distance_table` gives; models without distance left out.
+def distance_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per group of the `distance_table`; models without distance are left out.
 
-    `nearest_relative` is the mean distance to the nearest original in units of the originals' own,
-    each leaving out itself. `ratio_*` is the mean distance to the nearest original over the mean
-    distance to the nearest held-out checkpoint, with a 95 % bootstrap interval over models: below
-    1 a group lies nearer to what was learned than to what was not. The ratio to the second run is
-    given twice, `ratio_thinned` with as many originals as that run has checkpoints.
+    `nearest_low` and `nearest_high` enclose 90 % of the models; `nearest_relative` is the mean
+    distance to the nearest original in units of the originals' own, each leaving out itself.
     """
     own = table.loc[table["group"] == "original", "nearest"].mean()
     rows = []
     for group, part in table.groupby("group", sort=False):
-        row: dict[str, Any] = {"group": group, "models": len(part)}
-        row |= _spread(part["nearest"])
-        row["nearest_relative"] = row["nearest_mean"] / own if own > 0 else math.nan
-        for name in HELD_OUT:
-            row[f"nearest_{name}_mean"] = part[f"nearest_{name}"].mean()
-        for name, (above, below) in RATIOS.items():
-            pairs = part[[above, below]].dropna().to_numpy()
-            own_seed = derive_seed(seed, "distances", str(group))
-            found = ratio(pairs, replicates, own_seed, group in RUNS)
-            row |= zip((name, f"{name}_low", f"{name}_high"), found, strict=True)
-        index = part["interpolation_index"]
+        near, index = part["nearest"], part["interpolation_index"]
+        row: dict[str, Any] = {"group": group, "models": len(part), "nearest_mean": near.mean()}
+        row["nearest_std"] = near.std()
+        names = ("nearest_low", "nearest_median", "nearest_high")
+        row |= zip(names, near.quantile([0.05, 0.5, 0.95]), strict=True)
+        row["nearest_relative"] = near.mean() / own if own > 0 else math.nan
+        row |= {f"nearest_{name}_mean": part[f"nearest_{name}"].mean() for name in HELD_OUT}
         row |= {"interpolation_mean": index.mean(), "interpolation_std": index.std()}
-        row["outside_span_mean"] = part["outside_span"].mean()
-        rows.append(row)
+        rows.append(row | {"outside_span_mean": part["outside_span"].mean()})
     return pd.DataFrame(rows)
 
 
-def _spread(found: pd.Series) -> dict[str, float]:
-    """Mean, std, median and the middle 90 % of distances to the nearest original."""
-    low, median, high = found.quantile([0.05, 0.5, 0.95])
+def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
+    """Boxes for each group of the L2 distance to the nearest original and the interpolation index.
+
+    Marks beside a box are the median distances to the nearest held-out checkpoint.
+    """
+    models = places(evidence)
+    groups = ordered(set(models["group"]))
+    size = (10, rows_height(len(groups)) + 0.3)
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
+    for axes, column in ((left, "nearest"), (right, "interpolation_index")):
+        draw_boxes(axes, {g: models.loc[models["group"] == g, column].to_numpy() for g in groups})
+        tidy(axes)
+    for name, marker in zip(HELD_OUT, "D^", strict=True):
+        middle = models.groupby("group")[f"nearest_{name}"].median().reindex(groups)
+        style = {"markersize": 4.5, "fillstyle": "none", "color": colour(name, [name])}
+        text = f"median distance to the nearest of {label(name)}"
+        left.plot(middle, range(len(groups)), marker, label=text, **style)
+    right.axvline(1, color="#3b6fb6", lw=1, ls="--", zorder=0)
+    left.set_xlabel("L2 distance to the nearest original")
+    right.set_xlabel("distance to the mean original / originals' radius")
+    positive_scale(left, models["nearest"].to_numpy(dtype=float))
+    right.set_xscale("symlog", linthresh=1, linscale=1)
+    plain_ticks(right, (0, 0.25, 0.5, 0.75, 1, 2, 4, 8, 16, 32, 64))
+    name_rows(left, [label(group) for group in groups])
+    right.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _numbers(table: pd.DataFrame) -> Mapping[str, float]:
+    row = table.set_index("group").loc["generated"]
     return {
-        "nearest_mean": found.mean(),
-        "nearest_std": found.std(),
-        "nearest_low": low,
-        "nearest_median": median,
-        "nearest_high": high,
+        "interpolation_index": row["interpolation_mean"],
+        "outside_span": row["outside_span_mean"],
+        "nearest_relative": row["nearest_relative"],
     }
 
 
-def ratio(
-    pairs: Float64[np.ndarray, "M 2"], replicates: int, seed: int, in_order: bool
-) -> tuple[float, float, float]:
-    """Ratio of the two columns' means and its 95 % bootstrap interval over rows.
-
-    NaN for no row, and for the interval of a single one. `in_order`: as `draws`.
-    """
-    count = len(pairs)
-    low = high = math.nan
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(np.divide(*pairs.mean(0))) if count else math.nan
-        if count > 1:
-            drawn = draws(count, replicates, in_order, np.random.default_rng(seed))
-            means = pairs[drawn].mean(1)  # (replicates, 2)
-            low, high = interval(means[:, 0] / means[:, 1])
-    return value, low, high
-
-
-def draws(
-    count: int, replicates: int, in_order: bool, random: np.random.Generator
-) -> Int64[np.ndarray, "_ M"]:
-    """Models drawn with replacement, `count` of them in each replicate.
-
-    Those `in_order` of training come in circular blocks of about sqrt(M) that follow each other:
-    neighbours are alike, and drawing each on its own would give too narrow an interval.
-    """
-    block = math.isqrt(count) if in_order else 1
-    starts = random.integers(count, size=(replicates, -(-count // block), 1))
-    return ((starts + np.arange(block)) % count).reshape(replicates, -1)[:, :count]
+ANALYSIS = Analysis(
+    name="distances",
+    order=4,
+    title="Distance in parameters",
+    question="Do generated models lie nearer to the checkpoints that were learned than unseen "
+    "ones do?",
+    reading="A group left of the unseen checkpoints lies nearer to an original than these do. An "
+    "index below 1 says that it lies further inside than originals, as averages of them do.",
+    definition="L2 distance in the parameters as they are. An original leaves out itself; "
+    "held-back checkpoints follow the originals in their run, the second run has another data "
+    "order. The index is the distance to the mean of all originals over the originals' root mean "
+    "square distance from it; outside span is the share of that squared distance which no "
+    "mixture of originals explains.",
+    source=f"Not in the paper; {MEMORISATION}.",
+    table=lambda evidence: distance_summary(places(evidence)),
+    figures={"distances": plot_distances},
+    numbers=_numbers,
+)

@@ -1,247 +1,145 @@
-"""The audit as one HTML report: which figures and tables it holds, and how to read them.
+"""The loop over all analyses: their tables, their figures, and one HTML page that opens offline.
 
-It is made from the files of the folder `report/audit` alone; an analysis whose files are not there
-is left out.
+The page holds the figures, no script, and needs no network; `page.html` escapes all text. The same
+content gives the same bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import base64
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from pdiff.audit.html import Claim, Figure, Section, write_report
-from pdiff.baselines.registry import FAMILIES, family
+from pdiff.audit.analysis import Analysis, analyses
+from pdiff.audit.evidence import Evidence
+from pdiff.baselines.registry import colour, label
+from pdiff.config import GenerateConfig
+from pdiff.core.files import write_text
+from pdiff.diffusion.bars import conclusion, describe, missed_bars
+from pdiff.novelty.pictures import save_figure
+from pdiff.novelty.summary import difference_table, save_table
 
-PAPER = "Wang et al., Neural Network Diffusion, arXiv 2402.13144v3"
-MEMORISATION = "its question, Zeng et al., arXiv 2506.07998"
+PERCENT = re.compile(r"(\w+_)?(accuracy|share|farther)(_\w+)?")
+"""Columns of fractions that readers see in percent."""
+LEAST_WIDTH = 640
+"""Pixels below which a figure is not shrunk any further but scrolls in its box."""
+RIVALS = ("gaussian_full", "latent_gaussian")
+"""What a diffusion model has to beat, in the numbers that experiments are compared by."""
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """A section of the report before its files are read."""
+class Section:
+    """One analysis with what came out."""
 
-    title: str
-    question: str
-    figures: Mapping[str, str]
-    """Alternative text, by the name of the PNG."""
-    tables: Mapping[str, str]
-    """Caption, by the name of the CSV."""
-    reading: str
-    definition: str
-    source: str
+    analysis: Analysis
+    pictures: Mapping[Path, str]
+    """Alternative text of each PNG."""
+    table: pd.DataFrame | None
 
 
-ANALYSES = (
-    Analysis(
-        "Accuracy and similarity",
-        "Is p-diff more accurate than its rivals, or as accurate and more novel?",
-        {"pareto": "Accuracy against maximum similarity, one point a model, with the Pareto front"},
-        {"groups": "All groups", "front": "Who holds the Pareto front"},
-        "Up and to the left is better, and no model beats those on the black line. Generated "
-        "models add something where they hold a part of it that no simple rival reaches.",
-        "Similarity of two models is the IoU of the sets of test images they get wrong; a model's "
-        "maximum similarity is that to the original most like it, and an original leaves out "
-        "itself. A model is on the front if no other is as accurate and less similar, or as "
-        "dissimilar and more accurate. Diamonds are the means of groups that differ in a level.",
-        f"{PAPER}, Section 4, Figures 3, 4 and 5a; the front is ours.",
-    ),
-    Analysis(
-        "Codec",
-        "How much of p-diff is its codec?",
-        {
-            "codec": "Accuracy and maximum similarity against similarity within: a curve through "
-            "exact codecs of rising rank, with the trained codec and the generated models beside it"
-        },
-        {"codec": "Exact codecs by rank, then the trained codec, the generator and a second run"},
-        "The curve is what an exact codec makes of the originals: at rank 0 (right) it returns "
-        "their mean, at K - 1 (left) themselves. Models on the curve do what a codec of that rank "
-        "does: where it rises to the right they gain accuracy by forgetting how originals differ. "
-        "Models below it in the lower panel err unlike any original. An ideal generator lies at "
-        "the second run.",
-        "Rank R keeps the originals' first R principal components, in the parameters as they are; "
-        "`r2` is the share of their squared deviation from the mean that is kept. Maximum "
-        "similarity counts the original that a model was made from, as in all other tables; "
-        "`max_similarity_others`, which is drawn, leaves it out, as originals leave out "
-        "themselves. All models of rank 0 are one, so its similarity within is 1. Vertical lines "
-        "are the standard deviation of a group's accuracies.",
-        "Not in the paper.",
-    ),
-    Analysis(
-        "Comparisons",
-        "Which differences are larger than chance?",
-        {},
-        {
-            "comparisons": "Generated models against each group; positive where they win",
-            "equal_accuracy": "Similarity of rivals that are as accurate as the generated models",
-        },
-        "A difference counts where its interval lies wholly on one side of 0. Where it does not, "
-        "this run cannot tell, which is not the same as no difference.",
-        "Groups are compared on the same test images; intervals come from a bootstrap over images "
-        "and models, and p-values are corrected for the number of rows (Holm), at whose level the "
-        "intervals stand: a difference below `detectable` could not have been seen. The chosen "
-        "models, one of each group, are compared by McNemar's exact test. A ladder's similarity "
-        "is interpolated where its accuracy crosses that of the generated models; `no overlap` is "
-        "the share of replicates in which it does not.",
-        "Not in the paper.",
-    ),
-    Analysis(
-        "Distribution of similarity",
-        "Do generated models err like the originals, more so than other models do?",
-        {
-            "similarity": "Box for each group of the maximum similarity to an original",
-            "similarity_matrix": "Heat map of the mean IoU within and between groups",
-        },
-        {"similarity_matrix": "Mean IoU of wrong predictions"},
-        "A group left of the originals is more novel than originals are among themselves; the "
-        "dashed lines are the medians of originals and generated models. A bright cell on the "
-        "diagonal of the map is a group whose models are all alike, as of a collapsed generator.",
-        "Line: 5 to 95 % of a group's models; bar: the middle half; dot: the median. The map "
-        "averages over pairs of different models.",
-        f"{PAPER}, Section 4, Figure 5c.",
-    ),
-    Analysis(
-        "Distance in parameters",
-        "Do generated models lie nearer to the checkpoints that were learned than unseen ones do?",
-        {
-            "distances": "Boxes for each group of the L2 distance to the nearest "
-            "original and of the interpolation index"
-        },
-        {"distances": "Distances"},
-        "A group left of the bands lies nearer to an original than unseen checkpoints do. An index "
-        "below 1 says that it lies further inside than originals, as averages of them do.",
-        "L2 distance in the parameters as they are. An original leaves out itself; held-back "
-        "checkpoints follow the originals in their run, the second run has another data order. "
-        "The index is the distance to the mean of all originals over the originals' root mean "
-        "square distance from it; outside span is the share of that squared distance which no "
-        "mixture of originals explains.",
-        f"Not in the paper; {MEMORISATION}.",
-    ),
-    Analysis(
-        "Copying",
-        "Would a test call the generated models copies of what was learned?",
-        {
-            "copying": "The statistic Z_U of each group against both held-out sets, and the "
-            "share of models of rank 1"
-        },
-        {"copying": "Data-copying test and ranks"},
-        "Far left of the grey band is copying, far right underfitting. Checkpoints of a run are "
-        "not independent, so read a group beside the known copies (noise) and averages (soups).",
-        "Z_U is the standardised Mann-Whitney U between a group's and the held-out checkpoints' "
-        "distances to the nearest original. Rank 1: the model is nearer to its nearest original "
-        "than any other original is.",
-        "Meehan, Chaudhuri and Dasgupta, AISTATS 2020, Section 3.",
-    ),
-    Analysis(
-        "Novel and performant",
-        "How many models are far from every original and still good?",
-        {"performant": "Share of novel and performant models against the multiple c"},
-        {"performant": "Share of models that are novel and performant"},
-        "The slower a line falls, the farther from the originals a group keeps working. A rival "
-        "above the generated models finds novel ones without a generator.",
-        "Novel: farther from every original than c times the originals' own leave-one-out "
-        "distance. Performant: above the originals' mean accuracy on the split that chooses, a bar "
-        "fixed beforehand.",
-        f"Not in the paper; {MEMORISATION}.",
-    ),
-    Analysis(
-        "Parameters",
-        "Are generated parameters those of an original, and are they distributed alike?",
-        {
-            "heat_map": "Generated models above their nearest originals in a stretch of parameters",
-            "values": "Histograms of nine parameters in four groups",
-        },
-        {},
-        "Rows of a pair that look the same, with a blank lower panel, are copies. In the "
-        "histograms a generated line narrower than the originals' area is a loss of variety.",
-        "Deviation from the originals' mean in the parameters' own units, the same colours in both "
-        "panels. The nine parameters are spread evenly over the rank of their variance.",
-        f"Not in the paper; {MEMORISATION}.",
-    ),
-    Analysis(
-        "Maps of all models",
-        "Where do generated models lie among all others?",
-        {"projection": "All groups projected by PCA and by t-SNE"},
-        {},
-        "Generated models on the originals' path repeat it, those at the star average it. "
-        "Distances in the t-SNE panel say who are neighbours, not how far apart groups are.",
-        "PCA: the originals' first two components, on which all models are projected. t-SNE: of "
-        "the L2 distances between all models shown.",
-        "van der Maaten and Hinton, 2008, for t-SNE.",
-    ),
-    Analysis(
-        "Decision boundaries",
-        "Do generated models divide the images as their nearest originals do?",
-        {
-            "boundaries": "Classes on the plane through three test images, for generated models, "
-            "their nearest originals and the ensemble"
-        },
-        {"boundaries": "Shares of the plane with the same class"},
-        "A generated model that agrees with its nearest original as much as two neighbouring "
-        "originals do is that model again. One that agrees with the ensemble more is an average.",
-        "The plane goes through three test images of different classes that the base net gets "
-        "right (white points); agreement is the share of its grid with the same class.",
-        "Somepalli et al., CVPR 2022.",
-    ),
-)
+def write_audit(
+    folder: Path, evidence: Evidence, lead: str, facts: Mapping[str, str]
+) -> dict[str, float | None]:
+    """Write every analysis and `report.html` into `folder`; return the headline numbers.
+
+    The report says first whether the generator learned (`lead`), then how its models differ from
+    each group, then what the analyses found. `facts` say what was run.
+    """
+    groups = difference_table(evidence.models, evidence.wrong, evidence.replicates)
+    save_table(folder / "groups.csv", groups)
+    differences, sections, found = groups.set_index("group"), [], {}
+    for name in ("accuracy", "similarity"):
+        for rival in (group for group in RIVALS if group in differences.index):
+            found[f"{name}_over_{rival}"] = differences.loc[rival, f"{name}_difference"]
+    for analysis in analyses():
+        table, pictures = None, {}
+        if analysis.table is not None:
+            table = analysis.table(evidence)
+            save_table(folder / f"{analysis.name}.csv", table)
+        for name, draw in analysis.figures.items():
+            pictures[folder / f"{name}.png"] = (inspect.getdoc(draw) or name).partition("\n")[0]
+            save_figure(draw(evidence, table), folder / f"{name}.png")
+        found |= analysis.numbers(table)
+        sections.append(Section(analysis, pictures, table))
+    write_report(folder / "report.html", lead, facts, groups, sections)
+    return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
 
-def audit_report(
-    folder: Path,
-    *,
+def lead(metrics: Mapping[str, Any], config: GenerateConfig, min_r2: float) -> str:
+    """Whether the generator learned, from the metrics of the stage `novelty`."""
+    missed = missed_bars(metrics["fit"], config, min_r2)
+    return f"{describe(metrics['fit'], metrics['similarity'])} {conclusion(missed)}"
+
+
+def write_report(
+    path: Path,
     lead: str,
     facts: Mapping[str, str],
-    headline: pd.DataFrame,
-    claims: Sequence[Claim] = (),
+    groups: pd.DataFrame,
+    sections: Sequence[Section],
 ) -> None:
-    """Write `report.html` into the folder that holds the audit's PNG and CSV files.
-
-    Args: as `pdiff.audit.html.write_report` takes them.
-    """
-    sections = [s for s in (_section(folder, a) for a in ANALYSES) if s.figures or s.tables]
-    if (folder / "groups.csv").is_file():
-        sections.append(_glossary(pd.read_csv(folder / "groups.csv")["group"]))
-    write_report(
-        folder / "report.html",
-        sections,
-        title="Is it new? The audit of one p-diff run",
-        lead=lead,
-        facts=facts,
-        headline=headline,
-        claims=claims,
+    """Write the page: `lead` on top, then `groups`, what was run, and a section per analysis."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    functions = (heading, columns, cell, picture, colour)
+    environment.filters |= {function.__name__: function for function in functions}
+    page = environment.get_template("page.html")
+    content = {"lead": lead, "facts": facts, "groups": groups, "sections": sections}
+    write_text(path, page.render(title="Is it new? The audit of one p-diff run", **content))
 
 
-def _section(folder: Path, analysis: Analysis) -> Section:
-    figures = {folder / f"{name}.png": alt for name, alt in analysis.figures.items()}
-    tables = {caption: folder / f"{name}.csv" for name, caption in analysis.tables.items()}
-    return Section(
-        title=analysis.title,
-        question=analysis.question,
-        reading=analysis.reading,
-        definition=analysis.definition,
-        source=analysis.source,
-        figures=[Figure(path, alt) for path, alt in figures.items() if path.is_file()],
-        tables={c: _read(path) for c, path in tables.items() if path.is_file()},
-    )
+def picture(png: Path) -> dict[str, Any]:
+    """Width, height and least width in pixels, and the picture as base64."""
+    with Image.open(png) as image:
+        width, height = image.size
+    data = base64.b64encode(png.read_bytes()).decode()
+    return {"width": width, "height": height, "least": min(width, LEAST_WIDTH), "data": data}
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """A table with whole numbers as such, also beside a missing one."""
-    return pd.read_csv(path).convert_dtypes()
+def columns(table: pd.DataFrame) -> list[str]:
+    """The columns that are shown; the two ends of an interval stand in its estimate's cell."""
+    ends = {f"{column}_{end}" for column in table for end in ("low", "high")}
+    return [column for column in table if column not in ends]
 
 
-def _glossary(groups: Iterable[str]) -> Section:
-    """What each family is."""
-    kinds = {family(group) for group in groups}
-    shown = {kind: entry for kind, entry in FAMILIES.items() if kind in kinds}
-    rows = [{"name": entry.label.format("N"), "what": entry.what} for entry in shown.values()]
-    return Section(
-        title="Groups of models",
-        question="What are the groups that this report compares?",
-        reading="Original, ensemble, generated and noise are the paper's. All others are rivals "
-        "or checkpoints that nothing learned from.",
-        definition="A number behind a name is the level of noise or the number of models averaged.",
-        source=f"{PAPER}, Section 3, for the paper's groups.",
-        tables={"Groups": pd.DataFrame(rows)},
-    )
+def cell(table: pd.DataFrame, row: int, column: str) -> str:
+    """What a reader sees of one cell: a group's label, or a number with its interval."""
+    if column == "group":
+        return label(table[column][row])
+    text = number(column, table[column][row])
+    if f"{column}_low" not in table or text == "-":
+        return text
+    low, high = (number(column, table[f"{column}_{end}"][row]) for end in ("low", "high"))
+    return f"{text} [{low}, {high}]"
+
+
+def heading(name: str) -> str:
+    """A column as readers see it: a group's label, or words and the unit."""
+    try:
+        return label(name)
+    except (KeyError, ValueError):
+        words = name.replace("_", " ")
+        return f"{words} (%)" if PERCENT.fullmatch(name) else words
+
+
+def number(column: str, value: Any) -> str:
+    """A value as readers see it: percent with two digits, all else with three; a dash for NaN."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "-"
+    if PERCENT.fullmatch(column):
+        return f"{100 * value:.2f}"
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    if abs(value) < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"

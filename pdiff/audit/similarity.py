@@ -1,68 +1,49 @@
-"""Tables that compare all groups of models at once: who is on the Pareto front, who errs like whom.
-
-Axes: M models of a group, N test images.
-"""
-
-from collections.abc import Mapping
+"""Who errs like whom: maximum similarities, and the mean IoU within and between groups."""
 
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Bool
-from torch import Tensor
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from pdiff.baselines.registry import FAMILIES, family, ordered
-from pdiff.novelty.iou import wrong_iou
-
-
-def pareto_front(models: pd.DataFrame) -> Bool[np.ndarray, " M"]:
-    """Which models no other beats: as accurate and less similar, or as novel and more accurate.
-
-    `models` has the columns `accuracy` and `max_similarity`. Equal models are on the front
-    together; one with a NaN is not on it.
-    """
-    known = models[["accuracy", "max_similarity"]].reset_index(drop=True).dropna()
-    best = known.groupby("max_similarity")["accuracy"].max()  # similarities rise
-    less_similar = best.cummax().shift(fill_value=-np.inf)
-    similarity = known["max_similarity"]
-    as_good = known["accuracy"].to_numpy() == best.loc[similarity].to_numpy()
-    better = known["accuracy"].to_numpy() > less_similar.loc[similarity].to_numpy()
-    front = np.zeros(len(models), dtype=bool)
-    front[known.index] = as_good & better
-    return front
+from pdiff.audit.analysis import PAPER, Analysis
+from pdiff.audit.evidence import Evidence
+from pdiff.baselines.registry import label
+from pdiff.novelty.pictures import plot_similarities
+from pdiff.novelty.summary import similarity_table
 
 
-def front_table(models: pd.DataFrame) -> pd.DataFrame:
-    """One row per family: its models, those on the front, its share of the front and of all."""
-    kinds = models["group"].map(family)
-    on_front = pareto_front(models)
-    shown = [kind for kind in FAMILIES if (kinds == kind).any()]
-    counts = pd.DataFrame(
-        {
-            "family": shown,
-            "models": [int((kinds == kind).sum()) for kind in shown],
-            "on_front": [int(on_front[kinds == kind].sum()) for kind in shown],
-        }
-    )
-    counts["share_of_front"] = counts["on_front"] / max(int(on_front.sum()), 1)
-    counts["share_of_models"] = counts["models"] / max(len(models), 1)
-    return counts
+def plot_boxes(evidence: Evidence, table: pd.DataFrame) -> Figure:
+    """Box for each group of the maximum similarity to an original."""
+    return plot_similarities(evidence.models)
 
 
-def similarity_matrix(wrong: Mapping[str, Bool[Tensor, "_ N"]]) -> pd.DataFrame:
-    """Mean IoU within and between groups, as `report.similarity_table`, from one matrix product.
+def plot_matrix(evidence: Evidence, table: pd.DataFrame) -> Figure:
+    """Heat map of the mean IoU within and between groups; a cell without a pair stays empty."""
+    groups = list(table["group"])
+    values = table[groups].to_numpy(dtype=float)
+    side = 2.6 + 0.2 * len(groups)
+    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    known = values[np.isfinite(values)]
+    low = float(np.quantile(known, 0.05)) if len(known) else 0.0  # a failed rival takes no colours
+    picture = axes.imshow(values, cmap="viridis", vmin=low, vmax=max(1.0, low))
+    names = [label(group) for group in groups]
+    axes.set_xticks(range(len(groups)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(groups)), names, fontsize=8)
+    figure.colorbar(picture, shrink=0.6, extend="min", label="mean IoU of wrong predictions")
+    return figure
 
-    Pairs are of different models. NaN where there is none: a group of one with itself, and an
-    empty group.
-    """
-    groups = ordered(wrong)
-    sizes = torch.tensor([len(wrong[group]) for group in groups])
-    errors = torch.cat([wrong[group] for group in groups])
-    iou = wrong_iou(errors, errors).double()
-    itself = torch.eye(len(groups)).repeat_interleave(sizes, 1).double()  # (groups, M)
-    sums, pairs = itself @ iou @ itself.T, torch.outer(sizes, sizes).double()
-    sums -= torch.diag(itself @ iou.diagonal())
-    pairs -= torch.diag(sizes.double())
-    table = pd.DataFrame((sums / pairs).numpy(), columns=groups)  # 0 / 0 is NaN
-    table.insert(0, "group", groups)
-    return table
+
+ANALYSIS = Analysis(
+    name="similarity_matrix",
+    order=3,
+    title="Distribution of similarity",
+    question="Do generated models err like the originals, more so than other models do?",
+    reading="A group left of the originals is more novel than originals are among themselves; the "
+    "dashed lines are the medians of originals and generated models. A bright cell on the "
+    "diagonal of the map is a group whose models are all alike.",
+    definition="Line: 5 to 95 % of a group's models; bar: the middle half; dot: the median. The "
+    "map and the table average the IoU of wrong predictions over pairs of different models.",
+    source=f"{PAPER}, Section 4, Figure 5c.",
+    table=lambda evidence: similarity_table(evidence.wrong),
+    figures={"similarity": plot_boxes, "similarity_matrix": plot_matrix},
+)

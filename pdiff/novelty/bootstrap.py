@@ -1,95 +1,131 @@
-"""Bootstrap replicates of an experiment's numbers, over test images and over models.
+"""Bootstrap replicates of one run's numbers, over its test images and its generated models.
+
+The originals, and every group that is compared with the generated models, stay as they are: the
+generator learned from these originals, so redrawing them would ask about another run. Replicate r
+draws the same images for all groups and in every run with as many images, so replicates may be
+subtracted row by row: they are paired on the images.
 
 Axes: R replicates, M models of a group, T models of all groups, K originals, N images, V images
 of the split that chooses.
-
-Replicate r draws the same images in every experiment that has as many, so replicates of two
-experiments may be subtracted, or averaged over seeds, row by row: they are paired on the images.
-Drawing rows and columns of one table on their own is the pigeonhole bootstrap (Owen 2007): it
-counts the chance that belongs to single pairs of model and image up to three times, so intervals
-are too wide rather than too narrow.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from pdiff.baselines.registry import FAMILIES, family
-from pdiff.config import SeedConfig
 from pdiff.core.runtime import make_generator
-from pdiff.novelty.series import block_length, draw_blocks, draws_for_mean
 from pdiff.system.errors import InputError
 
-FOLLOWED = ("original", "generated")
-"""Groups whose best and chosen models are followed too."""
+Numbers = Float64[np.ndarray, " R"]
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Which models of a group are drawn in each replicate."""
+class Replicates:
+    """One group on R redrawn test sets. Accuracies are fractions, similarities maximum IoU."""
 
-    models: Int64[Tensor, "R M"]
-    averaged: int
-    """Means take the first so many of the M, fewer where consecutive models are alike."""
+    accuracy: Numbers
+    """The mean over the models."""
+    best: Numbers
+    chosen: Numbers
+    """The accuracy of the model that errs least on the split that chooses."""
+    similarity: Numbers
+    """The mean over the models of the maximum similarity."""
+    similarity_low: Numbers
+    similarity_high: Numbers
 
 
 def bootstrap(
     wrong: Mapping[str, Bool[Tensor, "_ N"]],
     wrong_choosing: Mapping[str, Bool[Tensor, "_ V"]],
     replicates: int,
-    seeds: SeedConfig,
-) -> pd.DataFrame:
-    """One row a replicate: accuracies as fractions and maximum similarities, of every group.
+    seed: int,
+) -> dict[str, Replicates]:
+    """Replicates of every group; `seed` draws the generated models.
 
-    Images and models are both drawn with replacement, models of a run in blocks as long as their
-    accuracies are autocorrelated. The originals that maximum similarities are looked up in are
-    always all, and what is made from originals is drawn given them. The best of a replicate is the
-    best of the models drawn, on the images drawn, so its median lies a little above the best on
-    all images; the chosen one is that of the models drawn which errs least on the split that
-    chooses, which is not drawn.
+    The split that chooses is not redrawn. A maximum over models or originals is larger on redrawn
+    images, which are fewer different ones: `interval_around` moves replicates to the estimate.
+
+    Raises:
+        InputError: a group has no model.
     """
-    empty = [group for group, errors in wrong.items() if len(errors) == 0]
-    if empty:
+    if empty := [group for group, errors in wrong.items() if len(errors) == 0]:
         raise InputError(f"groups without a model: {', '.join(empty)}")
-    wrong = {"original": wrong["original"], **wrong}
-    draws = {group: _draw(group, wrong[group], replicates, seeds) for group in wrong}
     weights = _image_weights(wrong["original"].shape[1], replicates)
-    counts = {group: weights @ errors.float().T for group, errors in wrong.items()}
-    similar = _max_similarities(wrong, weights, counts, draws)
-    columns: dict[str, np.ndarray] = {}
-    for group, drawn in draws.items():
-        accuracy = 1 - counts[group].double() / weights.sum(1, keepdim=True)  # (R, M)
-        columns |= _columns(group, drawn, accuracy, similar[group], wrong_choosing[group])
-    return pd.DataFrame(columns)
+    similar = _max_similarities(wrong, weights)
+    found = {}
+    for group, errors in wrong.items():
+        count = len(errors)
+        models = torch.arange(count).expand(replicates, -1)  # (R, M)
+        if group == "generated":
+            generator = make_generator(seed, "bootstrap", group)
+            drawn = [torch.randint(count, (count,), generator=generator) for _ in range(replicates)]
+            models = torch.stack(drawn)
+        accuracy = 1 - (weights @ errors.float().T).double() / weights.sum(1, keepdim=True)
+        accuracy, own = accuracy.gather(1, models), similar[group].double().gather(1, models)
+        chosen = preference(wrong_choosing[group])[models].argmin(1, keepdim=True)
+        columns = (
+            *(accuracy.mean(1), accuracy.amax(1), accuracy.gather(1, chosen)[:, 0]),
+            *(own.mean(1), own.amin(1), own.amax(1)),
+        )
+        found[group] = Replicates(*(column.numpy() for column in columns))
+    return found
 
 
-def accuracy_column(group: str) -> str:
-    """Where the mean accuracy of a group stands."""
-    return group if group == "ensemble" else f"{group}_mean"
+def preference(wrong_choosing: Bool[Tensor, "M V"]) -> Tensor:
+    """Each model's place in the order in which the choosing split likes them; 0 is the chosen.
 
-
-def similarity_column(group: str) -> str:
-    """Where the mean maximum similarity of a group stands."""
-    return f"{group}_max_similarity"
+    Of models that err equally often the first comes first.
+    """
+    return wrong_choosing.sum(1).argsort(stable=True).argsort()
 
 
 def interval(replicates: "np.ndarray | pd.Series", level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of one column; NaN where it has no numbers.
+    """The percentile interval: each tail leaves out at most (1 - level) / 2 of the replicates.
 
-    It leaves out as many replicates on either side as do not exceed half of 1 - level, as
-    `statistics.bootstrap_p` counts them.
+    NaN without replicates, and where one is NaN.
     """
     values = np.sort(np.asarray(replicates, dtype=float))
     if len(values) == 0 or np.isnan(values).any():
         return float("nan"), float("nan")
     left_out = min(int(len(values) * (1 - level) / 2 + 1e-9), (len(values) - 1) // 2)
     return float(values[left_out]), float(values[-1 - left_out])
+
+
+def interval_around(estimate: float, replicates: Numbers) -> tuple[float, float]:
+    """The 95 % interval of replicates that are moved so that their mean is the estimate.
+
+    Efron & Tibshirani 1993, section 10.2: the bootstrap's estimate of bias. The interval is for
+    the number on as many images as there are, not for the limit of many images.
+    """
+    return interval(replicates + (estimate - replicates.mean()))
+
+
+def save_replicates(path: Path, found: Mapping[str, Replicates]) -> None:
+    """A CSV with one row per group and replicate: group, replicate, the fields, in six digits."""
+    tables = []
+    for group, own in found.items():
+        table = pd.DataFrame(asdict(own))
+        table.insert(0, "replicate", range(len(table)))
+        table.insert(0, "group", group)
+        tables.append(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat(tables).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+
+
+def by_group(table: pd.DataFrame) -> dict[str, Replicates]:
+    """The replicates of each group from the table that `save_replicates` writes."""
+    names = [field.name for field in fields(Replicates)]
+    return {
+        str(group): Replicates(*(part[name].to_numpy(dtype=float) for name in names))
+        for group, part in table.groupby("group", sort=False)
+    }
 
 
 def weighted_iou(
@@ -107,23 +143,8 @@ def _iou(
     return torch.where(either > 0, both / either, 1.0)
 
 
-def _draw(group: str, errors: Bool[Tensor, "M N"], replicates: int, seeds: SeedConfig) -> Draws:
-    kind, count, length, averaged = FAMILIES[family(group)], len(errors), 1, len(errors)
-    generator = make_generator(seeds.model if kind.codec else seeds.base, "bootstrap", group)
-    if kind.series:
-        accuracies = 1 - errors.double().mean(1).numpy()
-        length = block_length(accuracies)
-        averaged = draws_for_mean(accuracies, length)
-    models = [draw_blocks(count, length, generator) for _ in range(replicates)]
-    return Draws(torch.stack(models), averaged)
-
-
 def _image_weights(count: int, replicates: int) -> Float[Tensor, "R N"]:
-    """How often a resampled test set shows each image.
-
-    Whole numbers, which fp32 adds exactly up to 2^24: equal models get equal results whatever
-    models stand beside them.
-    """
+    """How often each redrawn test set shows each image; fp32 adds whole numbers exactly."""
     generator = make_generator(count, "bootstrap", "images")
     weights = torch.empty(replicates, count)
     for row in weights:
@@ -133,77 +154,26 @@ def _image_weights(count: int, replicates: int) -> Float[Tensor, "R N"]:
 
 
 def _max_similarities(
-    wrong: Mapping[str, Bool[Tensor, "_ N"]],
-    weights: Float[Tensor, "R N"],
-    counts: Mapping[str, Float[Tensor, "R _"]],
-    draws: Mapping[str, Draws],
+    wrong: Mapping[str, Bool[Tensor, "_ N"]], weights: Float[Tensor, "R N"]
 ) -> dict[str, Float[Tensor, "R _"]]:
-    """IoU of each model drawn with the most similar original; groups start with the originals.
+    """Each model's IoU with the most similar original; an original leaves out itself.
 
-    Only images that some original gets wrong can be wrong in both, so only they are multiplied,
-    and of them and of the models those that are drawn.
+    Only images that some original gets wrong can be wrong in both, so only they are multiplied.
+    A single original has no other, and NaN.
     """
-    seen = wrong["original"].any(0)
-    table = torch.cat([errors[:, seen] for errors in wrong.values()]).float()
-    errors = torch.cat(list(counts.values()), 1)  # (R, T)
-    sizes = [len(errors) for errors in wrong.values()]
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    parts = zip(draws.values(), starts, strict=True)
-    drawn = torch.cat([draw.models + start for draw, start in parts], 1)  # (R, T)
-    found = torch.empty(drawn.shape)
+    seen, count = wrong["original"].any(0), len(wrong["original"])
+    rest = {group: errors for group, errors in wrong.items() if group != "original"}
+    groups = {"original": wrong["original"], **rest}
+    everything = torch.cat(list(groups.values()))
+    totals = weights @ everything.float().T  # (R, T)
+    table = everything[:, seen].float()
+    found, itself = torch.empty(totals.shape), torch.arange(count)
     for r in tqdm(range(len(weights)), "bootstrap", unit="replicate", disable=None):
-        models, places = drawn[r].unique(return_inverse=True)
-        found[r] = _nearest(table, models, sizes[0], weights[r, seen], errors[r])[places]
-    return dict(zip(wrong, found.split(sizes, 1), strict=True))
-
-
-def _nearest(
-    table: Float[Tensor, "T I"],
-    models: Int64[Tensor, " U"],
-    originals: int,
-    weights: Float[Tensor, " I"],
-    errors: Float[Tensor, " T"],
-) -> Float[Tensor, " U"]:
-    """Maximum similarity of some models; the first rows of `table` are the originals.
-
-    An original leaves out itself; a single one has no other, and NaN.
-    """
-    shown = weights.nonzero().flatten()
-    a = table.index_select(0, models).index_select(1, shown)
-    b = table[:originals].index_select(1, shown) * weights[shown]
-    similarity = _iou(a @ b.T, errors[models], errors[:originals])
-    own = models[models < originals]
-    similarity[torch.arange(len(own)), own] = -1 if originals > 1 else torch.nan
-    return similarity.amax(1)
-
-
-def _columns(
-    group: str,
-    draws: Draws,
-    accuracy: Float[Tensor, "R M"],
-    similar: Float[Tensor, "R M"],
-    wrong_choosing: Bool[Tensor, "M V"],
-) -> dict[str, np.ndarray]:
-    """The columns of one group; `similar` is of the models drawn, `accuracy` of all."""
-    accuracy, name = accuracy.gather(1, draws.models), similarity_column(group)
-    found = {
-        accuracy_column(group): accuracy[:, : draws.averaged].mean(1),
-        name: similar[:, : draws.averaged].mean(1),
-    }
-    if group in FOLLOWED:
-        chosen = preference(wrong_choosing)[draws.models].argmin(1, keepdim=True)
-        found |= {
-            f"{group}_best": accuracy.amax(1),
-            f"{group}_chosen": accuracy.gather(1, chosen)[:, 0],
-            f"{name}_low": similar.amin(1),
-            f"{name}_high": similar.amax(1),
-        }
-    return {column: values.double().numpy() for column, values in found.items()}
-
-
-def preference(wrong_choosing: Bool[Tensor, "M V"]) -> Int64[Tensor, " M"]:
-    """Each model's place in the order in which the choosing split likes them; 0 is the chosen.
-
-    Of models that err equally often the first comes first.
-    """
-    return wrong_choosing.sum(1).argsort(stable=True).argsort()
+        shown = weights[r, seen].nonzero().flatten()
+        a = table.index_select(1, shown)
+        both = a @ (a[:count] * weights[r, seen][shown]).T
+        similarity = _iou(both, totals[r], totals[r, :count])
+        similarity[itself, itself] = -1 if count > 1 else torch.nan
+        found[r] = similarity.amax(1)
+    sizes = [len(errors) for errors in groups.values()]
+    return dict(zip(groups, found.split(sizes, 1), strict=True))

@@ -6,10 +6,11 @@ Several seeds say more: `pdiff.paper.verdict`.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from pdiff.baselines.registry import label
-from pdiff.novelty.comparisons import words
 from pdiff.novelty.inference import holm
 
 Outcome = Literal["holds", "does not hold", "cannot tell"]
@@ -52,6 +53,13 @@ def claims(comparisons: pd.DataFrame, ladders: pd.DataFrame, *, fits: bool) -> l
     found += [_paired(rows, text, group, "novelty") for text, group in NOVELTY]
     found += _ladders(ladders)
     return found if fits else [replace(claim, outcome="cannot tell") for claim in found]
+
+
+def words(adjusted: Float[np.ndarray, " C"], side: Float[np.ndarray, " C"]) -> list[str]:
+    """What may be said of claims, given adjusted p-values and on which side of 0 they are."""
+    seen = adjusted <= 0.05
+    cases = [seen & (side > 0), seen & (side < 0)]
+    return np.select(cases, ["holds", "does not hold"], "cannot tell").tolist()
 
 
 def _paired(rows: pd.DataFrame, text: str, group: str, name: str) -> Claim:

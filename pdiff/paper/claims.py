@@ -3,18 +3,14 @@
 Axes: R bootstrap replicates.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import pandas as pd
 
 from pdiff.baselines.registry import family, label, ordered
-from pdiff.novelty.bootstrap import accuracy_column, similarity_column
-from pdiff.novelty.comparisons import at_equal_accuracy, estimates
 from pdiff.paper.runs import Measure, NotRun, Run, Seed
 
 SOUPS = ("soup", "soup_greedy", "ensemble")
@@ -23,12 +19,6 @@ GAUSSIANS = {
     "gaussian_full": ("6c", "6d", "not a Gaussian of all parameters"),
     "latent_gaussian": ("6e", "6f", "not a Gaussian of the latents, decoded"),
 }
-MOST_OFF = 0.05
-"""The share of replicates that may lie off the noise ladder before nothing can be said."""
-
-
-class NoOverlap(Exception):
-    """The generated models are more, or less, accurate than every noise level."""
 
 
 Beside = Callable[[Sequence[Seed]], str]
@@ -45,7 +35,7 @@ class Claim:
     kind: str
     """`accuracy` or `similarity`: what the difference is of."""
     measure: Callable[[Seed], Measure]
-    """The difference in one run; raises NotRun or NoOverlap."""
+    """The difference in one run; raises NotRun."""
     about: str = ""
     """The ablation whose generated models win if the claim holds; "" is the experiment itself."""
     beside: Beside = _nothing
@@ -101,41 +91,6 @@ def matched_soups(seeds: Sequence[Seed]) -> str:
     return ", ".join(f"{count} x {label(group)}" for group, count in counts.items())
 
 
-def more_novel_than_noise(seed: Seed) -> Measure:
-    """Similarity of originals with as much noise as leaves p-diff's accuracy, less p-diff's own."""
-    run = seed.run()
-    if len(_rungs(run)) < 2:
-        raise NotRun("no groups noised_LEVEL")
-    point = estimates(run.models).to_frame().T
-    (found,), replicates = (at_equal_accuracy("noised", f) for f in (point, run.replicates))
-    if math.isnan(found):
-        raise NoOverlap(_off(run, point))
-    lost = np.isnan(replicates)
-    if lost.mean() > MOST_OFF:
-        side = _off(run, run.replicates[lost])
-        raise NoOverlap(f"{side}, in {lost.mean():.0%} of the replicates")
-    return Measure(float(found), replicates) - run.similarity("generated")
-
-
-def _rungs(run: Run) -> list[str]:
-    """The groups of the noise ladder, in the authors' units, that have replicates."""
-    noised = [group for group in run.groups if family(group) == "noised"]
-    return [group for group in noised if similarity_column(group) in run.replicates]
-
-
-def _off(run: Run, rows: pd.DataFrame) -> str:
-    """On which side of the ladder p-diff lies in these rows, beside the rung at that end."""
-    ladder = rows[[accuracy_column(group) for group in _rungs(run)]]
-    above = (rows[accuracy_column("generated")] > ladder.max(axis=1)).mean() >= 0.5
-    end = (max if above else min)(_rungs(run), key=lambda group: run.mean(group, "accuracy"))
-    gap = run.mean(end, "max_similarity") - run.mean("generated", "max_similarity")
-    side = "more" if above else "less"
-    return (
-        f"no overlap: p-diff is {side} accurate than every noise level "
-        f"(similarity of {label(end)}: {gap:+.3f})"
-    )
-
-
 def novelty_grows(seed: Seed) -> Measure:
     few, many = seed.run("checkpoints_10"), seed.run()
     return few.similarity("generated") - many.similarity("generated")
@@ -185,7 +140,6 @@ CLAIMS = (
         beside=best_of_equal_numbers,
     ),
     Claim("3", "better than the ensemble", "accuracy", partial(more_accurate, "ensemble")),
-    Claim("4", "more novel than noise at equal accuracy", "similarity", more_novel_than_noise),
     *_rival("5a", "5b", "not a soup", matching_soup, matched_soups),
     *(claim for name, texts in GAUSSIANS.items() for claim in _rival(*texts, name)),
     Claim("7", "novelty grows with K", "similarity", novelty_grows, beside=numbers_of_checkpoints),

@@ -19,27 +19,23 @@ DISTANCES = {
     "interpolation_mean": "interpolation index",
     "outside_span_mean": "outside the span",
 }
-SHARES = {1: "novel and performant, c = 1", 2: "novel and performant, c = 2"}
-COLUMNS = (*TESTS.values(), *DISTANCES.values(), *SHARES.values())
+COLUMNS = (*TESTS.values(), *DISTANCES.values())
 READING = """\
 Mean ± standard deviation over runs. Z_U far below 0: nearer to the originals than held-out
 checkpoints are, which is copying; as checkpoints of a run are alike, compare it with other rows.
 Distance in units of the originals' own. Interpolation index: distance to the mean of the originals
 over theirs, 0 for the mean itself; outside the span: the share of that distance, squared, which
-no mixture of originals explains. Novel and performant: the share of models that are farther from
-every original than c times the originals' own distance, and on the validation split better than
-the originals' mean there."""
+no mixture of originals explains."""
 
 
 def audit_table(seeds: Sequence[Seed]) -> pd.DataFrame:
     """One row a run and group, indexed by group, with `COLUMNS`; empty without an audit."""
     tables = [pd.DataFrame(columns=[*COLUMNS])]
     for seed in seeds:
-        frames = [seed.run().audit(name) for name in ("copying", "distances", "performant")]
+        frames = [seed.run().audit(name) for name in ("copying", "distances")]
         if all(frame is not None for frame in frames):
-            copying, distances, performant = (frame.set_index("group") for frame in frames)
-            shares = performant.pivot(columns="c", values="novel_performant_choosing")
-            parts = ((copying, TESTS), (distances, DISTANCES), (shares, SHARES))
+            copying, distances = (frame.set_index("group") for frame in frames)
+            parts = ((copying, TESTS), (distances, DISTANCES))
             chosen = [part[[*names]].rename(columns=names) for part, names in parts]
             tables.append(pd.concat(chosen, axis=1))
     return pd.concat(tables).astype(float)
@@ -69,8 +65,7 @@ def copies_sentence(seeds: Sequence[Seed]) -> list[str]:
     return [
         f"In parameters, generated models lie {distance:.2f} times as far from the nearest "
         f"original as originals do, and at {index:.2f} of the originals' distance from their "
-        f"mean, {outside:.0%} of it (squared) in directions that no mixture of originals reaches; "
-        f"{mean[SHARES[1]]:.0%} of them are novel and performant."
+        f"mean, {outside:.0%} of it (squared) in directions that no mixture of originals reaches."
     ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pdiff.baselines import registry as families
 from pdiff.core.files import load_tensors
-from pdiff.novelty.summary import save_figure, tidy
+from pdiff.novelty.pictures import save_figure, tidy
 from pdiff.paper.results import Measured
 from pdiff.system.errors import InputError
 

@@ -10,24 +10,24 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
-from pdiff.novelty.bootstrap import interval
-from pdiff.novelty.inference import centred
+from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
 from pdiff.paper.definitions import Claim, Row
 from pdiff.paper.experiments import Experiment, Result
 
 MODELS = "data/models.csv"
 REPLICATES = "data/bootstrap.csv"
-HEADLINE = {  # our measures by what `metrics/novelty.json` and `data/bootstrap.csv` call them
-    "original_best": ("accuracy.original_best", "original_best"),
-    "original_mean": ("accuracy.original_mean", "original_mean"),
-    "ensemble": ("accuracy.ensemble", "ensemble"),
-    "generated_best": ("accuracy.generated_best", "generated_best"),
-    "generated_mean": ("accuracy.generated_mean", "generated_mean"),
-    "original_similarity": ("similarity.original_max_mean", "original_max_similarity"),
-    "generated_similarity": ("similarity.generated_max_mean", "generated_max_similarity"),
-    "generated_similarity_low": ("similarity.generated_max_low", "generated_max_similarity_low"),
-    "generated_similarity_high": ("similarity.generated_max_high", "generated_max_similarity_high"),
+HEADLINE = {  # where `metrics/novelty.json` has our measures; group and statistic of replicates
+    "original_best": ("accuracy.original_best", "original", "best"),
+    "original_mean": ("accuracy.original_mean", "original", "accuracy"),
+    "ensemble": ("accuracy.ensemble", "ensemble", "accuracy"),
+    "generated_best": ("accuracy.generated_best", "generated", "best"),
+    "generated_mean": ("accuracy.generated_mean", "generated", "accuracy"),
+    "original_similarity": ("similarity.original_max_mean", "original", "similarity"),
+    "generated_similarity": ("similarity.generated_max_mean", "generated", "similarity"),
+    "generated_similarity_low": ("similarity.generated_max_low", "generated", "similarity_low"),
+    "generated_similarity_high": ("similarity.generated_max_high", "generated", "similarity_high"),
 }
 
 
@@ -88,19 +88,24 @@ class Measured:
 
     def interval(self, measure: str) -> tuple[float, float]:
         """95 %, over images and models and averaged over seeds; NaN without replicates."""
-        if self._replicates is None:
+        draws = self.replicates(measure)
+        if draws is None:
             return math.nan, math.nan
-        return _around(self.value(measure), self._replicates[HEADLINE[measure][1]])
+        return interval_around(self.value(measure), draws)
+
+    def replicates(self, measure: str) -> Float[np.ndarray, " R"] | None:
+        """The mean over seeds of replicates that are paired on the images."""
+        _, group, statistic = HEADLINE[measure]
+        draws = [getattr(groups[group], statistic) for groups in self._groups]
+        if not draws or len({len(own) for own in draws}) > 1:
+            return None
+        return sum(draws) / len(draws)
 
     @cached_property
-    def _replicates(self) -> pd.DataFrame | None:
-        """(R) rows, the mean over seeds of replicates that are paired on the images."""
+    def _groups(self) -> list[dict[str, Replicates]]:
+        """The replicates of each seed; none where those of one are missing."""
         frames = [result.frame(REPLICATES) for result in self.found]
-        if not frames or any(frame is None for frame in frames):
-            return None
-        if len({len(frame) for frame in frames}) > 1:
-            return None
-        return sum(frames) / len(frames)
+        return [] if any(f is None for f in frames) else [by_group(f) for f in frames]
 
     @cached_property
     def models(self) -> pd.DataFrame | None:
@@ -142,16 +147,8 @@ def judge(claim: Claim, rows: Mapping[str, Measured]) -> Verdict:
     (a, measure_a), (b, measure_b) = claim.larger, claim.smaller
     first, second = rows[a], rows[b]
     difference = first.value(measure_a) - second.value(measure_b)
-    frames = [part._replicates for part in (first, second)]
+    larger, smaller = first.replicates(measure_a), second.replicates(measure_b)
     low = high = math.nan
-    if all(frame is not None for frame in frames) and len(frames[0]) == len(frames[1]):
-        pairs = zip(frames, (measure_a, measure_b), strict=True)
-        larger, smaller = (frame[HEADLINE[measure][1]] for frame, measure in pairs)
-        low, high = _around(difference, larger - smaller)
+    if larger is not None and smaller is not None and len(larger) == len(smaller):
+        low, high = interval_around(difference, larger - smaller)
     return Verdict(claim.text, measure_a, difference, low, high)
-
-
-def _around(estimate: float, replicates: pd.Series) -> tuple[float, float]:
-    """The interval of replicates that are centred at the estimate (`statistics.centred`)."""
-    draws = replicates.to_numpy(dtype=float)[None]
-    return interval(centred(np.array([estimate]), draws)[0])

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pdiff.config import GenerateConfig
 from pdiff.diffusion.bars import NUMBERS, missed_bars
-from pdiff.novelty.bootstrap import accuracy_column, similarity_column
+from pdiff.novelty.bootstrap import Replicates, by_group
 from pdiff.paper.complete import seed_list
 from pdiff.paper.experiments import Experiment, Library, Result, make_experiment
 from pdiff.paper.results import MODELS, REPLICATES
@@ -88,8 +88,8 @@ class Run:
         return self._frame(MODELS)
 
     @cached_property
-    def replicates(self) -> pd.DataFrame:
-        return self._frame(REPLICATES)
+    def replicates(self) -> dict[str, Replicates]:
+        return by_group(self._frame(REPLICATES))
 
     def _frame(self, path: str) -> pd.DataFrame:
         frame = self.result.frame(path)
@@ -114,25 +114,25 @@ class Run:
         return self._means[group][column]
 
     def accuracy(self, group: str) -> Measure:
-        return Measure(self.mean(group, "accuracy"), self._column(accuracy_column(group)))
+        return Measure(self.mean(group, "accuracy"), self._draws(group).accuracy)
 
     def similarity(self, group: str) -> Measure:
-        return Measure(self.mean(group, "max_similarity"), self._column(similarity_column(group)))
+        return Measure(self.mean(group, "max_similarity"), self._draws(group).similarity)
 
     def chosen(self, group: str) -> Measure:
         """Accuracy of the model that the choosing split likes best."""
         models = self.models[self.models["group"] == group]
         place = models["choosing_accuracy"].idxmax()
-        return Measure(float(models.loc[place, "accuracy"]), self._column(f"{group}_chosen"))
+        return Measure(float(models.loc[place, "accuracy"]), self._draws(group).chosen)
 
     def audit(self, name: str) -> pd.DataFrame | None:
         """A table of the audit; None where there was none."""
         return self.result.frame(f"report/audit/{name}.csv")
 
-    def _column(self, name: str) -> Float[np.ndarray, " R"]:
-        if name not in self.replicates:
-            raise NotRun(f"no replicates {name}")
-        return self.replicates[name].to_numpy(dtype=float)
+    def _draws(self, group: str) -> Replicates:
+        if group not in self.replicates:
+            raise NotRun(f"no replicates of {group}")
+        return self.replicates[group]
 
     def metric(self, name: str) -> float:
         """A number of metrics/novelty.json by `section.key`; NaN where it has none."""

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from pdiff.novelty.inference import Combined, combine_seeds, holm, holm_levels
-from pdiff.paper.claims import CLAIMS, Claim, NoOverlap
+from pdiff.paper.claims import CLAIMS, Claim
 from pdiff.paper.results import word
 from pdiff.paper.runs import Measure, NotRun, Run, Seed
 
@@ -113,19 +113,14 @@ def judge_all(seeds: Sequence[Seed], claims: Sequence[Claim] = CLAIMS) -> list[J
 
 
 def _measure(claim: Claim, seeds: Sequence[Seed]) -> Judged:
-    """The claim's difference in every run that has it; none at all if one lies off the ladder."""
-    used, measures, missing, off = [], [], [], []
+    """The claim's difference in every run that has it."""
+    used, measures, missing = [], [], []
     for seed in seeds:
         try:
             measures.append(claim.measure(seed))
             used.append(seed)
         except NotRun as error:
             missing.append(str(error))
-        except NoOverlap as error:
-            off.append((seed, str(error)))
-    if off:
-        reason = f"{off[0][1]}, in {len(off)} of {len(off) + len(used)} runs"
-        return Judged(claim, [*used, *(seed for seed, _ in off)], [], reason, off=True)
     return Judged(claim, used, measures, "" if used else ", ".join(dict.fromkeys(missing)))
 
 

@@ -24,7 +24,7 @@ import yaml
 if TYPE_CHECKING:
     import pandas
 
-REPORT_STAGE = "novelty"
+REPORT_STAGE = "audit"
 """The last stage: an experiment is complete when it has ended."""
 HEADLINE_STAGE = "novelty"
 """The stage whose metrics compare experiments; in MLflow their names have no prefix."""

@@ -1,14 +1,12 @@
 """The codec among exact codecs of each rank: R2, places in the table, the figure."""
 
-import math
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from pdiff.audit.codec_rank import explained, plot_codec_rank, rank_table
+from pdiff.audit.codec_rank import OTHERS, explained, plot_codec_rank, rank_table
+from pdiff.audit.evidence import Evidence
 from pdiff.baselines.originals import projections
 from pdiff.parameters.subset import Models, Subset
 from tests.toys.audit import toy_models
@@ -41,9 +39,18 @@ def wrong(matrices) -> dict[str, torch.Tensor]:
     return {group: (values - 2) @ images > 0.8 for group, values in matrices.items()}
 
 
+def evidence_of(wrong, matrices) -> Evidence:
+    return Evidence(wrong, matrices, toy_models(wrong), {}, "test")
+
+
 @pytest.fixture(scope="module")
-def table(matrices, wrong) -> pd.DataFrame:
-    return rank_table(toy_models(wrong), wrong, matrices)
+def evidence(matrices, wrong) -> Evidence:
+    return evidence_of(wrong, matrices)
+
+
+@pytest.fixture(scope="module")
+def table(evidence) -> pd.DataFrame:
+    return rank_table(evidence)
 
 
 def test_ranks_rise_from_the_ensemble_to_the_originals_and_the_others_follow(table):
@@ -98,7 +105,7 @@ def test_the_ensemble_is_alike_to_itself_and_the_originals_leave_themselves_out(
 def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices, wrong):
     """With its own original it has similarity 1, which would say nothing of the others."""
     same = {**wrong, "projected_4": wrong["original"][[0, 2, 4, 6, 8]]}
-    row = rank_table(toy_models(same), same, matrices).set_index("group").loc["projected_4"]
+    row = rank_table(evidence_of(same, matrices)).set_index("group").loc["projected_4"]
     models = toy_models(wrong)
     among = models.loc[models["group"] == "original", "max_similarity"].iloc[[0, 2, 4, 6, 8]]
     assert row["max_similarity"] == 1
@@ -108,59 +115,17 @@ def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices
 
 def test_without_a_second_run_or_ranks_the_rest_stands(matrices, wrong):
     left = {g: errors for g, errors in wrong.items() if g[:6] not in ("second", "projec")}
-    found = rank_table(toy_models(left), left, matrices)
+    found = rank_table(evidence_of(left, matrices))
     assert list(found["group"]) == ["ensemble", "original", "reconstructed", "generated"]
 
 
-@pytest.fixture
-def draw(monkeypatch):
-    """The figure of a table, still open."""
-    drawn = []
-    monkeypatch.setattr(
-        "pdiff.audit.codec_rank.save_small", lambda figure, path: drawn.append(figure)
-    )
-
-    def figure_of(table: pd.DataFrame) -> plt.Figure:
-        plot_codec_rank(Path("nowhere.png"), table, "test")
-        return drawn[-1]
-
-    yield figure_of
-    plt.close("all")
-
-
-def names(figure: plt.Figure) -> list[list[str]]:
-    return [[text.get_text() for text in axes.texts] for axes in figure.axes]
-
-
-PLACES = [1.0, 0.8, 0.6, 0.4, 0.5, 0.5, 0.5]
-
-
-def test_every_rank_is_named_in_both_panels_and_every_group_in_the_legend(table, draw):
-    figure = draw(table.assign(similarity_within=PLACES))
-    assert names(figure) == [["0", "1", "4", "8"]] * 2
-    legend = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert {"ensemble", "original", "reconstructed", "generated", "second run"} < legend
-
-
-def test_ranks_at_the_same_place_share_a_name(table, draw):
-    same = table.assign(similarity_within=PLACES)
-    same.loc[3, ["similarity_within", "accuracy"]] = same.loc[2, ["similarity_within", "accuracy"]]
-    same["max_similarity_others"] = [0.1, 0.2, 0.5, 0.6, 0.5, 0.5, 0.5]
-    assert names(draw(same)) == [["0", "1", "4 to 8"], ["0", "1", "4", "8"]]
-
-
-def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, draw):
-    accuracy, similarity = draw(table).axes
+def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, evidence):
+    figure = plot_codec_rank(evidence, table)
     exact = table[:4]
-    for axes, y in (
-        (accuracy, 100 * exact["accuracy"]),
-        (similarity, exact["max_similarity_others"]),
-    ):
+    for axes, y in zip(figure.axes, (100 * exact["accuracy"], exact[OTHERS]), strict=True):
         curve = axes.lines[0].get_xydata()
         assert curve.tolist() == pd.concat([exact["similarity_within"], y], axis=1).values.tolist()
-
-
-def test_one_model_of_each_rank_has_a_figure(table, draw):
-    """A group of one has no similarity within, and no place."""
-    alone = table.assign(similarity_within=[1.0, math.nan, math.nan, 0.4, math.nan, 0.5, 0.5])
-    assert len(draw(alone).axes) == 2
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    plt.close(figure)
+    ranks, others = ["ensemble", "rank 1", "rank 4", "original"], ["generated", "second run"]
+    assert legend == ["exact codec", *ranks, "reconstructed", *others]

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pdiff.core.files import save_tensors
+from pdiff.novelty.bootstrap import Replicates, save_replicates
 from pdiff.paper import cli, complete, definitions, experiments, figures, results
 from pdiff.paper.complete import repeatable
 from pdiff.paper.definitions import Claim, Row, names, table
@@ -282,9 +283,13 @@ def make_result(folder: Path, best: float, noise: int = 0) -> Result:
         json.dumps({"accuracy": accuracy, "similarity": similarity})
     )
     own = np.random.default_rng(noise).normal(0, 1e-4, 40)
-    frame = pd.DataFrame({name: value + images + own for name, value in accuracy.items()})
-    similar = {"original_max_similarity": 0.9, "generated_max_similarity": 0.8}
-    frame.assign(**similar).to_csv(folder / "data/bootstrap.csv", index=False)
+    means = {"original": (0.79, 0.8, 0.9), "generated": (best - 0.01, best, 0.8)}
+    means["ensemble"] = (0.795, 0.795, 0.9)
+    replicates = {}
+    for group, (mean, top, similar) in means.items():
+        draws = [value + images + own for value in (mean, top, top)]
+        replicates[group] = Replicates(*draws, *[np.full(40, similar)] * 3)
+    save_replicates(folder / "data/bootstrap.csv", replicates)
     groups = ["original"] * 3 + ["ensemble"] + ["generated"] * 4 + ["noised_0.05"] * 2
     models = {"group": groups, "model": range(10), "accuracy": np.linspace(0.7, 0.8, 10)}
     models["max_similarity"] = np.linspace(0.8, 0.9, 10)

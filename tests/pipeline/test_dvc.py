@@ -17,6 +17,7 @@ AFTER_THE_AUTOENCODER = {
     "generate",
     "evaluate_generated",
     "novelty",
+    "audit",
 }
 
 

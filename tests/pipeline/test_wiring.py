@@ -16,7 +16,7 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
-from stages import novelty, train_autoencoder, train_ddpm
+from stages import audit, train_autoencoder, train_ddpm
 from tests.conftest import change
 from tests.toys.pipeline import run_stages
 from tests.toys.training import one_thread  # noqa: F401
@@ -34,7 +34,7 @@ def matrices(finished, tiny) -> dict[str, torch.Tensor]:
     """The parameters of all models, drawn again from their seeds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(finished)
-        return novelty.matrices(tiny)
+        return audit.gather(tiny).matrices
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

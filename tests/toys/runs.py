@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from pdiff.novelty.bootstrap import Replicates, save_replicates
 from pdiff.paper.experiments import Result, code_hashes
 from pdiff.paper.runs import Run, Seed
 from pdiff.tracking.files import Folder
@@ -63,16 +64,15 @@ def write_results(
         for model, shift in enumerate((-0.01, 0, 0.01)):
             values = (group, model, accuracy + shift, choosing + shift, similarity + shift)
             models.append(values)
-        name = "ensemble" if group == "ensemble" else f"{group}_mean"
-        draws = own.normal(0, noise, (2, REPLICATES))
-        replicates[name] = accuracy + images + draws[0]
-        replicates[f"{group}_max_similarity"] = similarity + images + draws[1]
-        replicates[f"{group}_chosen"] = accuracy + 0.01 + images + draws[0]
+        draws = own.normal(0, noise, (2, REPLICATES)) + images
+        best = accuracy + 0.01 + draws[0]
+        similar = similarity + draws[1]
+        replicates[group] = Replicates(accuracy + draws[0], best, best, *[similar] * 3)
     for name in ("data", "metrics"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     columns = ["group", "model", "accuracy", "choosing_accuracy", "max_similarity"]
     pd.DataFrame(models, columns=columns).to_csv(folder / "data/models.csv", index=False)
-    pd.DataFrame(replicates).to_csv(folder / "data/bootstrap.csv", index=False)
+    save_replicates(folder / "data/bootstrap.csv", replicates)
     metrics = {
         "accuracy": {"generated_best_of_n": 0.93, "original_best_of_n": 0.91},
         "similarity": {"generated_within": within[0], "original_within": within[1]},
@@ -94,9 +94,6 @@ def write_audit(folder: Path, index: float) -> None:
     distances = {**group, "models": 3, "nearest_relative": [1.0, 0.5]}
     distances |= {"interpolation_mean": [1.0, index], "outside_span_mean": [0.0, 0.25]}
     pd.DataFrame(distances).to_csv(audit / "distances.csv", index=False)
-    shares = [(g, c, 0.1 * c) for g in group["group"] for c in (1, 2, 3)]
-    performant = pd.DataFrame(shares, columns=["group", "c", "novel_performant_choosing"])
-    performant.to_csv(audit / "performant.csv", index=False)
 
 
 def make_run(folder: Path, shift: float = 0.0, **options: object) -> Run:

@@ -1,0 +1,62 @@
+"""What the audit looks at: every model that was evaluated, its parameters and its errors.
+
+Axes: M models of a group, N test images, D parameters, K originals, L latent length.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pdiff.autoencoder.codec import Codec
+from pdiff.baselines.latents import from_latents
+from pdiff.baselines.originals import from_originals, matrix, soup_of
+from pdiff.baselines.registry import ordered
+from pdiff.config import BaselinesConfig, SeedConfig
+from pdiff.novelty.bootstrap import Replicates
+from pdiff.parameters.subset import Rows
+
+Matrices = Mapping[str, Float[Tensor, "_ D"]]
+"""{group: parameters (M, D)}; M differs from group to group, and may be 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All groups of models of one run."""
+
+    wrong: Mapping[str, Bool[Tensor, "_ N"]]
+    matrices: Matrices
+    models: pd.DataFrame
+    """One row a model, as `pdiff.novelty.summary.model_table` gives it."""
+    replicates: Mapping[str, Replicates]
+    split: str
+    """The split that is reported."""
+
+
+def all_matrices(
+    given: Mapping[str, Rows],
+    soup: Sequence[int],
+    codec: Codec,
+    latents: Float[Tensor, "K L"],
+    config: BaselinesConfig,
+    seed: SeedConfig,
+    kind: str,
+) -> dict[str, Float[Tensor, "_ D"]]:
+    """The parameters of every model that was evaluated, in the order of tables.
+
+    `given` holds the groups that lie on disk: original, generated and the unseen checkpoints, of
+    which an empty one is left out; `soup` the members of the greedy soup; `kind` is the
+    autoencoder's. All other models are drawn again, by the seeds with which they were evaluated.
+    """
+    originals = given["original"]
+    groups = from_originals(originals, config, seed.base, audit=True)
+    groups |= {group: rows for group, rows in given.items() if len(rows)}
+    groups["soup_greedy"] = soup_of(originals, soup)
+    found = {group: matrix(models, originals.subset) for group, models in groups.items()}
+    coded = from_latents(latents, config, kind, seed.model, audit=True)
+    for group, own in coded.items():
+        found[group] = torch.cat([block for _, block in codec.decode(own)], 1).cpu()
+    return {group: found[group] for group in ordered(found)}

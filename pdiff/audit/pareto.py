@@ -1,0 +1,64 @@
+"""Accuracy against similarity: which models no other model beats in both."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from matplotlib.figure import Figure
+
+from pdiff.audit.analysis import PAPER, Analysis
+from pdiff.audit.draw import empty_figure
+from pdiff.audit.evidence import Evidence
+from pdiff.baselines.registry import ordered
+from pdiff.novelty.pictures import plot_scatter
+
+
+def pareto_front(models: pd.DataFrame) -> Bool[np.ndarray, " M"]:
+    """Which models no other beats: as accurate and less similar, or as novel and more accurate.
+
+    `models` has the columns `accuracy` and `max_similarity`. Equal models are on the front
+    together; one with a NaN is not on it.
+    """
+    known = models[["accuracy", "max_similarity"]].reset_index(drop=True).dropna()
+    best = known.groupby("max_similarity")["accuracy"].max()  # similarities rise
+    less_similar = best.cummax().shift(fill_value=-np.inf)
+    similarity = known["max_similarity"]
+    as_good = known["accuracy"].to_numpy() == best.loc[similarity].to_numpy()
+    better = known["accuracy"].to_numpy() > less_similar.loc[similarity].to_numpy()
+    front = np.zeros(len(models), dtype=bool)
+    front[known.index] = as_good & better
+    return front
+
+
+def front_table(models: pd.DataFrame) -> pd.DataFrame:
+    """One row per group on the front: its models, those on the front, its share of the front."""
+    on_front = models.loc[pareto_front(models), "group"].value_counts()
+    groups = ordered(on_front.index)
+    table = pd.DataFrame({"models": models["group"].value_counts()[groups]})
+    table["on_front"] = on_front[groups]
+    table["share_of_front"] = table["on_front"] / on_front.sum()
+    return table.rename_axis("group").reset_index()
+
+
+def plot_pareto(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
+    """Accuracy against maximum similarity, one point a model, with the Pareto front."""
+    models = evidence.models.dropna(subset=["accuracy", "max_similarity"]).reset_index(drop=True)
+    if models.empty:
+        return empty_figure("no model has a maximum similarity")
+    return plot_scatter(models, evidence.split, pareto_front(models))
+
+
+ANALYSIS = Analysis(
+    name="pareto",
+    order=1,
+    title="Accuracy and similarity",
+    question="Is p-diff more accurate than its rivals, or as accurate and more novel?",
+    reading="Up and to the left is better, and no model beats those on the black line. Generated "
+    "models add something where they hold a part of it that no simple rival reaches.",
+    definition="Similarity of two models is the IoU of the sets of test images they get wrong; a "
+    "model's maximum similarity is that to the original most like it, and an original leaves out "
+    "itself. A model is on the front if no other is as accurate and less similar, or as "
+    "dissimilar and more accurate. Diamonds are the means of groups that differ in a level.",
+    source=f"{PAPER}, Section 4, Figures 3, 4 and 5a; the front is ours.",
+    table=lambda evidence: front_table(evidence.models),
+    figures={"pareto": plot_pareto},
+)

@@ -1,0 +1,57 @@
+"""Ask whether what was generated is new: analyses, `report.html`, numbers to compare runs by.
+
+All of it is left out, and the folder empty, if `novelty.audit` is false.
+"""
+
+import shutil
+
+import pandas as pd
+
+from pdiff import outputs, tracking
+from pdiff.audit.evidence import Evidence, all_matrices
+from pdiff.audit.report import lead, write_audit
+from pdiff.autoencoder.codec import load_codec
+from pdiff.config import Params, load_params
+from pdiff.core.files import load_json, load_tensor, write_json
+from pdiff.core.runtime import get_device
+from pdiff.novelty.bootstrap import by_group
+from pdiff.novelty.summary import load_wrong
+from pdiff.parameters.stack import StackFile
+from stages import stage
+
+
+def main() -> None:
+    params = load_params()
+    with tracking.run("audit", params, "seed", "evaluate", "baselines", "novelty") as log:
+        evidence = gather(params) if params.novelty.audit else None
+        fit = lead(load_json(outputs.NOVELTY_METRICS), params.generate, params.autoencoder.min_r2)
+        shutil.rmtree(outputs.AUDIT, ignore_errors=True)
+        outputs.AUDIT.mkdir(parents=True)
+        data = f"{params.data.name}, split {params.data.split}: {params.novelty.split} reported"
+        facts = {"data": data, "net": params.base.net, "seed": params.seed, "noise": params.noise}
+        codec = f"{params.autoencoder.kind}, {params.autoencoder.latent_dim} latents"
+        facts |= {"autoencoder": codec, "sampler": params.generate.sampler}
+        metrics = write_audit(outputs.AUDIT, evidence, fit, facts) if evidence else {}
+        log.summary(metrics)
+        write_json(outputs.AUDIT_METRICS, metrics)
+        tracking.finish(params)
+
+
+def gather(params: Params) -> Evidence:
+    """Every model that was evaluated: its errors, its parameters, its row of the table."""
+    device, checkpoints = get_device(), outputs.CHECKPOINTS
+    files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
+    wrong = load_wrong(files, params.novelty.split)
+    given = {"original": StackFile(checkpoints), "generated": StackFile(outputs.GENERATED)}
+    given["held_back"] = StackFile(outputs.HELD_BACK)
+    given["second_run"] = StackFile(outputs.SECOND_RUN)
+    codec = load_codec(outputs.AUTOENCODER, checkpoints, device)
+    coded = codec, load_tensor(outputs.LATENTS, "latents", device)
+    kind, soup = params.autoencoder.kind, load_json(outputs.GREEDY_SOUP)["members"]
+    matrices = all_matrices(given, soup, *coded, params.baselines, params.seed, kind)
+    tables = pd.read_csv(outputs.MODELS), by_group(pd.read_csv(outputs.BOOTSTRAP))
+    return Evidence(wrong, matrices, *tables, params.novelty.split)
+
+
+if __name__ == "__main__":
+    stage(main)

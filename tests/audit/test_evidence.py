@@ -1,0 +1,69 @@
+"""The models that the audit looks at are those that were evaluated."""
+
+import pytest
+import torch
+
+from pdiff.audit.evidence import all_matrices
+from pdiff.autoencoder.codec import Codec
+from pdiff.baselines.latents import from_latents
+from pdiff.baselines.originals import from_originals, matrix
+from pdiff.baselines.registry import ordered
+from pdiff.config import BaselinesConfig, SeedConfig
+from pdiff.parameters.subset import Models, Subset
+
+SUBSET = Subset({"x": (6,)})
+LATENTS = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+ORIGINALS = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Doubled(Codec):
+    """A codec that decodes (M, 3) to two copies side by side, in two blocks of columns."""
+
+    def decode(self, latents):
+        yield slice(0, 3), latents
+        yield slice(3, 6), latents
+
+
+def rows(count: int, value: float) -> Models:
+    return Models(SUBSET, torch.full((count, 6), value))
+
+
+@pytest.fixture(scope="module")
+def config(tiny) -> BaselinesConfig:
+    return tiny.baselines
+
+
+@pytest.fixture(scope="module")
+def found(config) -> dict[str, torch.Tensor]:
+    given = {"original": Models(SUBSET, ORIGINALS), "generated": rows(2, 7.0)}
+    given |= {"held_back": rows(3, 8.0), "second_run": rows(0, 0.0)}
+    seed = SeedConfig(base=3, model=5)
+    return all_matrices(given, [0, 4], Doubled(), LATENTS, config, seed, "vae")
+
+
+def test_what_needs_the_originals_alone_is_drawn_by_the_seed_of_the_base(found, config):
+    expected = from_originals(Models(SUBSET, ORIGINALS), config, 3, audit=True)
+    for group, models in expected.items():
+        assert torch.equal(found[group], matrix(models, SUBSET)), group
+    other = from_originals(Models(SUBSET, ORIGINALS), config, 5, audit=True)["noised_0.05"]
+    assert not torch.equal(found["noised_0.05"], matrix(other, SUBSET))
+
+
+def test_what_the_codec_decodes_is_drawn_by_the_seed_of_the_model(found, config):
+    expected = from_latents(LATENTS, config, "vae", 5, audit=True)
+    assert "vae_prior" in expected
+    for group, latents in expected.items():
+        assert torch.equal(found[group], torch.cat([latents, latents], 1)), group
+    other = from_latents(LATENTS, config, "vae", 3, audit=True)["latent_gaussian"]
+    assert not torch.equal(found["latent_gaussian"][:, :3], other)
+
+
+def test_reconstructed_models_are_spread_over_the_run(found):
+    assert torch.equal(found["reconstructed"][:, :3], LATENTS[[0, 4, 7, 11]])
+
+
+def test_what_lies_on_disk_is_taken_as_it_is_and_an_empty_group_left_out(found):
+    assert (found["generated"] == 7).all() and (found["held_back"] == 8).all()
+    assert "second_run" not in found
+    torch.testing.assert_close(found["soup_greedy"][0], ORIGINALS[[0, 4]].mean(0))
+    assert list(found) == ordered(found)

@@ -1,0 +1,55 @@
+"""The Pareto front by hand and against its definition."""
+
+import pandas as pd
+import pytest
+import torch
+
+from pdiff.audit.pareto import front_table, pareto_front
+
+
+def models(*rows: tuple[float, float], groups: list[str] | None = None) -> pd.DataFrame:
+    """Models by similarity and accuracy."""
+    table = pd.DataFrame(rows, columns=["max_similarity", "accuracy"])
+    return table.assign(group=groups or "generated")
+
+
+def test_the_front_by_hand():
+    table = models((0.9, 0.8), (0.5, 0.7), (0.6, 0.7), (0.95, 0.8), (0.4, 0.2), (0.5, 0.6))
+    assert pareto_front(table).tolist() == [True, True, False, False, True, False]
+
+
+def test_equal_models_are_on_the_front_together():
+    assert pareto_front(models((0.5, 0.7), (0.5, 0.7), (0.6, 0.6))).tolist() == [True, True, False]
+
+
+def test_a_model_without_similarity_is_not_on_the_front():
+    assert pareto_front(models((float("nan"), 0.9), (0.5, 0.7))).tolist() == [False, True]
+
+
+def test_the_front_equals_the_definition_on_random_models(generator):
+    points = (torch.rand(200, 2, generator=generator) * 20).round() / 20  # many ties
+    table = models(*map(tuple, points.tolist()))
+    similarity, accuracy = points.T
+    front = pareto_front(table)
+    for i, (s, a) in enumerate(points):
+        as_good = (similarity <= s) & (accuracy >= a)
+        beaten = (as_good & ((similarity < s) | (accuracy > a))).any()
+        assert front[i] == (not beaten)
+
+
+def test_the_index_of_the_table_does_not_matter():
+    table = models((0.9, 0.8), (0.5, 0.7), (0.6, 0.7)).set_axis([7, 7, 3])
+    assert pareto_front(table).tolist() == [True, True, False]
+
+
+def test_groups_share_the_front():
+    groups = ["original", "noised_0.1", "noised_0.1", "generated"]
+    table = front_table(models((0.9, 0.8), (0.5, 0.7), (0.6, 0.6), (0.95, 0.8), groups=groups))
+    assert table["group"].tolist() == ["original", "noised_0.1"]
+    assert table["models"].tolist() == [1, 2]
+    assert table["on_front"].tolist() == [1, 1]
+    assert table["share_of_front"].tolist() == pytest.approx([1 / 2, 1 / 2])
+
+
+def test_a_front_of_nobody_has_no_rows():
+    assert front_table(models((float("nan"), 0.9))).empty
