@@ -46,7 +46,7 @@ def gather(params: Params) -> Evidence:
     given["held_back"] = StackFile(outputs.HELD_BACK)
     given["second_run"] = StackFile(outputs.SECOND_RUN)
     codec = load_codec(outputs.AUTOENCODER, checkpoints, device)
-    coded = codec, load_tensor(outputs.LATENTS, "latents", device)
+    coded = codec.decode, load_tensor(outputs.LATENTS, "latents", device)
     kind, soup = params.autoencoder.kind, load_json(outputs.GREEDY_SOUP)["members"]
     matrices = all_matrices(given, soup, *coded, params.baselines, params.seed, kind)
     tables = pd.read_csv(outputs.MODELS), by_group(pd.read_csv(outputs.BOOTSTRAP))

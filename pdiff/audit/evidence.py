@@ -3,7 +3,7 @@
 Axes: M models of a group, N test images, D parameters, K originals, L latent length.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pdiff.autoencoder.codec import Codec
 from pdiff.baselines.latents import from_latents
 from pdiff.baselines.originals import from_originals, matrix, soup_of
 from pdiff.baselines.registry import ordered
 from pdiff.config import BaselinesConfig, SeedConfig
 from pdiff.novelty.bootstrap import Replicates
-from pdiff.parameters.subset import Rows
+from pdiff.parameters.subset import Columns, Rows
 
 Matrices = Mapping[str, Float[Tensor, "_ D"]]
 """{group: parameters (M, D)}; M differs from group to group, and may be 0."""
@@ -39,7 +38,7 @@ class Evidence:
 def all_matrices(
     given: Mapping[str, Rows],
     soup: Sequence[int],
-    codec: Codec,
+    decode: Callable[[Tensor], Columns],
     latents: Float[Tensor, "K L"],
     config: BaselinesConfig,
     seed: SeedConfig,
@@ -58,5 +57,5 @@ def all_matrices(
     found = {group: matrix(models, originals.subset) for group, models in groups.items()}
     coded = from_latents(latents, config, kind, seed.model, audit=True)
     for group, own in coded.items():
-        found[group] = torch.cat([block for _, block in codec.decode(own)], 1).cpu()
+        found[group] = torch.cat([block for _, block in decode(own)], 1).cpu()
     return {group: found[group] for group in ordered(found)}

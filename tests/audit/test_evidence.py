@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pdiff.audit.evidence import all_matrices
-from pdiff.autoencoder.codec import Codec
 from pdiff.baselines.latents import from_latents
 from pdiff.baselines.originals import from_originals, matrix
 from pdiff.baselines.registry import ordered
@@ -16,12 +15,10 @@ LATENTS = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
 ORIGINALS = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 
 
-class Doubled(Codec):
-    """A codec that decodes (M, 3) to two copies side by side, in two blocks of columns."""
-
-    def decode(self, latents):
-        yield slice(0, 3), latents
-        yield slice(3, 6), latents
+def doubled(latents: torch.Tensor):
+    """Two copies of latents (M, 3) side by side, in two blocks of columns."""
+    yield slice(0, 3), latents
+    yield slice(3, 6), latents
 
 
 def rows(count: int, value: float) -> Models:
@@ -38,7 +35,7 @@ def found(config) -> dict[str, torch.Tensor]:
     given = {"original": Models(SUBSET, ORIGINALS), "generated": rows(2, 7.0)}
     given |= {"held_back": rows(3, 8.0), "second_run": rows(0, 0.0)}
     seed = SeedConfig(base=3, model=5)
-    return all_matrices(given, [0, 4], Doubled(), LATENTS, config, seed, "vae")
+    return all_matrices(given, [0, 4], doubled, LATENTS, config, seed, "vae")
 
 
 def test_what_needs_the_originals_alone_is_drawn_by_the_seed_of_the_base(found, config):
