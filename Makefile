@@ -37,9 +37,9 @@ else
 	@python -m pdiff.tracking table
 endif
 
-# the paper's claims over several seeds -> results/verdict.md; runs what is missing
+# the paper's claims over whole pipelines -> results/verdict.md; runs what is missing
 # make verdict ARGS="--data digits --recipe quick --seeds 0,1,2,3,4 --whole"
-# make verdict ARGS="--data cifar10_images -S data.root=/images --recipe quick --base-seeds 0,1 --seeds 0,1,2"
+# make verdict ARGS="--data cifar10_images -S data.root=/images --recipe quick --seeds 0,1,2,3,4,5 --whole"
 verdict: install
 	python -m pdiff.paper verdict $(ARGS)
 

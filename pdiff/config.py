@@ -349,6 +349,10 @@ class NoveltyConfig(Section):
     """Bootstrap replicates behind the 95 % intervals, over images and models."""
     audit: bool
     """Also evaluate the rivals, and ask whether the generated models are new or copies."""
+    margin_accuracy: PositiveFloat
+    """Mean accuracies that differ by less, as fractions, count as equal; only the verdict asks."""
+    margin_similarity: PositiveFloat
+    """Mean maximum similarities (IoU) that differ by less count as equal; only the verdict asks."""
 
 
 class Params(Section):

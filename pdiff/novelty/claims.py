@@ -1,108 +1,95 @@
-"""What one experiment says of the paper's claims, in words and numbers for its report.
+"""What is claimed of the generated models: differences, each positive if the paper is right.
 
-Several seeds say more: `pdiff.paper.verdict`.
+The unit is a whole pipeline, with its own base net and checkpoints. Only the primary claims get a
+word, corrected for their number; all other differences are described by their interval. Within one
+run that is paired on the test images (`bootstrap.interval_around`) and says nothing of others.
+
+Axes: P pipelines.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float
 
-from pdiff.baselines.registry import label
-from pdiff.novelty.inference import holm
+from pdiff.config import NoveltyConfig
+from pdiff.novelty.inference import equivalence_p, holm, t_interval, t_p, t_power
 
-Outcome = Literal["holds", "does not hold", "cannot tell"]
-
-ACCURACY = (
-    ("better than the originals on average", "original"),
-    ("better than the ensemble", "ensemble"),
-    ("better than a Gaussian of the checkpoints", "gaussian_full"),
-    ("better than a Gaussian of the latents", "latent_gaussian"),
-)
-NOVELTY = (
-    ("more novel than a Gaussian of the checkpoints", "gaussian_full"),
-    ("more novel than a Gaussian of the latents", "latent_gaussian"),
-)
-LADDERS = {
-    "noised": "more novel than noise at equal accuracy",
-    "soup": "more novel than a soup at equal accuracy",
-}
+Kind = Literal["accuracy", "similarity"]
+"""What a difference is of: accuracies as fractions, or IoU of wrong predictions."""
+Word = Literal["better", "worse", "equal within the margin", "unknown"]
+ALPHA = 0.05
+"""The error of each kind of word over all primary claims, and of each interval on its own."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of the paper, whether it holds here, and by which numbers."""
+    """A difference with its 95 % interval, and for a primary claim its word."""
 
     text: str
-    outcome: Outcome
-    numbers: str
+    kind: Kind
+    estimate: float
+    low: float
+    high: float
+    differences: tuple[float, ...] = ()
+    """One a pipeline, whose mean is the estimate; empty within one run."""
+    word: Word | None = None
+    """None where the difference is only described."""
+    p: float = math.nan
+    """Two-sided, of no difference, adjusted for all primary claims (Holm)."""
+    power: float = math.nan
+    """If unknown: the chance to find a difference as large as the margin, at Holm's first step."""
 
 
-def claims(comparisons: pd.DataFrame, ladders: pd.DataFrame, *, fits: bool) -> list[Claim]:
-    """The generated models against the paper's rivals and ours, those that this run has.
+def shown(value: float, kind: Kind) -> str:
+    """A difference with its sign, in percentage points or IoU; `-` for NaN."""
+    if math.isnan(value):
+        return "-"
+    return f"{100 * value:+.2f}" if kind == "accuracy" else f"{value:+.3f}"
 
-    `comparisons` and `ladders` are tables of `pdiff.novelty.comparisons`; their p-values are
-    corrected for the number of rows in them (Holm). Nothing can be told of a generator that does
-    not fit (`pdiff.diffusion.bars`): then the numbers stand without their word.
+
+def bracket(low: float, high: float, kind: Kind) -> str:
+    """An interval of a difference; `-` where there is none."""
+    return "-" if math.isnan(low) else f"[{shown(low, kind)}, {shown(high, kind)}]"
+
+
+def over_pipelines(text: str, kind: Kind, differences: Sequence[float]) -> Claim:
+    """The mean over pipelines with Student's interval; fewer than two have none."""
+    values = np.array(differences, dtype=float)
+    low, high = t_interval(values, ALPHA)
+    estimate = float(values.mean()) if len(values) else math.nan
+    return Claim(text, kind, estimate, low, high, tuple(values.tolist()))
+
+
+def judge(primary: Sequence[Claim], margins: Mapping[Kind, float]) -> list[Claim]:
+    """The primary claims over pipelines with their words.
+
+    *Better* and *worse*: Holm's p over all of them is at most `ALPHA`. Otherwise *equal within the
+    margin*: Holm's p of the equivalence tests is; otherwise *unknown*. A claim of fewer than two
+    pipelines stays without a word, and still counts as one of them.
     """
-    rows = comparisons.set_index("group")
-    found = [_paired(rows, text, group, "accuracy") for text, group in ACCURACY]
-    found.insert(1, _chosen(rows))
-    found += [_paired(rows, text, group, "novelty") for text, group in NOVELTY]
-    found += _ladders(ladders)
-    return found if fits else [replace(claim, outcome="cannot tell") for claim in found]
+    values = [np.array(claim.differences) for claim in primary]
+    limits = [margins[claim.kind] for claim in primary]
+    differ = holm(np.array([t_p(v) for v in values]))
+    equal = holm(np.array([equivalence_p(v, m) for v, m in zip(values, limits, strict=True)]))
+    found = []
+    for claim, own, margin, p, p_equal in zip(primary, values, limits, differ, equal, strict=True):
+        word = _word(claim.estimate, p, p_equal)
+        power = t_power(own, margin, ALPHA / len(primary)) if word == "unknown" else math.nan
+        found.append(replace(claim, word=word, p=float(p), power=power))
+    return found
 
 
-def words(adjusted: Float[np.ndarray, " C"], side: Float[np.ndarray, " C"]) -> list[str]:
-    """What may be said of claims, given adjusted p-values and on which side of 0 they are."""
-    seen = adjusted <= 0.05
-    cases = [seen & (side > 0), seen & (side < 0)]
-    return np.select(cases, ["holds", "does not hold"], "cannot tell").tolist()
+def _word(estimate: float, p: float, p_equal: float) -> Word | None:
+    if math.isnan(p):
+        return None
+    if p <= ALPHA:
+        return "better" if estimate > 0 else "worse"
+    return "equal within the margin" if p_equal <= ALPHA else "unknown"
 
 
-def _paired(rows: pd.DataFrame, text: str, group: str, name: str) -> Claim:
-    row = rows.loc[group]
-    value, low, high = (row[f"{name}_{key}"] for key in ("difference", "low", "high"))
-    numbers = f"{_shown(value, low, high, name)} against {label(group)}"
-    return Claim(text, row[f"{name}_word"], numbers)
-
-
-def _chosen(rows: pd.DataFrame) -> Claim:
-    row = rows.loc["original"]
-    numbers = f"{100 * row['chosen_difference']:+.2f} %, McNemar p {_equals(row['chosen_p'])}"
-    return Claim("the chosen one is better than the chosen original", row["chosen_word"], numbers)
-
-
-def _equals(p: float) -> str:
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"
-
-
-def _ladders(ladders: pd.DataFrame) -> list[Claim]:
-    shown = ladders[ladders["ladder"].isin(list(LADDERS))]
-    outcomes = words(holm(shown["p"].to_numpy()), shown["difference"].to_numpy())
-    return [
-        Claim(LADDERS[row["ladder"]], outcome, _equal(row))
-        for (_, row), outcome in zip(shown.iterrows(), outcomes, strict=True)
-    ]
-
-
-def _equal(row: pd.Series) -> str:
-    missing = f"no overlap in {100 * row['no_overlap']:.0f} % of replicates"
-    if pd.isna(row["difference"]):
-        return missing
-    ends = row["difference_low"], row["difference_high"]
-    return f"{_shown(row['difference'], *ends, 'novelty')}, {missing}"
-
-
-def _shown(value: float, low: float, high: float, name: str) -> str:
-    if name == "accuracy":
-        return f"{100 * value:+.2f} % [{100 * low:+.2f}, {100 * high:+.2f}]"
-    return f"{value:+.3f} similarity [{low:+.3f}, {high:+.3f}]"
-
-
-def p_value(value: float) -> str:
-    """Three digits, or a bound."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def margins(config: NoveltyConfig) -> dict[Kind, float]:
+    """The margins of equivalence, which are fixed before any result is seen."""
+    return {"accuracy": config.margin_accuracy, "similarity": config.margin_similarity}

@@ -16,9 +16,8 @@ from pdiff.paper.experiments import Experiment, make_experiment, short_name
 from pdiff.paper.fit import RECIPES, gather_fit, write_fit
 from pdiff.paper.memory import plan
 from pdiff.paper.render import write
-from pdiff.paper.results import Measured
-from pdiff.paper.runs import ABLATIONS, Setting, gather, seed_pairs, wanted_experiments
-from pdiff.paper.verdict_text import write_verdict
+from pdiff.paper.results import ABLATIONS, Measured, Pair, Setting, gather, seed_pairs
+from pdiff.paper.verdict import write_verdict
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 
@@ -54,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0", help="values of seed.model, such as 0,1,2")
     parser.add_argument("--base-seeds", help="verdict, fit: values of seed.base")
     parser.add_argument("--whole", action="store_true", help="verdict, fit: seed.base = seed.model")
-    parser.add_argument("--ablations", action="store_true", help="verdict: run claims 7, 8 too")
+    parser.add_argument("--ablations", action="store_true", help="verdict: run rows 9, 10 too")
     parser.add_argument("--rows", help="only these rows, by label, separated by semicolons")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
     parser.add_argument("--dry-run", action="store_true", help="say what would run")
@@ -94,15 +93,15 @@ def _make_table(options: argparse.Namespace, command: str) -> int:
 def _make_verdict(options: argparse.Namespace, command: str) -> int:
     """The verdict on one setting, from whole pipelines or from bases x model seeds."""
     setting, pairs = _pipelines(options)
-    wanted = wanted_experiments(setting, pairs)
     names = ("", *ABLATIONS) if options.ablations else ("",)
-    asked = [experiments[name] for experiments in wanted.values() for name in names]
+    asked = [setting.experiment(*pair, name) for pair in pairs for name in names]
     completed = complete(asked, options, VERDICT)
     if completed is None:
         return 0
     library, failures = completed
-    seeds = gather(wanted, library, failures)
-    paths, frame = write_verdict(setting, seeds, options.out or root() / "results", command)
+    found, absent = gather(setting, pairs, library, failures)
+    folder = options.out or root() / "results"
+    paths, frame = write_verdict(setting, found, absent, folder, command)
     return _publish(f"{VERDICT} ({setting.title})", frame, paths, asked, failures)
 
 
@@ -119,7 +118,7 @@ def _make_fit(options: argparse.Namespace, command: str) -> int:
     return _publish(f"{FIT} ({setting.title})", frame, paths, asked, failures)
 
 
-def _pipelines(options: argparse.Namespace) -> tuple[Setting, list[tuple[int, int]]]:
+def _pipelines(options: argparse.Namespace) -> tuple[Setting, list[Pair]]:
     """What all runs of a verdict or a fit share, and their pairs of seeds."""
     if options.rows:
         raise InputError(f"--rows: `{options.table}` has none")

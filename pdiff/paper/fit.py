@@ -5,10 +5,9 @@ then accuracy and similarity of what was generated beside fresh runs and rivals.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pdiff.baselines.registry import label
@@ -16,7 +15,7 @@ from pdiff.core.files import write_text
 from pdiff.diffusion.bars import MORE_ALIKE, SLACK
 from pdiff.paper.experiments import Library, Result
 from pdiff.paper.render import line
-from pdiff.paper.runs import Setting
+from pdiff.paper.results import Pair, Setting
 from pdiff.system.errors import InputError
 
 RECIPES = {"": "generated", "normalise_tensor": "generated, `ablation=normalise_tensor`"}
@@ -25,52 +24,34 @@ RIVALS = ("original", "second_run", "ensemble", "soup_8", "gaussian_full", "proj
 RIVALS += ("projected_16", "projected_64")
 MADE = ("reconstructed", "generated")
 COLUMNS = ("accuracy", "max_similarity", "similarity_within")
+BARS = {  # what is measured; the least and the most that it may be
+    "codec: R² of the deviation from the mean checkpoint": ("r2", 0.98, math.inf),
+    "codec: similarity within reconstructed, less originals'": ("alike", -math.inf, MORE_ALIKE),
+    "latents: least variance ratio": ("variance_least", 0.8, 1.25),
+    "latents: largest variance ratio": ("variance_most", 0.8, 1.25),
+    "latents: share outside the leading directions": ("outside", 0.0, 0.05),
+    "latents: held-out denoising loss over a Gaussian's": ("held_out", 0.0, 1 + SLACK),
+    "models: accuracy, less fresh runs'": ("right", -0.003, 0.003),
+    "models: similarity within, less fresh runs'": ("similar", -0.05, 0.05),
+}
+OF_DIGITS = {"right": 0.006}
+"""Wider on 360 test images than on thousands: how far accuracy may lie from fresh runs."""
 
-Numbers = Mapping[str, float]
 
-
-def numbers(result: Result) -> dict[str, float]:
-    """The fit of one run, and `GROUP.COLUMN` of each group; InputError where it has no audit."""
+def numbers(result: Result) -> pd.Series:
+    """What `BARS` measure in one run, and `GROUP.COLUMN`; InputError where it has no audit."""
     groups = result.frame("report/audit/groups.csv")
     if groups is None or "fit" not in result.metrics:
         raise InputError(f"{result.name}: no audit or no measured fit; run it anew")
-    found = {name: math.nan if v is None else v for name, v in result.metrics["fit"].items()}
-    for group, row in groups.set_index("group").iterrows():
-        found |= {f"{group}.{column}": row[column] for column in COLUMNS}
-    return found
-
-
-def gap(a: str, b: str) -> Callable[[Numbers], float]:
-    """`a` less `b` in one run."""
-    return lambda run: run.get(a, math.nan) - run.get(b, math.nan)
-
-
-Bar = tuple[str, Callable[[Numbers], float], float, float]
-"""What is measured, in one run; the bar's lower and upper end."""
-
-
-def bars(accuracy: float) -> list[Bar]:
-    """The bars of a fitted generator; `accuracy` is how far it may lie from fresh runs."""
-
-    def of(name: str) -> Callable[[Numbers], float]:
-        return lambda run: run[name]
-
-    def held_out(run: Numbers) -> float:
-        return run["loss_held_out"] / run["loss_gaussian"]
-
-    alike = gap("reconstructed.similarity_within", "original.similarity_within")
-    similar = gap("generated.similarity_within", "second_run.similarity_within")
-    right = gap("generated.accuracy", "second_run.accuracy")
-    return [
-        ("codec: R² of the deviation from the mean checkpoint", of("r2"), 0.98, math.inf),
-        ("codec: similarity within reconstructed, less originals'", alike, -math.inf, MORE_ALIKE),
-        ("latents: least variance ratio", of("variance_least"), 0.8, 1.25),
-        ("latents: largest variance ratio", of("variance_most"), 0.8, 1.25),
-        ("latents: share outside the leading directions", of("outside"), 0.0, 0.05),
-        ("latents: held-out denoising loss over a Gaussian's", held_out, 0.0, 1 + SLACK),
-        ("models: accuracy, less fresh runs'", right, -accuracy, accuracy),
-        ("models: similarity within, less fresh runs'", similar, -0.05, 0.05),
-    ]
+    table = groups.set_index("group").reindex([*RIVALS, *MADE])[[*COLUMNS]]
+    found = pd.Series(result.metrics["fit"], dtype=float)
+    within, accuracy = table["similarity_within"], table["accuracy"]
+    found["alike"] = within["reconstructed"] - within["original"]
+    found["similar"] = within["generated"] - within["second_run"]
+    found["right"] = accuracy["generated"] - accuracy["second_run"]
+    found["held_out"] = found["loss_held_out"] / found["loss_gaussian"]
+    cells = table.stack(future_stack=True)
+    return pd.concat([found, cells.set_axis(cells.index.map(".".join))])
 
 
 def write_fit(
@@ -81,109 +62,87 @@ def write_fit(
 ) -> tuple[list[Path], pd.DataFrame]:
     """Write the table of the results of each ablation; its paths and its rows."""
     if not found.get(""):
-        raise InputError(f"fit: no experiment of {setting.name} is there")
-    runs = {name: [numbers(result) for result in results] for name, results in found.items()}
-    frame = pd.DataFrame([*_bar_rows(setting, runs), *_group_rows(runs)])
+        raise InputError(f"fit: no experiment of {setting.title} is there")
+    runs = {n: pd.DataFrame(map(numbers, results)) for n, results in found.items() if results}
+    bars, groups = _bar_rows(setting, runs), _group_rows(runs)
+    frame = pd.concat([bars, groups], ignore_index=True)
+    commits = ", ".join(dict.fromkeys(r.commit for results in found.values() for r in results))
+    counts = ", ".join(f"{len(r)} of {name or 'this recipe'}" for name, r in found.items())
+    text = f"""# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}
+
+`{command}`, run at commit {commits}. Whole pipelines: {counts};
+mean ± standard deviation over them. Variance ratios are generated over
+originals, along each principal direction of the originals' latents that holds more than
+1 % of their variance.
+
+"""
+    lines = [line(["bar", "wanted", *RECIPES.values()]), line(["-"] * (2 + len(RECIPES)))]
+    for name, rows in bars.groupby("row", sort=False):
+        cells = {row.recipe: _bar_cell(row) for row in rows.itertuples()}
+        shown = [cells.get(recipe, "not run") for recipe in RECIPES]
+        lines.append(line([str(name), _wanted(rows["low"].iloc[0], rows["high"].iloc[0]), *shown]))
+    heads = ["group", "accuracy, %", "maximum similarity", "similarity within"]
+    lines += ["", line(heads), line(["-", *["-:"] * 3])]
+    for row in groups.to_dict("records"):
+        name = RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
+        accuracy = _spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
+        lines.append(
+            line([name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])])
+        )
     name = "_".join(["fit", setting.recipe, setting.data, setting.net])  # overrides are too long
     paths = [folder / f"{name}.csv", folder / f"{name}.md"]
     write_text(paths[0], frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_text(paths[1], _page(setting, frame, found, command))
+    write_text(paths[1], text + "\n".join(lines) + "\n")
     return paths, frame
 
 
-def _bar_rows(setting: Setting, runs: Mapping[str, Sequence[Numbers]]) -> list[dict[str, object]]:
-    wanted = bars(0.006 if setting.data == "digits" else 0.003)
+def _bar_rows(setting: Setting, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
-    for name, own in runs.items():
-        for text, measure, low, high in wanted:
-            values = np.array([measure(run) for run in own])
-            row = {"recipe": name, "row": text, "low": low, "high": high, "runs": len(own)}
-            mean = float(values.mean()) if len(values) else math.nan
-            rows.append(row | {"mean": mean, "std": _std(values), "met": low <= mean <= high})
-    return rows
+    for recipe, own in runs.items():
+        for text, (key, low, high) in BARS.items():
+            if setting.data == "digits" and key in OF_DIGITS:
+                low, high = -OF_DIGITS[key], OF_DIGITS[key]
+            mean = own[key].mean(skipna=False)
+            row = {"recipe": recipe, "row": text, "low": low, "high": high, "runs": len(own)}
+            rows.append(row | {"mean": mean, "std": own[key].std(), "met": low <= mean <= high})
+    return pd.DataFrame(rows)
 
 
-def _group_rows(runs: Mapping[str, Sequence[Numbers]]) -> list[dict[str, object]]:
-    chosen = [("", group) for group in RIVALS]
-    chosen += [(name, group) for name in runs for group in MADE]
+def _group_rows(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A group that no run has gets no row."""
     rows = []
-    for name, group in chosen:
-        own = [run for run in runs[name] if f"{group}.accuracy" in run]
-        row: dict[str, object] = {"recipe": name, "row": group, "runs": len(own)}
+    for recipe, group in [*(("", g) for g in RIVALS), *((r, g) for r in runs for g in MADE)]:
+        own = runs[recipe].dropna(subset=f"{group}.accuracy")
+        row: dict[str, object] = {"recipe": recipe, "row": group, "runs": len(own)}
         for column in COLUMNS:
-            values = np.array([run[f"{group}.{column}"] for run in own])
-            row |= {column: values.mean() if len(own) else math.nan, f"{column}_std": _std(values)}
-        if own:
+            values = own[f"{group}.{column}"]
+            row |= {column: values.mean(skipna=False), f"{column}_std": values.std()}
+        if len(own):
             rows.append(row)
-    return rows
+    return pd.DataFrame(rows)
 
 
-def _std(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
-
-
-def _page(
-    setting: Setting, frame: pd.DataFrame, found: Mapping[str, Sequence[Result]], command: str
-) -> str:
-    is_bar = frame["met"].notna()
-    commits = dict.fromkeys(r.commit for results in found.values() for r in results)
-    counts = ", ".join(f"{len(r)} of {n or 'this recipe'}" for n, r in found.items())
-    lines = [
-        f"# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}",
-        "",
-        f"`{command}`, run at commit {', '.join(commits)}. Whole pipelines: {counts};",
-        "mean ± standard deviation over them. Variance ratios are generated over",
-        "originals, along each principal direction of the originals' latents that holds more than",
-        "1 % of their variance.",
-        "",
-        line(["bar", "wanted", *RECIPES.values()]),
-        line(["-"] * (2 + len(RECIPES))),
-    ]
-    for text, rows in frame[is_bar].groupby("row", sort=False):
-        cells = rows.set_index("recipe")
-        shown = [
-            _bar_cell(cells.loc[name]) if name in cells.index else "not run" for name in RECIPES
-        ]
-        lines.append(line([str(text), _wanted(rows.iloc[0]), *shown]))
-    heads = ["group", "accuracy, %", "maximum similarity", "similarity within"]
-    lines += ["", line(heads), line(["-", *["-:"] * 3])]
-    for _, row in frame[~is_bar].iterrows():
-        lines.append(line([_name(row), *(_cell(row, column) for column in COLUMNS)]))
-    return "\n".join(lines) + "\n"
-
-
-def _name(row: pd.Series) -> str:
-    return RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
-
-
-def _wanted(row: pd.Series) -> str:
-    low, high = row["low"], row["high"]
+def _wanted(low: float, high: float) -> str:
     if math.isinf(high):
         return f"at least {low:g}"
     return f"{low:g} to {high:g}" if low and not math.isinf(low) else f"at most {high:g}"
 
 
-def _bar_cell(row: pd.Series) -> str:
-    spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.3f}"
-    value = "not measured" if math.isnan(row["mean"]) else f"{row['mean']:.3f}{spread}"
-    return value if row["met"] else f"**{value}**, missed"
+def _bar_cell(row: tuple) -> str:
+    value = "not measured" if math.isnan(row.mean) else _spread(row.mean, row.std, 3)
+    return value if row.met else f"**{value}**, missed"
 
 
-def _cell(row: pd.Series, column: str) -> str:
-    value, spread, scale, digits = row[column], row[f"{column}_std"], 1, 3
-    if math.isnan(value):
+def _spread(mean: float, std: float, digits: int) -> str:
+    """`91.40 ± 0.20`, without the deviation of a single run; `-` where there is no number."""
+    if math.isnan(mean):
         return "-"
-    if column == "accuracy":
-        scale, digits = 100, 2
-    text = f"{scale * value:.{digits}f}"
-    return text if math.isnan(spread) else f"{text} ± {scale * spread:.{digits}f}"
+    return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
 
 
 def gather_fit(
-    setting: Setting, pairs: Sequence[tuple[int, int]], library: Library
+    setting: Setting, pairs: Sequence[Pair], library: Library
 ) -> dict[str, list[Result]]:
     """The results of each ablation that there are."""
-    found = {
-        name: [library.find(setting.experiment(*pair, name)) for pair in pairs] for name in RECIPES
-    }
+    found = {n: [library.find(setting.experiment(*pair, n)) for pair in pairs] for n in RECIPES}
     return {name: [r for r in results if r is not None] for name, results in found.items()}

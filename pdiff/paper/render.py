@@ -10,11 +10,13 @@ import torch
 from pdiff.config import parse_params
 from pdiff.core.files import write_text
 from pdiff.nets.registry import build_net
+from pdiff.novelty.claims import Claim, shown
+from pdiff.novelty.claims import bracket as ends
 from pdiff.paper.definitions import DEFAULT, Table, label
 from pdiff.paper.experiments import make_experiment
 from pdiff.paper.figures import draw
 from pdiff.paper.memory import NOTES, memory_table
-from pdiff.paper.results import Measured, Verdict, judge
+from pdiff.paper.results import Measured, difference
 from pdiff.parameters.subset import select_subset
 from pdiff.tracking.files import flatten
 from pdiff.tracking.process import git_commit
@@ -66,11 +68,11 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def verdicts(table: Table, rows: Sequence[Measured]) -> list[Verdict]:
-    """What the table says of the paper's claims, as far as its rows are among these."""
+def differences(table: Table, rows: Sequence[Measured]) -> list[Claim]:
+    """What the paper claims to be positive, as far as the table's rows are among these."""
     by_label = {row.row.label: row for row in rows}
     claims = [c for c in table.claims if {c.larger[0], c.smaller[0]} <= by_label.keys()]
-    return [judge(claim, by_label) for claim in claims]
+    return [difference(c.text, c.larger, c.smaller, by_label) for c in claims]
 
 
 def markdown(table: Table, rows: Sequence[Measured], command: str) -> str:
@@ -92,16 +94,12 @@ def _title(table: Table) -> str:
 
 
 def _claim_lines(table: Table, rows: Sequence[Measured]) -> list[str]:
+    """Differences without a word: a table has one base net, and a claim needs several."""
     cells = [
-        [
-            verdict.text,
-            number(verdict.difference, verdict.measure, signed=True),
-            bracket(verdict.low, verdict.high, verdict.measure, signed=True) or "-",
-            verdict.word,
-        ]
-        for verdict in verdicts(table, rows)
+        [claim.text, shown(claim.estimate, claim.kind), ends(claim.low, claim.high, claim.kind)]
+        for claim in differences(table, rows)
     ]
-    return grid(["claim", "difference", "95 % interval", "in our data"], cells)
+    return grid(["claim", "difference", "95 % interval"], cells)
 
 
 def _cell(row: Measured, measure: str) -> str:

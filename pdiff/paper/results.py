@@ -1,4 +1,4 @@
-"""What a row of a table measured: numbers over seeds, with their 95 % intervals.
+"""What finished experiments measured: rows of a table over seeds, and whole pipelines.
 
 Axes: R bootstrap replicates.
 """
@@ -7,17 +7,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from pdiff.config import GenerateConfig
+from pdiff.diffusion.bars import missed_bars
 from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
-from pdiff.paper.definitions import Claim, Row
-from pdiff.paper.experiments import Experiment, Result
+from pdiff.novelty.claims import Claim, Kind
+from pdiff.paper.complete import seed_list
+from pdiff.paper.definitions import Row
+from pdiff.paper.experiments import Experiment, Library, Result, make_experiment
+from pdiff.system.errors import InputError
+from pdiff.tracking.files import read_json
 
 MODELS = "data/models.csv"
 REPLICATES = "data/bootstrap.csv"
+AUDIT = "metrics/audit.json"
 HEADLINE = {  # where `metrics/novelty.json` has our measures; group and statistic of replicates
     "original_best": ("accuracy.original_best", "original", "best"),
     "original_mean": ("accuracy.original_mean", "original", "accuracy"),
@@ -120,35 +128,124 @@ class Measured:
         return 0 if self.models is None else int((self.models["group"] == group).sum())
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A claim, the difference that it says is positive, and what the interval says of it."""
+def difference(
+    text: str, larger: tuple[str, str], smaller: tuple[str, str], rows: Mapping[str, Measured]
+) -> Claim:
+    """One measure of one row less another, each (label, measure), described and not tested.
 
-    text: str
-    measure: str
-    difference: float
-    low: float
-    high: float
+    All seeds of a table share one base net, so the interval is paired on the test images; it is
+    NaN where a row has no replicates.
+    """
+    (first, a), (second, b) = ((rows[label], measure) for label, measure in (larger, smaller))
+    estimate, x, y = first.value(a) - second.value(b), first.replicates(a), second.replicates(b)
+    kind: Kind = "similarity" if "similarity" in a else "accuracy"
+    if x is None or y is None or len(x) != len(y):
+        return Claim(text, kind, estimate, math.nan, math.nan)
+    return Claim(text, kind, estimate, *interval_around(estimate, x - y))
+
+
+ABLATIONS = ("checkpoints_10", "noise_latent", "noise_param", "noise_none")
+"""What a verdict describes beside the experiment itself, which is called ""."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of one verdict share."""
+
+    recipe: str
+    data: str
+    net: str
+    overrides: tuple[str, ...] = ()
 
     @property
-    def word(self) -> str:
-        return "not run" if math.isnan(self.low) else word(self.low, self.high)
+    def title(self) -> str:
+        """Where images lie does not tell settings apart, other overrides do."""
+        other = [o for o in self.overrides if not o.startswith("data.root=")]
+        return ", ".join([self.data, self.net, f"recipe {self.recipe}", *other])
+
+    def experiment(self, base: int, model: int, ablation: str = "") -> Experiment:
+        chosen = (f"recipe={self.recipe}", f"data={self.data}", f"net={self.net}")
+        more = (f"ablation={ablation}",) if ablation else ()
+        seeds = (f"seed.base={base}", f"seed.model={model}")
+        return make_experiment([*chosen, *more, *self.overrides, *seeds])
 
 
-def word(low: float, high: float) -> str:
-    """What an interval says of a claim that the difference is positive."""
-    if low > 0:
-        return "holds"
-    return "does not hold" if high < 0 else "cannot tell"
+@dataclass(frozen=True)
+class Run:
+    """A finished experiment."""
+
+    result: Result
+    params: Mapping[str, Any]
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Each group's mean accuracy, choosing_accuracy and max_similarity; `chosen`: its accuracy.
+
+        The chosen model is the one that the choosing split likes best, of equal ones the first.
+        """
+        models = self.result.frame(MODELS)
+        if models is None:
+            raise InputError(f"{self.result.name}: {MODELS} is not on this machine; `dvc pull`")
+        groups = models.groupby("group", sort=False)
+        chosen = models.loc[groups["choosing_accuracy"].idxmax()].set_index("group")["accuracy"]
+        columns = ["accuracy", "choosing_accuracy", "max_similarity"]
+        return groups[columns].mean().assign(chosen=chosen)
+
+    def mean(self, group: str, column: str) -> float:
+        """A column of `means`; NaN for a group that is not there."""
+        return float(self.means[column].get(group, math.nan))
+
+    def metric(self, section: str, name: str) -> float:
+        """A number of a section of metrics/novelty.json, or of `audit`; NaN where it has none."""
+        audit = section == "audit"
+        values = (
+            read_json(self.result.tree, AUDIT) if audit else self.result.metrics.get(section, {})
+        )
+        value = values.get(name)
+        return math.nan if value is None else float(value)
+
+    @cached_property
+    def missed(self) -> list[str] | None:
+        """The bars that the generator misses; None for a run that has not measured its fit."""
+        found = self.result.metrics.get("fit")
+        if found is None:
+            return None
+        config = GenerateConfig.model_validate(self.params["generate"])
+        return missed_bars(found, config, self.params["autoencoder"]["min_r2"])
 
 
-def judge(claim: Claim, rows: Mapping[str, Measured]) -> Verdict:
-    """The difference of two measures, paired on the test images."""
-    (a, measure_a), (b, measure_b) = claim.larger, claim.smaller
-    first, second = rows[a], rows[b]
-    difference = first.value(measure_a) - second.value(measure_b)
-    larger, smaller = first.replicates(measure_a), second.replicates(measure_b)
-    low = high = math.nan
-    if larger is not None and smaller is not None and len(larger) == len(smaller):
-        low, high = interval_around(difference, larger - smaller)
-    return Verdict(claim.text, measure_a, difference, low, high)
+Pair = tuple[int, int]
+"""seed.base and seed.model."""
+Runs = Mapping[str, Run]
+"""The runs of one pair, by ablation; "" is the experiment itself."""
+
+
+def seed_pairs(models: str, bases: str | None, whole: bool) -> list[Pair]:
+    """Whole pipelines have both seeds equal; otherwise each base goes with each model."""
+    seeds = seed_list(models, "--seeds")
+    if whole and bases:
+        raise InputError("--base-seeds: --whole gives each pipeline its own base")
+    if whole:
+        return [(seed, seed) for seed in dict.fromkeys(seeds)]
+    pairs = [(base, model) for base in seed_list(bases or "0", "--base-seeds") for model in seeds]
+    return list(dict.fromkeys(pairs))
+
+
+def gather(
+    setting: Setting, pairs: Sequence[Pair], library: Library, failures: Mapping[str, str]
+) -> tuple[dict[Pair, Runs], list[str]]:
+    """What has run, the experiment itself at least; and a line for each run that is not there.
+
+    `failures` says why some did not run, by sha; ablations that nobody asked for are no failure.
+    """
+    found, absent = {}, []
+    for pair in pairs:
+        wanted = {name: setting.experiment(*pair, name) for name in ("", *ABLATIONS)}
+        results = {name: library.find(e) for name, e in wanted.items()}
+        runs = {n: Run(r, wanted[n].params) for n, r in results.items() if r is not None}
+        for name, experiment in wanted.items():
+            if name not in runs and (not name or experiment.sha in failures):
+                absent.append(f"{experiment.name}: {failures.get(experiment.sha, 'not run')}")
+        if "" in runs:
+            found[pair] = runs
+    return found, absent

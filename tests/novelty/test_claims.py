@@ -1,60 +1,102 @@
-"""What a report claims of one run, from hand-made tables."""
+"""Claims over pipelines: which word follows from which differences."""
+
+import math
 
 import numpy as np
-import pandas as pd
+import pytest
 
-from pdiff.novelty.claims import claims
+from pdiff.novelty.claims import Claim, bracket, judge, over_pipelines, shown
 
-
-def compared(**words: str) -> pd.DataFrame:
-    groups = ["original", "ensemble", "gaussian_full", "latent_gaussian"]
-    frame = pd.DataFrame({"group": groups, "chosen_difference": 0.01, "chosen_p": 0.2})
-    for name in ("accuracy", "novelty"):
-        frame[f"{name}_difference"], frame[f"{name}_low"], frame[f"{name}_high"] = (
-            0.01,
-            -0.002,
-            0.03,
-        )
-        frame[f"{name}_word"] = words.get(name, "cannot tell")
-    return frame.assign(chosen_word=words.get("chosen", "cannot tell"))
+MARGINS = {"accuracy": 0.002, "similarity": 0.01}
+NEAR = (-0.0002, 0.0, 0.0001, 0.0001)
+FAR = (0.0099, 0.0101, 0.01, 0.01)
+WIDE = (-0.05, 0.05, 0.01, -0.01)
 
 
-def ladders(p: float, difference: float, no_overlap: float) -> pd.DataFrame:
-    row = {"p": p, "difference": difference, "no_overlap": no_overlap}
-    row |= {"difference_low": difference - 0.01, "difference_high": difference + 0.01}
-    return pd.DataFrame([{"ladder": name, **row} for name in ("noised", "absolute", "soup")])
+def three(*groups: tuple[float, ...], kind: str = "accuracy") -> list[Claim]:
+    claims = [over_pipelines(f"claim {i}", kind, values) for i, values in enumerate(groups)]
+    return judge(claims, MARGINS)
 
 
-def test_claims_carry_the_words_and_numbers_of_the_tables():
-    found = {
-        c.text: c for c in claims(compared(accuracy="holds"), ladders(0.001, 0.02, 0.0), fits=True)
-    }
-    best = found["better than the originals on average"]
-    assert (best.outcome, best.numbers) == ("holds", "+1.00 % [-0.20, +3.00] against original")
-    assert found["more novel than a Gaussian of the latents"].outcome == "cannot tell"
-    equal = found["more novel than noise at equal accuracy"]
-    assert equal.outcome == "holds"
-    assert equal.numbers == "+0.020 similarity [+0.010, +0.030], no overlap in 0 % of replicates"
-
-
-def test_without_overlap_nothing_can_be_told():
-    found = {c.text: c for c in claims(compared(), ladders(np.nan, np.nan, 1.0), fits=True)}
-    equal = found["more novel than noise at equal accuracy"]
-    assert (equal.outcome, equal.numbers) == ("cannot tell", "no overlap in 100 % of replicates")
-
-
-def test_two_ladders_are_two_claims_for_holm():
-    found = [
-        c.outcome
-        for c in claims(compared(), ladders(0.03, 0.02, 0.0), fits=True)
-        if "equal" in c.text
+def test_each_word_follows_from_the_differences_over_pipelines():
+    worse = tuple(-value for value in FAR)
+    assert [claim.word for claim in three(FAR, worse, NEAR, WIDE)] == [
+        "better",
+        "worse",
+        "equal within the margin",
+        "unknown",
     ]
-    assert found == ["cannot tell", "cannot tell"]  # 0.03 alone would have been enough
 
 
-def test_nothing_is_told_of_a_generator_that_does_not_fit():
-    tables = compared(accuracy="holds"), ladders(0.001, 0.02, 0.0)
-    fitted, unfitted = (claims(*tables, fits=fits) for fits in (True, False))
-    assert "holds" in {claim.outcome for claim in fitted}
-    assert {claim.outcome for claim in unfitted} == {"cannot tell"}
-    assert [claim.numbers for claim in unfitted] == [claim.numbers for claim in fitted]
+def test_the_margin_is_that_of_the_claims_own_kind():
+    """Differences of about 0.006 are within 0.01 IoU, and beyond 0.002 of accuracy."""
+    values = (0.004, -0.003, 0.006, -0.005)
+    assert three(values, kind="similarity")[0].word == "equal within the margin"
+    assert three(values)[0].word == "unknown"
+
+
+def test_a_difference_that_is_found_within_the_margin_is_better_all_the_same():
+    assert three((0.0010, 0.0011, 0.0009, 0.0010))[0].word == "better"
+
+
+def test_a_claim_that_stands_alone_may_not_stand_among_three():
+    """p is 0.02 to 0.05: enough for one claim, not for the smallest of three."""
+    clear = (0.0150, 0.0070, 0.0140, 0.0040)
+    assert three(clear)[0].word == "better"
+    (first, *_) = three(clear, WIDE, WIDE)
+    assert first.word == "unknown"
+    assert first.p == pytest.approx(3 * three(clear)[0].p)
+
+
+def test_equality_is_corrected_for_three_claims_too():
+    """Of one claim the equivalence p is between 0.02 and 0.05."""
+    close = (0.0016, -0.0010, 0.0012, -0.0014, 0.0002, -0.0005)
+    close = tuple(1.4 * value for value in close)
+    assert three(close)[0].word == "equal within the margin"
+    assert three(close, WIDE, WIDE)[0].word == "unknown"
+
+
+@pytest.mark.parametrize("values", [(), (0.01,)])
+def test_fewer_than_two_pipelines_have_no_word_and_still_count(values):
+    clear = (0.0150, 0.0070, 0.0140, 0.0040)
+    few, other, _ = three(values, clear, WIDE)
+    assert few.word is None and math.isnan(few.p) and math.isnan(few.power)
+    assert math.isnan(few.low)
+    assert other.p == pytest.approx(3 * three(clear)[0].p)
+
+
+def test_what_is_unknown_has_the_power_of_holms_first_step():
+    alone, *_ = three(WIDE)
+    among, far, _ = three(WIDE, FAR, WIDE)
+    assert 0.016 < among.power < alone.power < 0.06
+    assert math.isnan(far.power)
+
+
+def test_a_described_claim_has_its_difference_and_interval_and_no_word():
+    claim = over_pipelines("text", "accuracy", FAR)
+    assert claim.estimate == pytest.approx(0.01)
+    assert claim.low < 0.01 < claim.high
+    assert claim.word is None and math.isnan(claim.p)
+
+
+def share_of_studies(means: tuple[float, ...], words: set[str]) -> float:
+    """Of 200 studies with five pipelines each: some claim with such a mean gets such a word."""
+    random, found = np.random.default_rng(0), 0
+    for _ in range(200):
+        studies = [tuple(random.normal(mean, 0.001, 5)) for mean in means]
+        found += not words.isdisjoint(claim.word for claim in three(*studies))
+    return found / 200
+
+
+def test_no_difference_is_called_one_in_more_than_5_percent_of_studies():
+    assert share_of_studies((0.0, 0.0, 0.0), {"better", "worse"}) <= 0.06
+
+
+def test_models_on_the_margin_are_called_equal_in_no_more_than_5_percent_of_studies():
+    assert share_of_studies((0.002, 0.002, -0.002), {"equal within the margin"}) <= 0.06
+
+
+def test_numbers_are_points_or_similarities_with_their_sign():
+    assert (shown(0.0123, "accuracy"), shown(-0.0123, "similarity")) == ("+1.23", "-0.012")
+    assert bracket(-0.01, 0.02, "accuracy") == "[-1.00, +2.00]"
+    assert (shown(math.nan, "accuracy"), bracket(math.nan, math.nan, "accuracy")) == ("-", "-")

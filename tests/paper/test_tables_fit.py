@@ -8,7 +8,7 @@ import pytest
 
 from pdiff.paper.experiments import Result
 from pdiff.paper.fit import write_fit
-from pdiff.paper.runs import Setting
+from pdiff.paper.results import Setting
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
 
@@ -85,5 +85,7 @@ def test_a_run_without_an_audit_is_named(tmp_path, written):
 
 
 def test_nothing_run_is_said(written):
-    with pytest.raises(InputError, match="no experiment of quick_digits_resnet18 is there"):
+    with pytest.raises(
+        InputError, match="no experiment of digits, resnet18, recipe quick is there"
+    ):
         written(**{"": []})

@@ -1,422 +1,307 @@
-"""The paper's claims over several runs: what the words mean, and the document they stand in."""
+"""The paper's claims over whole pipelines: what is measured, and the document that says it."""
 
 import json
 import math
-import re
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
+from pdiff.novelty.claims import Claim
 from pdiff.paper import cli, experiments
-from pdiff.paper.claims import CLAIMS, matching_soup
-from pdiff.paper.copies import audit_table, copies_lines
 from pdiff.paper.experiments import make_experiment
-from pdiff.paper.runs import ABLATIONS, Seed, Setting, seed_pairs
-from pdiff.paper.verdict import Judged, is_conditional, judge_all, units
-from pdiff.paper.verdict_text import replace_section, write_verdict
+from pdiff.paper.results import ABLATIONS, Pair, Runs, Setting, seed_pairs
+from pdiff.paper.verdict import PRIMARY, QUESTIONS, claims_of, nearest_soup, write_verdict
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
 from pdiff.tracking.sync import Source
-from tests.conftest import ROOT
+from tests.conftest import ROOT, change
 from tests.toys.runs import (
+    AUDIT,
     FIT,
     GROUPS,
     UNFITTED,
+    make_pipelines,
     make_run,
-    make_seeds,
-    write_audit,
     write_lock,
     write_results,
 )
 
 SETTING = Setting("quick", "digits", "resnet18")
 WHOLE = (0.0, 0.001, -0.001)
+Found = dict[Pair, Runs]
 
 
-def judge(seeds: list[Seed], key: str) -> Judged:
-    return {judged.claim.key: judged for judged in judge_all(seeds)}[key]
+def write(found: Found, folder: Path, setting: Setting = SETTING) -> tuple[str, pd.DataFrame]:
+    """The document, and the rows of this setting."""
+    paths, frame = write_verdict(setting, found, [], folder, "make it")
+    return paths[1].read_text(), frame.set_index("row")
 
 
-def alone(seeds: list[Seed], key: str) -> Judged:
-    (judged,) = judge_all(seeds, [claim for claim in CLAIMS if claim.key == key])
-    return judged
+def cells(text: str, key: str) -> list[str]:
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {key} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def changed(**groups: tuple[float, float, float]) -> dict[str, tuple[float, float, float]]:
-    return GROUPS | groups
-
-
-# the words
-
-
-@pytest.mark.parametrize(
-    ("shifts", "word"),
-    [
-        ((0.0, 0.001, -0.001), "holds"),
-        ((-0.04, -0.041, -0.039), "does not hold"),
-        ((0.03, -0.02, -0.05), "cannot tell"),
-    ],
-)
-def test_a_word_follows_the_interval_over_the_runs(tmp_path, shifts, word):
-    judged = alone(make_seeds(tmp_path, *shifts), "1")
-    assert judged.word == word
-    assert judged.combined.estimate == pytest.approx(0.02 + np.mean(shifts))
-
-
-def test_every_claim_that_is_true_of_the_runs_holds(tmp_path):
-    words = {judged.claim.key: judged.word for judged in judge_all(make_seeds(tmp_path, *WHOLE))}
-    assert words.pop("7") == words.pop("8") == "not run"
-    assert set(words.values()) == {"holds"}
-    assert len(words) == 11
-
-
-def test_every_claim_that_is_false_of_the_runs_does_not_hold(tmp_path):
-    worst = changed(generated=(0.79, 1.0, 0.92), **{"noised_0.5": (0.70, 0.90, 0.70)})
-    found = judge_all(make_seeds(tmp_path, *WHOLE, groups=worst))
-    assert {judged.word for judged in found if judged.claim.key not in "78"} == {"does not hold"}
-
-
-def test_what_cannot_be_told_says_what_would_have_been_seen(tmp_path):
-    seeds = make_seeds(tmp_path, 0.03, -0.02, -0.05)
-    judged = judge(seeds, "1")
-    write_verdict(SETTING, seeds, tmp_path, "command")
-    seen = 100 * judged.combined.detectable
-    row = re.search(r"\| 1 \|.*", (tmp_path / "verdict.md").read_text())[0]
-    assert f"cannot tell (would have seen {seen:.2f})" in row
-
-
-def test_spreads_within_and_between_runs_stand_apart(tmp_path):
-    judged = alone(make_seeds(tmp_path, 0.01, 0.0, -0.01, noise=0.002), "1")
-    assert judged.combined.between_std == pytest.approx(0.01)
-    assert judged.combined.within_std == pytest.approx(math.sqrt(2) * 0.002, rel=0.1)
+def words(claims: dict[str, Claim]) -> list[str | None]:
+    return [claims[key].word for key in PRIMARY]
 
 
 # what is measured
 
 
-def test_the_best_is_the_one_that_validation_chooses(tmp_path):
+def test_every_primary_claim_that_is_true_of_the_pipelines_is_better(tmp_path):
+    assert words(claims_of(make_pipelines(tmp_path, *WHOLE))) == ["better"] * 3
+
+
+def test_every_primary_claim_that_is_false_of_the_pipelines_is_worse(tmp_path):
+    worst = GROUPS | {"generated": (0.79, 0.99, 0.92)}
+    assert words(claims_of(make_pipelines(tmp_path, *WHOLE, groups=worst))) == ["worse"] * 3
+
+
+def test_models_that_differ_by_less_than_the_margin_are_equal(tmp_path):
+    close = GROUPS | {"generated": (0.90, 0.93, 0.92)}
+    shifts = (0.0003, -0.0003, 0.0002, -0.0002)
+    found = claims_of(make_pipelines(tmp_path, *shifts, groups=close))
+    assert words(found) == ["equal within the margin", "worse", "equal within the margin"]
+
+
+@pytest.mark.parametrize(
+    ("key", "difference"),
+    [
+        *(("1", 0.02), ("2", 0.01), ("3", 0.05), ("3b", 0.01), ("4", -0.01), ("4b", 0.02)),
+        *(("5", 0.02), ("5b", 0.005), ("6", 0.02), ("7", 0.04), ("7b", 0.02)),
+        *(("8", 0.01), ("8b", 0.01)),
+    ],
+)
+def test_a_difference_is_positive_where_the_paper_is_right(tmp_path, key, difference):
+    claim = claims_of(make_pipelines(tmp_path, 0.0, 0.0))[key]
+    assert claim.estimate == pytest.approx(difference)
+    assert claim.low == pytest.approx(difference)
+
+
+def test_only_the_three_primary_claims_get_a_word(tmp_path):
+    found = claims_of(make_pipelines(tmp_path, *WHOLE))
+    assert [key for key, claim in found.items() if claim.word] == ["1", "2", "3"]
+
+
+def test_the_chosen_model_is_the_one_that_validation_likes_best(tmp_path):
     run = make_run(tmp_path / "run")
-    models = run.models
+    path = run.result.tree.path / "data/models.csv"
+    models = pd.read_csv(path)
     models.loc[(models["group"] == "generated") & (models["model"] == 0), "choosing_accuracy"] = 1
-    assert run.chosen("generated").estimate == pytest.approx(0.91)
+    models.to_csv(path, index=False)
+    assert run.mean("generated", "chosen") == pytest.approx(0.91)
+    assert run.mean("original", "chosen") == pytest.approx(0.91)
 
 
-def test_the_matching_soup_is_chosen_on_validation(tmp_path):
-    groups = changed(soup_2=(0.92, 0.95, 0.90), soup_8=(0.80, 0.93, 0.919))
-    assert matching_soup(make_run(tmp_path / "run", groups=groups)) == "soup_8"
+def test_the_soup_of_equal_accuracy_is_chosen_on_validation(tmp_path):
+    groups = GROUPS | {"soup_2": (0.92, 0.95, 0.90), "soup_8": (0.80, 0.93, 0.919)}
+    assert nearest_soup(make_run(tmp_path / "run", groups=groups)) == "soup_8"
 
 
 def test_the_ensemble_is_a_soup_too(tmp_path):
-    groups = changed(ensemble=(0.91, 0.94, 0.92))
-    seeds = make_seeds(tmp_path, *WHOLE, groups=groups)
-    assert matching_soup(seeds[0].run()) == "ensemble"
-    claim = judge(seeds, "5b").claim
-    assert claim.beside(seeds) == "3 x ensemble"
+    found = make_pipelines(tmp_path, *WHOLE, groups=GROUPS | {"ensemble": (0.91, 0.94, 0.92)})
+    assert "Soups of equal accuracy: ensemble in 3 runs." in write(found, tmp_path)[0]
 
 
-def test_without_rivals_their_claims_are_not_run(tmp_path):
+def test_several_models_of_one_base_are_averaged_first(tmp_path):
+    shifts = {(0, 0): 0.0, (0, 1): 0.002, (1, 0): 0.01}
+    found = {
+        pair: {"": make_run(tmp_path / f"{i}", shift)}
+        for i, (pair, shift) in enumerate(shifts.items())
+    }
+    assert claims_of(found)["1"].differences == pytest.approx((0.021, 0.03))
+    text, frame = write(found, tmp_path)
+    assert "2 pipelines, 3 runs, reported on the test split" in text
+    assert frame.loc["1", "n"] == 2
+
+
+def test_groups_that_are_not_there_are_not_run_and_the_others_are_judged(tmp_path):
     few = {name: GROUPS[name] for name in ("original", "ensemble", "generated")}
-    found = {j.claim.key: j for j in judge_all(make_seeds(tmp_path, *WHOLE, groups=few))}
-    assert {key for key, j in found.items() if j.word == "not run"} == found.keys() - {
-        "1",
-        "2",
-        "3",
-    }
-    assert found["5a"].reason == "no group soup_N"
-    assert found["6c"].reason == "no group gaussian_full"
+    text, frame = write(make_pipelines(tmp_path, *WHOLE, groups=few), tmp_path)
+    assert frame.loc[["1", "2", "3", "7"], "answer"].tolist() == [
+        *("better", "better", "not run: soup of equal accuracy", "not run: gaussian_full")
+    ]
+    assert cells(text, "7")[2:6] == ["-", "-", "-", "0"]
 
 
-def test_rivals_without_replicates_are_not_run(tmp_path):
-    seeds = make_seeds(tmp_path, *WHOLE)
-    for seed in seeds:
-        path = seed.run().result.tree.path / "data/bootstrap.csv"
-        frame = pd.read_csv(path)
-        frame[~frame["group"].str.startswith("soup")].to_csv(path, index=False)
-    assert judge(seeds, "5a").reason == "no replicates of soup_8"
+def test_a_pipeline_without_a_group_does_not_count_in_its_row(tmp_path):
+    found = make_pipelines(tmp_path / "a", *WHOLE)
+    few = {name: values for name, values in GROUPS.items() if name != "held_back"}
+    found[0, 0] = {"": make_run(tmp_path / "b", groups=few)}
+    claims = claims_of(found)
+    assert (len(claims["5"].differences), len(claims["1"].differences)) == (2, 3)
 
 
-@pytest.fixture
-def ablated(tmp_path):
-    """Two pipelines with the ablations of claims 7 and 8."""
+def test_ablations_are_held_against_each_other(tmp_path):
     generated = {
-        "checkpoints_10": (0.90, 0.97, 0.90),
-        "noise_latent": (0.92, 0.9, 0.9),
-        "noise_param": (0.91, 0.9, 0.9),
-        "noise_none": (0.90, 0.9, 0.9),
+        **{"checkpoints_10": (0.90, 0.97, 0.90), "noise_latent": (0.92, 0.9, 0.9)},
+        **{"noise_param": (0.91, 0.9, 0.9), "noise_none": (0.90, 0.9, 0.9)},
     }
-    seeds = make_seeds(tmp_path, *WHOLE)
     more = {
-        name: make_run(tmp_path / name, groups=changed(generated=values))
+        name: make_run(tmp_path / name, groups=GROUPS | {"generated": values})
         for name, values in generated.items()
     }
-    return [replace(seed, runs={**seed.runs, **more}) for seed in seeds]
+    found = make_pipelines(tmp_path, *WHOLE)
+    found = {pair: runs | more if pair != (2, 2) else runs for pair, runs in found.items()}
+    claims = claims_of(found)
+    estimates = [claims[key].estimate for key in ("9", "10", "10b")]
+    assert estimates == pytest.approx([0.09, 0.01, 0.02])
+    assert len(claims["9"].differences) == 2
 
 
-def test_novelty_that_grows_with_k_is_less_similarity_than_of_ten(ablated):
-    judged = judge(ablated, "7")
-    assert judged.combined.estimate == pytest.approx(0.97 - 0.88)
-    assert judged.word == "holds"
-    assert judged.claim.beside(ablated) == "K = 10 against 300"
-
-
-def test_latent_noise_is_held_against_parameter_noise_and_none_stands_beside(ablated):
-    judged = judge(ablated, "8")
-    assert judged.combined.estimate == pytest.approx(0.01)
-    assert judged.claim.beside(ablated) == "against no noise: +2.00"
-    without = [
-        replace(s, runs={k: v for k, v in s.runs.items() if "none" not in k}) for s in ablated
-    ]
-    assert judged.claim.beside(without) == "without noise: not run"
-
-
-def test_ablations_of_some_runs_are_judged_on_these(ablated, tmp_path):
-    some = [ablated[0], ablated[1], replace(ablated[2], runs={"": ablated[2].run()})]
-    write_verdict(SETTING, some, tmp_path, "command")
-    frame = pd.read_csv(tmp_path / "verdict.csv").set_index("claim")
-    assert (frame.loc["7", "runs"], frame.loc["1", "runs"]) == (2, 3)
+def test_margins_that_differ_between_the_runs_are_one_error(tmp_path):
+    found = make_pipelines(tmp_path, *WHOLE)
+    run = found[1, 1][""]
+    found[1, 1] = {"": replace(run, params=change(dict(run.params), novelty__margin_accuracy=0.1))}
+    with pytest.raises(InputError, match=r"novelty\.margin_\* differ; one margin is fixed"):
+        claims_of(found)
 
 
 # a generator that has not learned has no verdict
 
 
 @pytest.mark.parametrize(
-    ("options", "word"),
+    ("fit", "word"),
     [
-        ({}, "holds"),
-        ({"fit": FIT | {"r2": 0.05}}, "unfitted"),
-        ({"fit": FIT | {"r2": 0.15}}, "holds"),
-        ({"fit": FIT | {"r2": None}}, "unfitted"),
-        ({"fit": FIT | {"reconstructed_more_alike": 0.04}}, "unfitted"),
-        ({"fit": UNFITTED}, "unfitted"),
-        ({"fit": FIT | {"loss_held_out": 0.7}}, "unfitted"),
-        ({"fit": None}, "fit not measured"),
-        ({"within": (0.95, 0.80)}, "holds"),  # alike, as a Gaussian of full spread can be too
+        (FIT, "better"),
+        (FIT | {"r2": 0.05}, None),
+        (FIT | {"r2": None}, None),
+        (FIT | {"reconstructed_more_alike": 0.04}, None),
+        (UNFITTED, None),
+        (FIT | {"loss_held_out": 0.7}, None),
+        (None, None),
     ],
 )
-def test_a_claim_of_a_generator_that_does_not_fit_does_not_hold(tmp_path, options, word):
-    assert alone(make_seeds(tmp_path, *WHOLE, **options), "1").word == word
+def test_a_generator_that_misses_a_bar_gets_no_word(tmp_path, fit, word):
+    found = claims_of(make_pipelines(tmp_path, *WHOLE, fit=fit))
+    assert found["1"].word == word
+    assert found["1"].estimate == pytest.approx(0.02)
 
 
-def test_a_claim_of_such_a_generator_is_not_refuted_either(tmp_path):
-    assert alone(make_seeds(tmp_path, -0.04, -0.041, -0.039), "1").word == "does not hold"
-    shifts = (-0.04, -0.041, -0.039)
-    seeds = make_seeds(tmp_path / "unfitted", *shifts, fit=UNFITTED)
-    assert alone(seeds, "1").word == "unfitted"
-    assert alone(seeds, "1").combined.estimate == pytest.approx(-0.02)
-
-
-@pytest.mark.parametrize(("unfitted", "word"), [(1, "holds"), (2, "unfitted")])
+@pytest.mark.parametrize(("unfitted", "word"), [(1, "better"), (2, None)])
 def test_more_than_half_of_the_runs_have_to_fit(tmp_path, unfitted, word):
-    seeds = make_seeds(tmp_path / "well", *WHOLE, 0.0)
-    bad = make_seeds(tmp_path / "unfitted", *WHOLE, 0.0, fit=UNFITTED)
-    assert alone([*bad[:unfitted], *seeds[unfitted:]], "1").word == word
-
-
-def test_the_generator_that_counts_is_the_one_that_wins(ablated, tmp_path):
-    unfitted = make_run(tmp_path / "flat", groups=GROUPS, fit=UNFITTED)
-    seeds = [replace(s, runs={**s.runs, "noise_latent": unfitted}) for s in ablated]
-    words = {j.claim.key: j.word for j in judge_all(seeds)}
-    assert words["8"] == "unfitted"
-    assert words["7"] == words["1"] == "holds"
-
-
-def row_0(text: str) -> str:
-    return re.search(r"\| 0 \|.*", text)[0]
+    found = make_pipelines(tmp_path / "well", *WHOLE, 0.0)
+    bad = make_pipelines(tmp_path / "unfitted", *WHOLE, 0.0, fit=UNFITTED)
+    found |= {pair: bad[pair] for pair in list(bad)[:unfitted]}
+    assert claims_of(found)["1"].word == word
 
 
 def test_row_0_says_whether_the_generator_learned_and_by_which_numbers(tmp_path):
-    seeds = make_seeds(tmp_path, *WHOLE)
-    paths, frame = write_verdict(SETTING, seeds, tmp_path, "x")
-    text = paths[1].read_text()
-    assert row_0(text) == (
-        "| 0 | did the generator learn? (R² 0.99, variance first / least 1.10 / 0.85, outside "
-        "0.03, held-out / Gaussian loss 0.90) | - | - | - | - | - | 3 | **fits** (3 of 3 runs) |"
+    text, frame = write(make_pipelines(tmp_path, *WHOLE), tmp_path)
+    question = (
+        "did the generator learn? (R² 0.99, variance of the first latent direction 1.10, outside "
+        "0.03, held-out / Gaussian loss 0.90)"
     )
-    assert "Did the generator learn? **Fits** (3 of 3 runs). **Holds** (11):" in text
-    assert text.count("| 0.99 | 1.10 / 0.85 | 0.03 | 0.90 | 0.800 / 0.810 / 0.800 | yes |") == 3
-    first = frame.iloc[0]
-    assert (first["claim"], first["verdict"], first["runs"], first["fitted"]) == ("0", "fits", 3, 3)
-    assert first["variance_least"] == pytest.approx(0.85)
-    assert frame.loc[frame["verdict"] == "holds", "r2"].to_numpy() == pytest.approx(0.99)
+    assert cells(text, "0") == ["0", question, "-", "-", "-", "3", "**fits**"]
+    assert frame.loc["0", "answer"] == "fits"
 
 
-def test_row_0_counts_the_runs_that_do_not_fit_and_the_text_says_why(tmp_path):
-    seeds = make_seeds(tmp_path / "well", *WHOLE)
-    bad = make_seeds(tmp_path / "unfitted", *WHOLE, fit=UNFITTED)
-    paths, frame = write_verdict(SETTING, [*bad[:2], seeds[2]], tmp_path, "x")
-    text = paths[1].read_text()
-    assert row_0(text).endswith("| 3 | **does not fit** (2 of 3 runs) |")
-    assert "variance first / least 0.45 / 0.35" in row_0(text)
-    why = "along the originals' leading directions generated latents have 0.10 to 1.20 of their"
-    assert f"**Does not fit** (2 of 3 runs); in the first that it does not fit, {why}" in text
-    assert "**Unfitted** (11): better than the originals on average (1)" in text
-    assert why in frame.iloc[0]["reason"]
-    assert re.findall(r"\| (yes|no) \|\n", text) == ["no", "no", "yes"]
+def test_row_0_says_which_bars_are_missed(tmp_path):
+    text, frame = write(make_pipelines(tmp_path, *WHOLE, fit=UNFITTED), tmp_path)
+    why = "does not fit: along the originals' leading directions generated latents have 0.10 to"
+    assert frame.loc["0", "answer"].startswith(why)
+    assert cells(text, "1")[4:] == ["-", "3", "**no word: does not fit**"]
 
 
 def test_runs_from_before_the_fit_was_measured_say_so(tmp_path):
-    seeds = make_seeds(tmp_path, *WHOLE, fit=None)
-    text = write_verdict(SETTING, seeds, tmp_path, "x")[0][1].read_text()
-    assert "(R² -, variance first / least - / -, outside -, held-out / Gaussian" in row_0(text)
-    assert row_0(text).endswith("| **not measured** (3 of 3 runs) |")
-    assert text.count("| - | - / - | - | - | 0.800 / - / 0.800 | not measured |") == 3
-    assert "**Fit not measured** (11): better than the originals on average (1)" in text
-
-
-# many claims, many runs
-
-
-def test_a_claim_that_holds_alone_may_not_hold_among_many(tmp_path):
-    """p is about 0.02 for claim 1; with eleven others that are no clearer, 0.05 / 12 is asked."""
-    unclear = dict.fromkeys(GROUPS, (0.9, 0.9, 0.9))
-    unclear |= {"noised_0.01": (0.95, 0.91, 0.9), "noised_0.5": (0.8, 0.89, 0.8)}
-    seeds = make_seeds(tmp_path, 0.0075, 0.0035, 0.007, 0.002, groups=unclear)
-    (one,) = [alone(seeds, "1")]
-    assert one.word == "holds"
-    assert 0.01 < one.p < 0.05
-    among = judge(seeds, "1")
-    assert among.word == "cannot tell"
-    assert among.p == one.p
-    assert among.p_holm > 0.05
-    assert among.level > 0.99
-
-
-def seeds_of(*pairs: tuple[int, int]) -> list[Seed]:
-    return [Seed(base, model, {}) for base, model in pairs]
-
-
-@pytest.mark.parametrize(
-    ("pairs", "expected", "conditional"),
-    [
-        ([(0, 0), (1, 1), (2, 2)], [[0], [1], [2]], False),
-        ([(0, 0), (1, 1)], [[0], [1]], False),
-        ([(0, 0), (0, 1), (1, 0), (1, 1)], [[0], [1], [2], [3]], True),
-        ([(0, 0), (0, 1), (1, 0), (2, 0)], [[0, 1], [2], [3]], False),
-        ([(0, 0), (0, 1)], [[0], [1]], True),
-    ],
-)
-def test_the_unit_is_the_pipeline_if_there_are_bases_enough(pairs, expected, conditional):
-    assert units(seeds_of(*pairs)) == expected
-    assert is_conditional(seeds_of(*pairs)) == conditional
-
-
-def test_runs_on_two_bases_say_so_and_show_each_base(tmp_path):
-    shifts = {(0, 0): 0.0, (0, 1): 0.002, (1, 0): 0.01, (1, 1): 0.014}
-    seeds = [
-        Seed(*pair, {"": make_run(tmp_path / f"{i}", shift, seed=i)})
-        for i, (pair, shift) in enumerate(shifts.items())
-    ]
-    paths, frame = write_verdict(SETTING, seeds, tmp_path, "command")
-    text = paths[1].read_text()
-    assert "4 runs on 2 bases: the intervals are conditional on that" in text
-    assert "| n | base 0 | base 1 |" in text
-    assert re.search(r"\| 1 \| .* \| 4 \| \+2\.10 \| \+3\.20 \|", text)
-    assert frame.set_index("claim").loc["1", "units"] == 4
-
-
-def test_several_models_on_three_bases_are_averaged_first(tmp_path):
-    shifts = {(0, 0): 0.0, (0, 1): 0.002, (1, 0): 0.01, (2, 0): 0.02}
-    seeds = [
-        Seed(*pair, {"": make_run(tmp_path / f"{i}", shift, seed=i)})
-        for i, (pair, shift) in enumerate(shifts.items())
-    ]
-    judged = alone(seeds, "1")
-    assert judged.combined.estimate == pytest.approx(0.02 + np.mean([0.001, 0.01, 0.02]))
-
-
-def test_one_run_has_a_verdict_that_says_it_is_one(tmp_path):
-    paths, frame = write_verdict(SETTING, make_seeds(tmp_path, 0.0), tmp_path, "command")
-    assert "One run: the intervals cover images and models" in paths[1].read_text()
-    assert frame["between_std"].isna().all()
-    assert frame.set_index("claim").loc["1", "verdict"] == "holds"
+    text, frame = write(make_pipelines(tmp_path, *WHOLE, fit=None), tmp_path)
+    assert "(R² -, variance of the first latent direction -, outside -" in cells(text, "0")[1]
+    answers = frame.loc[["0", "1"], "answer"].tolist()
+    assert answers == ["not measured", "no word: not measured"]
 
 
 # the document
 
 
+def test_a_row_shows_the_difference_its_interval_and_the_word(tmp_path):
+    text, frame = write(make_pipelines(tmp_path, *WHOLE), tmp_path)
+    # 2 points, give or take t (4.302653) times 0.1 / sqrt(3); twice the p of t = 34.64, as
+    # claim 3, without any spread, comes first
+    assert cells(text, "1")[2:] == ["+2.00", "[+1.75, +2.25]", "0.002", "3", "**better**"]
+    assert frame.loc["1", "p"] == pytest.approx(2 * 2 * stats.t.sf(0.02 / 0.001 * 3**0.5, 2))
+    assert cells(text, "4")[2:] == ["-0.010", "[-0.010, -0.010]", "-", "3", "described"]
+    order = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert order == ["| #", "| -", "| 0", *(f"| {key}" for key in QUESTIONS)]
+
+
+def test_what_is_unknown_stands_there_with_the_power_at_the_margin(tmp_path):
+    text, frame = write(make_pipelines(tmp_path, 0.03, -0.02, -0.05), tmp_path)
+    assert 0.016 < frame.loc["1", "power"] < 0.03
+    assert cells(text, "1")[-1] == "**unknown** (power at the margin 2%)"
+    assert math.isnan(frame.loc["3", "power"])
+
+
+def test_one_pipeline_is_only_described(tmp_path):
+    text, frame = write(make_pipelines(tmp_path, 0.0), tmp_path)
+    assert cells(text, "1")[2:] == ["+2.00", "-", "-", "1", "**no word: one pipeline**"]
+    assert frame.loc["1", ["low", "high", "p", "power"]].isna().all()
+
+
 def test_a_verdict_on_one_data_set_leaves_the_others(tmp_path):
     others = Setting("quick", "cifar10_images", "resnet18", ("data.root=/somewhere",))
-    write_verdict(SETTING, make_seeds(tmp_path / "a", *WHOLE), tmp_path, "first")
-    path = tmp_path / "verdict.md"
-    path.write_text(path.read_text() + "\nBy hand.\n")
-    write_verdict(others, make_seeds(tmp_path / "b", *WHOLE), tmp_path, "second")
-    write_verdict(SETTING, make_seeds(tmp_path / "c", -0.04, -0.041, -0.039), tmp_path, "third")
-    text = path.read_text()
-    marks = re.findall(r"<!-- (verdict|end) (.*) -->", text)
-    names = ["how to read", "quick_digits_resnet18", "quick_cifar10_images_resnet18"]
-    assert marks == [(word, name) for name in names for word in ("verdict", "end")]
-    assert "`third`" in text and "`second`" in text and "By hand." in text
-    assert "`first`" not in text
-    frame = pd.read_csv(tmp_path / "verdict.csv").set_index(["section", "claim"])
-    assert len(frame) == 2 * (1 + len(CLAIMS))
-    assert frame.loc[("quick_digits_resnet18", "1"), "verdict"] == "does not hold"
-    assert frame.loc[("quick_cifar10_images_resnet18", "1"), "verdict"] == "holds"
+    write(make_pipelines(tmp_path / "a", *WHOLE), tmp_path)
+    write(make_pipelines(tmp_path / "b", *WHOLE), tmp_path, others)
+    text, _ = write(make_pipelines(tmp_path / "c", -0.04, -0.041, -0.039), tmp_path)
+    titles = [line for line in text.splitlines() if line.startswith("#")]
+    expected = ["cifar10_images, resnet18, recipe quick", "digits, resnet18, recipe quick"]
+    assert titles == ["# Do the paper's claims hold?", *(f"## {title}" for title in expected)]
+    frame = pd.read_csv(tmp_path / "verdict.csv").set_index(["section", "row"])
+    assert [frame.loc[(title, "1"), "answer"] for title in expected] == ["better", "worse"]
 
 
 def test_the_same_runs_give_the_same_document(tmp_path):
-    seeds = make_seeds(tmp_path, *WHOLE)
-    first = [path.read_bytes() for path in write_verdict(SETTING, seeds, tmp_path, "x")[0]]
-    assert [path.read_bytes() for path in write_verdict(SETTING, seeds, tmp_path, "x")[0]] == first
-
-
-@pytest.mark.parametrize(
-    "text", ["<!-- verdict a -->", "<!-- end a -->\n<!-- verdict a -->", 2 * "<!-- verdict a -->"]
-)
-def test_marks_that_do_not_match_are_one_error(text):
-    with pytest.raises(InputError, match=r"<!-- verdict a --> and <!-- end a --> must each"):
-        replace_section(text, "a", "body")
+    found = make_pipelines(tmp_path, *WHOLE)
+    paths, _ = write_verdict(SETTING, found, [], tmp_path, "x")
+    first = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_verdict(SETTING, found, [], tmp_path, "x")[0]] == (
+        first
+    )
 
 
 def test_other_overrides_are_another_section_and_another_folder_of_images_is_not():
     same = replace(SETTING, overrides=("data.root=/elsewhere",))
     other = replace(SETTING, overrides=("autoencoder.decode_norm=running",))
-    assert same.name == SETTING.name
-    assert other.name == "quick_digits_resnet18_autoencoder.decode_norm_running"
+    assert same.title == SETTING.title
+    assert other.title == "digits, resnet18, recipe quick, autoencoder.decode_norm=running"
 
 
-def test_claims_that_were_not_run_say_so_with_the_command(tmp_path):
-    paths, _ = write_verdict(SETTING, make_seeds(tmp_path, *WHOLE), tmp_path, "make it")
-    text = paths[1].read_text()
-    assert "not run: ablation=checkpoints_10 |" in text
-    assert "- what was not run, runs with `make it --ablations`" in text
+def test_ablations_that_were_not_run_say_so_with_the_command(tmp_path):
+    text, _ = write(make_pipelines(tmp_path, *WHOLE), tmp_path)
+    assert cells(text, "9")[-1] == "not run: ablation=checkpoints_10"
+    assert "- What was not run, runs with `make it --ablations`." in text
+
+
+def test_near_duplicates_are_described_where_there_was_an_audit(tmp_path):
+    text, _ = write(make_pipelines(tmp_path / "a", *WHOLE, audit=AUDIT), tmp_path)
+    assert "models lie 0.50 times as far from the nearest checkpoint as checkpoints do" in text
+    assert "at 0.40 of the checkpoints' distance from their mean, 25% of it (squared)" in text
+    text, _ = write(make_pipelines(tmp_path / "b", *WHOLE), tmp_path)
+    assert "nearest checkpoint" not in text
+
+
+def test_a_test_split_that_also_chose_is_said(tmp_path):
+    run = make_run(tmp_path / "run")
+    paper = replace(run, params=change(dict(run.params), data__split="paper"))
+    assert "Both splits are the test images" in write({(0, 0): {"": paper}}, tmp_path)[0]
+    assert "Both splits" not in write({(0, 0): {"": run}}, tmp_path)[0]
 
 
 def test_runs_that_are_not_there_are_named_with_the_reason(tmp_path):
-    failed = Seed(8, 8, {}, {"": "train_ddpm: lr"})
-    seeds = [*make_seeds(tmp_path, *WHOLE), failed, Seed(9, 9, {})]
-    text = write_verdict(SETTING, seeds, tmp_path, "command")[0][1].read_text()
-    assert "- run 8, 8: train_ddpm: lr" in text
-    assert "- run 9, 9: not run" in text
-    assert "3 whole pipelines" in text
+    found = make_pipelines(tmp_path, *WHOLE)
+    absent = ["digits-s8: train_ddpm: lr", "digits-s9: not run"]
+    text = write_verdict(SETTING, found, absent, tmp_path, "x")[0][1].read_text()
+    assert "- digits-s8: train_ddpm: lr\n- digits-s9: not run\n" in text
 
 
 def test_without_any_run_nothing_is_written(tmp_path):
-    with pytest.raises(InputError, match="no experiment of quick_digits_resnet18 is there: lr"):
-        write_verdict(SETTING, [Seed(0, 0, {}, {"": "lr"})], tmp_path, "command")
+    with pytest.raises(InputError, match=r"no experiment of digits, resnet18, recipe quick .*: lr"):
+        write_verdict(SETTING, {}, ["lr"], tmp_path, "command")
     assert not list(tmp_path.iterdir())
-
-
-# copies or new?
-
-
-def test_the_audit_has_mean_and_spread_over_runs(tmp_path):
-    seeds = make_seeds(tmp_path, *WHOLE)
-    for seed, index in zip(seeds, (0.3, 0.4, 0.5), strict=True):
-        write_audit(seed.run().result.tree.path, index)
-    (row,) = [line for line in copies_lines(seeds) if line.startswith("| generated")]
-    assert row.split(" | ")[1:5] == ["-4.00 ± 0.00", "-5.00 ± 0.00", "0.50 ± 0.00", "0.40 ± 0.10"]
-    assert row.endswith("| 0.25 ± 0.00 |")
-    text = write_verdict(SETTING, seeds, tmp_path, "x")[0][1].read_text()
-    assert "and at 0.40 of the originals' distance from their mean, 25% of it (squared)" in text
-
-
-def test_without_an_audit_there_is_no_table_of_copies(tmp_path):
-    seeds = make_seeds(tmp_path, *WHOLE)
-    assert audit_table(seeds).empty
-    assert "Copies or new?" not in write_verdict(SETTING, seeds, tmp_path, "x")[0][1].read_text()
 
 
 # the command
@@ -458,7 +343,7 @@ def workplace(tmp_path, monkeypatch):
     for seed, ablation in ((0, ""), (1, ""), (1, "noise_latent")):
         experiment = SETTING.experiment(seed, seed, ablation)
         folder = tmp_path / "runs" / experiment.name
-        write_results(folder, seed=seed)
+        write_results(folder)
         write_lock(folder)
         (folder / "params.yaml").write_text(yaml.safe_dump(experiment.params, sort_keys=False))
         sources.append(Source(experiment.name, Folder(folder), 0.0, tags, verified=True))
@@ -471,14 +356,13 @@ def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypat
     monkeypatch.setattr(cli.tracking, "log_table", lambda *table: logged.append(table))
     assert cli.main([*DIGITS, "--no-run"]) == 0
     text = (workplace / "results/verdict.md").read_text()
-    assert f"`python -m pdiff.paper {' '.join(DIGITS)}`, run at commit abc1234." in text
-    assert "2 whole pipelines" in text
-    assert "not run: ablation=noise_latent, ablation=noise_param |" in text
+    assert f"`python -m pdiff.paper {' '.join(DIGITS)}`, run at commit abc1234: 2 pip" in text
+    assert cells(text, "10")[-1] == "not run: ablation=noise_param"
     assert f"wrote {workplace}/results/verdict.md" in capsys.readouterr().out
     ((name, columns, rows, paths),) = logged
     assert name == "verdict (digits, resnet18, recipe quick)"
-    words = [row[: columns.index("estimate")][-2:] for row in json.loads(json.dumps(rows))]
-    assert words[:2] == [["fits", ""], ["holds", ""]]
+    answers = [row[columns.index("answer")] for row in json.loads(json.dumps(rows))]
+    assert answers[:2] == ["fits", "better"]
     assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
 
 
