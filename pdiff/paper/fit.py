@@ -14,7 +14,7 @@ from pdiff.baselines.registry import label
 from pdiff.core.files import write_text
 from pdiff.diffusion.bars import MORE_ALIKE, SLACK
 from pdiff.paper.experiments import Library, Result
-from pdiff.paper.render import line
+from pdiff.paper.render import grid
 from pdiff.paper.results import Pair, Setting
 from pdiff.system.errors import InputError
 
@@ -76,19 +76,18 @@ originals, along each principal direction of the originals' latents that holds m
 1 % of their variance.
 
 """
-    lines = [line(["bar", "wanted", *RECIPES.values()]), line(["-"] * (2 + len(RECIPES)))]
+    cells = []
     for name, rows in bars.groupby("row", sort=False):
-        cells = {row.recipe: _bar_cell(row) for row in rows.itertuples()}
-        shown = [cells.get(recipe, "not run") for recipe in RECIPES]
-        lines.append(line([str(name), _wanted(rows["low"].iloc[0], rows["high"].iloc[0]), *shown]))
-    heads = ["group", "accuracy, %", "maximum similarity", "similarity within"]
-    lines += ["", line(heads), line(["-", *["-:"] * 3])]
+        own = {row.recipe: _bar_cell(row) for row in rows.itertuples()}
+        wanted = _wanted(rows["low"].iloc[0], rows["high"].iloc[0])
+        cells.append([name, wanted, *(own.get(recipe, "not run") for recipe in RECIPES)])
+    lines = [*grid(["bar", "wanted", *RECIPES.values()], cells), ""]
+    cells = []
     for row in groups.to_dict("records"):
         name = RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
         accuracy = _spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
-        lines.append(
-            line([name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])])
-        )
+        cells.append([name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])])
+    lines += grid(["group", "accuracy, %", "maximum similarity", "similarity within"], cells)
     name = "_".join(["fit", setting.recipe, setting.data, setting.net])  # overrides are too long
     paths = [folder / f"{name}.csv", folder / f"{name}.md"]
     write_text(paths[0], frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

@@ -17,7 +17,7 @@ from pdiff.baselines.registry import label
 from pdiff.config import NoveltyConfig
 from pdiff.core.files import write_text
 from pdiff.novelty.claims import Claim, Kind, bracket, judge, margins, over_pipelines, shown
-from pdiff.paper.render import line
+from pdiff.paper.render import grid
 from pdiff.paper.results import Pair, Run, Runs, Setting
 from pdiff.system.errors import InputError
 
@@ -229,9 +229,8 @@ def _section(title: str, rows: pd.DataFrame) -> str:
     """The Markdown of one setting."""
     heads = ["#", "question", "difference", "95 % interval", "p (Holm)", "n", "answer"]
     notes = rows["row"] == "note"
-    cells = [heads, ["-"] * len(heads), *map(_cells, rows[~notes].to_dict("records"))]
-    texts = [f"- {text}" for text in rows.loc[notes, "text"]]
-    return "\n".join([f"## {title}", "", *map(line, cells), "", *texts, ""])
+    table = grid(heads, map(_cells, rows[~notes].to_dict("records")))
+    return "\n".join([f"## {title}", "", *table, "", *("- " + rows.loc[notes, "text"]), ""])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
