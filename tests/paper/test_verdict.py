@@ -162,6 +162,13 @@ def test_margins_that_differ_between_the_runs_are_one_error(tmp_path):
         claims_of(found)
 
 
+def test_no_stage_but_the_check_of_all_params_depends_on_the_margins():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    listed = {name: str(stage.get("params")) for name, stage in stages.items()}
+    whole = {name for name, stage in stages.items() if "novelty" in stage.get("params", [])}
+    assert (whole | {name for name, text in listed.items() if "margin" in text}) <= {"check_params"}
+
+
 # a generator that has not learned has no verdict
 
 
