@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from pdiff.novelty.bootstrap import Replicates, save_replicates
 from pdiff.paper.experiments import Result, code_hashes
 from pdiff.paper.results import Pair, Run, Runs
 from pdiff.tracking.files import Folder
