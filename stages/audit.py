@@ -34,7 +34,6 @@ def main() -> None:
         metrics = write_audit(outputs.AUDIT, evidence, fit, facts) if evidence else {}
         log.summary(metrics)
         write_json(outputs.AUDIT_METRICS, metrics)
-        tracking.finish(params)
 
 
 def gather(params: Params) -> Evidence:
