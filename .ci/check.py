@@ -13,11 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 # Other threads and processors sum in another order; on one machine a cold run gives equal numbers.
 TOLERANCE = {"accuracy": 0.01, "similarity": 0.03, "fit": 0.1, "audit": 0.2}
 """Of the numbers of each section; in the audit, whose numbers have several units, of each number
 that is larger than 1 this share."""
+OTHER_MODELS = {"accuracy": 0.02, "similarity": 0.08}
 SHOWN = {
     "accuracy_mean": 100,
     "accuracy_best": 100,
@@ -79,14 +82,19 @@ def _check_table(readme: str) -> list[str]:
 
 
 def check_metrics(committed: Path) -> list[str]:
-    """Every headline number of this run lies within the tolerance of the committed one."""
+    """Every headline number of this run lies within the tolerance of the committed one.
+
+    A processor that sums in another order generates other models, as another seed would: then only
+    accuracy and similarity are compared, and widely.
+    """
     before, now = (_headline(folder) for folder in (committed, Path("metrics")))
     problems = []
-    for section in TOLERANCE.keys() & before.keys():
+    tolerances = TOLERANCE if _same_models() else OTHER_MODELS
+    for section in tolerances.keys() & before.keys():
         for name, value in before[section].items():
             found = now.get(section, {}).get(name)
             numbers = found is not None and value is not None
-            tolerance = TOLERANCE[section]
+            tolerance = tolerances[section]
             if section == "audit" and numbers:
                 tolerance *= max(1.0, abs(value))
             close = abs(found - value) <= tolerance if numbers else found is value
@@ -94,6 +102,21 @@ def check_metrics(committed: Path) -> list[str]:
             if not close:
                 problems.append(f"{section}.{name}: {value} became {found}, tolerance {tolerance}")
     return problems
+
+
+def _same_models() -> bool:
+    """Whether dvc.lock has the generated models that the last commit has."""
+    committed = subprocess.run(
+        ["git", "show", "HEAD:dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    found = {
+        out["md5"]
+        for text in (committed, (ROOT / "dvc.lock").read_text())
+        for out in yaml.safe_load(text)["stages"]["generate"]["outs"]
+        if out["path"] == "data/generated.safetensors"
+    }
+    print("generated models:", "the committed ones" if len(found) == 1 else "other ones")
+    return len(found) == 1
 
 
 def _headline(folder: Path) -> dict[str, dict[str, float | None]]:
