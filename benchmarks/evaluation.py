@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from benchmarks.timing import HEADER, REPEATS, Pair, once, scaled, table, time_pair
-from pdiff.evaluation.predict import CutNet, predict, predict_plain
+from pdiff.evaluation.predict import CutNet, Predictor, predict_plain
 from pdiff.nets.registry import build_net
 from pdiff.parameters.subset import Models, select_subset
 
@@ -31,12 +31,12 @@ def _net(name: str, images: int, few: int, size: int) -> tuple[list[Pair], int]:
     subset = select_subset(net, "last_norms:2")
     pixels, cuts = torch.randn(images, 3, size, size), []
     trace_s = once(lambda: cuts.append(CutNet(net, subset.names, pixels[:2])))
-    row = torch.cat([value.flatten() for value in subset.read(net).values()])
+    row = torch.cat([net.get_parameter(name).flatten() for name in subset.names])
     noised = Models(subset, row + 0.1 * torch.randn(few, len(row)))
 
     def ours(count: int) -> torch.Tensor:
         some = Models(subset, noised.block(slice(0, len(row)))[:count])
-        return predict(cuts[0], some, lambda: pixels.split(512), boundary_mib=1024)
+        return Predictor(cuts[0], lambda: pixels.split(512), 1024).predict(some)
 
     def plain(count: int) -> torch.Tensor:
         return predict_plain(net, [noised[i] for i in range(count)], lambda: pixels.split(512))

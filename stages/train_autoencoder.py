@@ -3,17 +3,14 @@
 checkpoints (K, D) -> autoencoder with its normalisation statistics, latents (K, L)
 """
 
-from contextlib import ExitStack
-
 from pdiff import outputs, tracking
-from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
+from pdiff.autoencoder.codec import Codec, normalised_pairs, reconstruction_error
 from pdiff.autoencoder.linear import LinearCodec
-from pdiff.autoencoder.train import train_autoencoder
-from pdiff.config import Params, load_params
+from pdiff.autoencoder.train import train_codec
+from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.files import save_tensors, write_json
 from pdiff.core.runtime import get_device, make_generator
-from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import StackFile, load_stack
 from pdiff.parameters.subset import Models, Rows
 from pdiff.system.resume import make_checkpointer
@@ -22,11 +19,13 @@ from stages import stage, warn
 
 def main() -> None:
     params = load_params()
+    device = get_device()
     config = params.autoencoder
+    sections, inputs = [params.seed, config, params.noise], [outputs.CHECKPOINTS]
 
     with (
         tracking.run("train_autoencoder", params, "seed", "noise", "autoencoder") as log,
-        ExitStack() as done,
+        make_checkpointer("train_autoencoder", sections, inputs, device) as resume,
     ):
         curve = Curve(log, "autoencoder", "loss", "lr")
         if config.kind == "linear":
@@ -34,8 +33,9 @@ def main() -> None:
             codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim, config.normalise)
         else:
             subset, matrix = load_stack(outputs.CHECKPOINTS)
-            checkpoints = Models(subset, matrix.to(get_device()))
-            codec = _train(checkpoints, params, curve, done)
+            checkpoints = Models(subset, matrix.to(device))
+            generator = make_generator(params.seed.model, "train_autoencoder", device=device)
+            codec = train_codec(checkpoints, config, params.noise, generator, curve, resume)
         latents = codec.encode(checkpoints)
         metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
@@ -48,19 +48,6 @@ def main() -> None:
         save_tensors(outputs.LATENTS, {"latents": latents})
         curve.write(outputs.AUTOENCODER_CURVE)
         write_json(outputs.AUTOENCODER_METRICS, metrics)
-
-
-def _train(checkpoints: Models, params: Params, curve: Curve, done: ExitStack) -> ConvCodec:
-    """The trained codec; what a killed run resumes from is kept until `done` with the outputs."""
-    device, config = get_device(), params.autoencoder
-    generator = make_generator(params.seed.model, "train_autoencoder", device=device)
-    key = "train_autoencoder", [params.seed, config, params.noise], [outputs.CHECKPOINTS]
-    resume = done.enter_context(make_checkpointer(*key, device))
-    normalisation = Normalisation.fit(checkpoints, config.normalise)
-    normalised = normalisation.apply(checkpoints.block(slice(0, checkpoints.subset.length)))
-    model = train_autoencoder(normalised, config, params.noise, generator, curve, resume=resume)
-    norms = config.encode_norm, config.decode_norm
-    return ConvCodec(checkpoints.subset, model, normalisation, *norms)
 
 
 if __name__ == "__main__":

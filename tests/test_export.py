@@ -234,7 +234,7 @@ def test_a_net_of_ours_loads_with_pdiff(tiny_raw, tmp_path, monkeypatch):
     assert "Classes, in the order of the logits: unknown." in card
     exec(code_of(card), names)
     for loaded in (names["net"], load_net(Path("model.safetensors"))):
-        values = torch.cat([value.flatten() for value in subset.read(loaded).values()])
+        values = torch.cat([loaded.get_parameter(name).flatten() for name in subset.names])
         assert torch.equal(values, matrix[2])
 
 

@@ -1,4 +1,4 @@
-"""Subsets of parameters to latents and back: what the codecs have in common, and the trained one.
+"""Subsets of parameters to latents and back: what all codecs can do, and the trained one.
 
 Axes: K checkpoints, G or M models, D parameters, L latent length.
 """
@@ -47,7 +47,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class ConvCodec:
-    """A trained autoencoder with the subset it stands for and that subset's statistics."""
+    """A trained autoencoder with its subset and that subset's statistics."""
 
     subset: Subset
     autoencoder: Autoencoder
@@ -57,13 +57,13 @@ class ConvCodec:
 
     @property
     def rows(self) -> int:
-        """How many models go through at once; their widest layer takes `AT_ONCE` bytes at most."""
+        """Number of models that pass at once: their widest layer takes `AT_ONCE` bytes at most."""
         widest = 4 * self.autoencoder.channels[0] * self.autoencoder.padded_length
         return max(1, AT_ONCE // widest)
 
     @torch.no_grad()
     def encode(self, models: Rows) -> Float[Tensor, "M L"]:
-        """On the autoencoder's device; batch statistics, if wanted, are those of all models."""
+        """Latents on the autoencoder's device; batch statistics are those of all models."""
         device = self.autoencoder.output.weight.device
         return self.encode_matrix(models.block(slice(0, self.subset.length)).to(device))
 
@@ -87,11 +87,9 @@ class ConvCodec:
 
     def save(self, path: Path) -> None:
         statistics = {"mean": self.normalisation.mean, "std": self.normalisation.std}
-        tensors = dict(self.autoencoder.state_dict())
-        tensors |= {_STATISTICS + name: value for name, value in statistics.items()}
         save_tensors(
             path,
-            tensors,
+            self.autoencoder.state_dict() | {_STATISTICS + n: t for n, t in statistics.items()},
             autoencoder=self.autoencoder.config(),
             subset=list(self.subset.shapes.items()),
             normalise=self.normalisation.kind,
@@ -116,7 +114,7 @@ class ConvCodec:
 
 
 def load_codec(path: Path, checkpoints: Path, device: torch.device | str = "cpu") -> Codec:
-    """The codec in a file; the linear one needs the checkpoints that it was fitted to as well.
+    """The codec in a file; the linear one reads the checkpoints that it was fitted to again.
 
     Raises:
         InputError: the file is no codec, or the checkpoints are not its own.
@@ -136,8 +134,8 @@ def reconstruction_error(pairs: Iterable[Pair]) -> dict[str, float]:
     """How well models come back, from blocks of their columns in normalised space.
 
     `mse` is the mean squared error. `r2` is the share of the models' deviation from their mean that
-    the reconstruction explains: 1 is perfect, 0 as good as the mean model, negative worse. nan
-    where nothing deviates: one model, or equal ones.
+    the reconstruction explains: 1 is perfect, 0 as good as the mean model, nan where nothing
+    deviates.
     """
     error = total = mean_error = count = 0.0
     for x, reconstruction in pairs:

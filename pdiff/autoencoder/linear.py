@@ -1,19 +1,17 @@
 """The linear codec: principal components of the checkpoints, for nets of millions of parameters.
 
-K checkpoints span K - 1 directions around their mean, however many parameters they have. So the
-components come from the K x K Gram matrix ("dual" PCA), and what decoding returns is the mean
-checkpoint plus a linear combination of the checkpoints themselves: no component of length D is
-ever made. With as many components as directions the checkpoints come back, to the rounding of
-fp32. Latents are the scores on one common scale: over the checkpoints all have mean 0, the first
-has variance 1 and the others less, as much as their components matter. Whitened ones would weigh a
-component of a billionth of the variance like the first, and so would a diffusion model's errors.
-Means and products of checkpoints are summed in fp64, only decoding multiplies in fp32, and all of
-it on the CPU.
+K checkpoints span K - 1 directions around their mean, so the components come from the K x K Gram
+matrix ("dual" PCA). Decoding returns the mean checkpoint plus a linear combination of the
+checkpoints: no component of length D is ever made, and K - 1 components give the checkpoints back,
+to the rounding of fp32.
 
 With A (K, D) the normalised checkpoints less their mean, A A^T = U diag(e) U^T, the variance along
-component l is e_l / (K - 1) and the latents of the checkpoints are sqrt((K - 1) e_l / e_1) U.
+component l is e_l / (K - 1) and the latents of the checkpoints are sqrt((K - 1) e_l / e_1) U. They
+share one scale: the first has variance 1, the others less. With whitened latents a diffusion model
+would err on a component of a billionth of the variance as much as on the first.
 
-Memory: what a block of columns takes a few times over, and (K, K); `make table T=13` measures it.
+All is computed on the CPU, sums in fp64 and decoding in fp32. It needs the memory of a few blocks
+of columns and of (K, K); `make table T=13` measures it.
 
 Axes: K checkpoints, G or M models, D parameters, P tensors, L latent length, c columns.
 """
@@ -38,7 +36,7 @@ from pdiff.system.errors import InputError
 
 @dataclass(frozen=True)
 class LinearCodec:
-    """The components, in terms of the checkpoints, which it reads again whenever it is used."""
+    """The components, in terms of the checkpoints, which each use reads again."""
 
     checkpoints: Rows
     normalisation: Normalisation
@@ -67,7 +65,7 @@ class LinearCodec:
         """The first `latent_dim` components; at most `values` values are read at a time.
 
         Raises:
-            InputError: a checkpoint is not finite, or they have fewer directions than that.
+            InputError: a checkpoint is not finite, or `latent_dim` is more than their directions.
         """
         normalisation = Normalisation.fit(checkpoints, normalise, values)
         gram = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
@@ -81,7 +79,7 @@ class LinearCodec:
         return cls(checkpoints, normalisation, dual, variance[:latent_dim] / (len(gram) - 1))
 
     def encode(self, models: Rows, values: int = CHUNK) -> Float[Tensor, "M L"]:
-        """Coordinates of any models of the subset; those of the checkpoints are known."""
+        """Coordinates of any models of the subset."""
         if models is self.checkpoints:
             return (self.dual * self._scale).float()
         products = torch.zeros(len(models), len(self.checkpoints), dtype=torch.float64)
@@ -99,7 +97,7 @@ class LinearCodec:
             yield span, torch.addmm(mean.float(), weights, deviations.float())
 
     def save(self, path: Path) -> None:
-        """All but the checkpoints, of which the file only says how many there are."""
+        """Write all but the checkpoints."""
         statistics = {"mean": self.normalisation.mean, "std": self.normalisation.std}
         tensors = {"dual": self.dual, "variance": self.variance, **statistics}
         header = {"normalise": self.normalisation.kind, "subset": list(self.subset.shapes.items())}
@@ -107,11 +105,7 @@ class LinearCodec:
 
     @classmethod
     def load(cls, path: Path, checkpoints: Rows) -> "LinearCodec":
-        """What `save` wrote, with the checkpoints that it was fitted to.
-
-        Raises:
-            InputError: the file is anything else, or the checkpoints are not those.
-        """
+        """What `save` wrote; `InputError` if the file or the checkpoints are anything else."""
         tensors, header = load_tensors(path)
         with whole(path):
             sizes, kind = checkpoints.subset.sizes, header["normalise"]
@@ -126,7 +120,7 @@ class LinearCodec:
 def round_trip(stack: Path, latent_dim: int, models: int, out: Path) -> None:
     """Fit to the checkpoints of `stack`, encode them, decode `models` latents into a stack `out`.
 
-    Everything that is ever done with this codec, for whoever measures what it takes.
+    Measurements of time and memory call this.
     """
     codec = LinearCodec.fit(StackFile(stack), latent_dim)
     latents = codec.encode(codec.checkpoints)
@@ -146,7 +140,7 @@ def _deviations(
 
 
 def _check_rank(eigenvalues: Float64[Tensor, " K"], latent_dim: int) -> None:
-    """Refuse components that rounding alone has made."""
+    """Raise `InputError` for components that rounding alone has made."""
     count = len(eigenvalues)
     smallest = eigenvalues[0] * count * torch.finfo(torch.float64).eps
     rank = min(int((eigenvalues > smallest).sum()), count - 1)

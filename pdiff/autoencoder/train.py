@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pdiff.autoencoder.codec import ConvCodec
 from pdiff.autoencoder.net import Autoencoder
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
+from pdiff.parameters.normalisation import Normalisation
+from pdiff.parameters.subset import Models
 
 
 def reparameterise(
@@ -28,7 +31,7 @@ def kl_divergence(
 
 
 def make_autoencoder(length: int, config: AutoencoderConfig) -> Autoencoder:
-    """Untrained, for subsets of `length` parameters."""
+    """An untrained autoencoder for subsets of `length` parameters."""
     model = Autoencoder(
         length,
         config.channels,
@@ -71,20 +74,34 @@ def batch_loss(
     return loss
 
 
+def train_codec(
+    checkpoints: Models,
+    config: AutoencoderConfig,
+    noise: NoiseConfig,
+    generator: torch.Generator,
+    log: Log,
+    resume: Resume | None = None,
+) -> ConvCodec:
+    """Normalise the checkpoints and train an autoencoder on them."""
+    subset, normalisation = checkpoints.subset, Normalisation.fit(checkpoints, config.normalise)
+    matrix = normalisation.apply(checkpoints.block(slice(0, subset.length)))
+    model = train_autoencoder(matrix, config, noise, generator, log, resume)
+    return ConvCodec(subset, model, normalisation, config.encode_norm, config.decode_norm)
+
+
 def train_autoencoder(
     matrix: Float[Tensor, "K D"],
     config: AutoencoderConfig,
     noise: NoiseConfig,
     generator: torch.Generator,
     log: Log,
-    *,
     resume: Resume | None = None,
 ) -> Autoencoder:
     """Train on the normalised checkpoints; returns the autoencoder in eval mode.
 
     Input and target are the same noised, padded vector, as in the authors' code (the paper's
-    eq. 5 names the clean one as target). `conv` adds noise of std `noise.latent` to the latents;
-    a `vae` draws them with its own variance instead and adds `kl_weight` times the KL divergence.
+    eq. 5 has the clean one as target). `conv` adds noise of std `noise.latent` to the latents;
+    a `vae` draws them with its own variance and adds `kl_weight` times the KL divergence.
     `generator` must live on the matrix's device.
     """
     check_finite(matrix, "checkpoints")

@@ -11,21 +11,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 
 KEY = "pdiff"
-"""The one key of a file's metadata, since the order of several changes from run to run."""
+"""The one key of a file's metadata: the order of several would change from run to run."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it becomes `path` at the end and is deleted on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> None:
-    """Write `tensors` and the JSON-able `header` to `path`, by way of a temporary name.
-
-    The same tensors and header give the same bytes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(_unshared(tensors), partial, metadata={KEY: json.dumps(header, sort_keys=True)})
-    partial.replace(path)
+    """Write `tensors` and the JSON-able `header`; the same content gives the same bytes."""
+    with replacing(path) as partial:
+        save_file(_unshared(tensors), partial, metadata={KEY: json.dumps(header, sort_keys=True)})
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,21 +54,44 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     Raises:
         InputError: the file is missing, truncated, or was not written by p-diff.
     """
-    tensors, metadata = read_safetensors(path, device)
-    if KEY not in metadata:
-        raise InputError(f"{path} was not written by p-diff: it lacks the header {KEY!r}")
-    return tensors, json.loads(metadata[KEY])
+    with _opened(path, device) as file:
+        return _tensors(file), _header(path, file)
+
+
+def load_tensor(path: Path, name: str, device: torch.device | str = "cpu") -> Tensor:
+    """The one tensor `name` of a file of ours; `InputError` if the file holds something else."""
+    tensors, _ = load_tensors(path, device)
+    if name not in tensors:
+        raise InputError(f"{path} holds no {name}")
+    return tensors[name]
 
 
 def load_header(path: Path) -> dict[str, Any]:
-    """Only the header that `save_tensors` wrote, without reading a tensor; errors as above."""
+    """The header alone, without reading a tensor; errors as `load_tensors`."""
+    with _opened(path) as file:
+        return _header(path, file)
+
+
+@contextmanager
+def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
+    """A safetensors file; `InputError` if it is not one."""
     if not path.is_file():
         raise InputError(f"{path} is missing")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            yield file
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _tensors(file: Any) -> dict[str, Tensor]:
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _header(path: Path, file: Any) -> Any:
+    metadata = file.metadata() or {}
     if KEY not in metadata:
         raise InputError(f"{path} was not written by p-diff: it lacks the header {KEY!r}")
     return json.loads(metadata[KEY])
@@ -73,8 +103,29 @@ def whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} lacks parts or is of another version: {reason}") from None
+        raise InputError(f"{path} lacks parts or is of another version: {reason(error)}") from None
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """A state dict from a foreign `.safetensors`, `.pth` or `.pt` file, without running its code.
+
+    Raises:
+        InputError: the file is missing, broken, or holds anything but named tensors.
+    """
+    if path.suffix == ".safetensors":
+        with _opened(path) as file:
+            return _tensors(file)
+    if not path.is_file():
+        raise InputError(f"{path} is missing")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken or unsafe file
+        raise InputError(f"{path} is not a state dict that loads safely: {reason(error)}") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path} holds no state dict: expected {{name: tensor}}")
+    return state
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -88,60 +139,13 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_tensor(path: Path, name: str, device: torch.device | str = "cpu") -> Tensor:
-    """The one tensor `name` of a file of ours; `InputError` if the file holds something else."""
-    tensors, _ = load_tensors(path, device)
-    if name not in tensors:
-        raise InputError(f"{path} holds no {name}")
-    return tensors[name]
-
-
-def read_safetensors(
-    path: Path, device: torch.device | str = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Any safetensors file: its tensors and its metadata; `InputError` if it is not one."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing")
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """A state dict from a foreign `.safetensors`, `.pth` or `.pt` file, without running its code.
-
-    Raises:
-        InputError: the file is missing, broken, or holds anything but named tensors.
-    """
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
-    if not path.is_file():
-        raise InputError(f"{path} is missing")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken or unsafe file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a state dict that loads safely: {reason}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path} holds no state dict: expected {{name: tensor}}")
-    return state
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, by way of a temporary name; only the first process does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write metrics as JSON, by way of a temporary name; NaN becomes null."""
+    """Write metrics as JSON; NaN becomes null."""
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -149,6 +153,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, float) and value != value:
-        return None
-    return value
+    return None if isinstance(value, float) and value != value else value

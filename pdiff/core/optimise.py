@@ -1,14 +1,12 @@
 """The optimisation loop that the autoencoder and the denoiser share.
 
-AdamW with a cosine rate down to 0, as in the authors' code, or Adafactor, whose state is small, on
-random batches that the caller draws. All randomness comes from one generator and the whole state
-can be saved between two steps, so on the CPU the same seed gives the same weights, interrupted or
-not. On a GPU the order of floating-point sums is not fixed, so there the weights are equal only to
-rounding.
+All randomness comes from one generator, and the whole state can be saved between two steps. So on
+the CPU the same seed gives the same weights, interrupted or not; on a GPU they are equal only to
+rounding, since the order of sums is not fixed.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -22,9 +20,7 @@ from pdiff.system.errors import InputError
 from pdiff.system.speed import counted
 
 MAX_LOGGED = 500  # points in a logged curve
-SGD_MOMENTUM = 0.9
 
-OptimizerName = Literal["adamw", "adafactor"]
 Log = Callable[[dict[str, float], int], None]
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -43,7 +39,7 @@ class Resume(Protocol):
 def seeded(make: Callable[[], Net], generator: torch.Generator) -> Net:
     """`make()` with initial weights that depend on `generator` only; the global RNG is left alone.
 
-    Weights are drawn on the CPU, where `make` must leave them.
+    `make` must draw the weights on the CPU.
     """
     seed = torch.randint(2**62, (1,), generator=generator, device=generator.device).item()
     with torch.random.fork_rng(devices=[]):
@@ -74,13 +70,12 @@ def make_optimizer(
 ) -> Optimizer:
     """`sgd` (momentum 0.9), `adam`, `adamw` or `adafactor`, with torch's other defaults.
 
-    Adam and AdamW hold two numbers for each weight. They are fused: the square root is then the
-    processor's own, while torch's differs between makers. Adafactor holds one number for each row
-    and column; its rate is relative to the size of each tensor (Shazeer and Stern 2018, arXiv
-    1804.04235). None makes temporary copies of all weights.
+    Adam and AdamW are fused: the square root is then the processor's own, while torch's differs
+    between makers. Adafactor keeps one number for each row and column, and its rate is relative
+    to the size of each tensor (Shazeer and Stern 2018, arXiv 1804.04235).
     """
     kind, options = {
-        "sgd": (SGD, {"momentum": SGD_MOMENTUM}),
+        "sgd": (SGD, {"momentum": 0.9}),
         "adam": (Adam, {"fused": True}),
         "adamw": (AdamW, {"fused": True}),
         "adafactor": (Adafactor, {"foreach": False}),
@@ -103,7 +98,7 @@ def optimise(
     model: nn.Module,
     batch_loss: Callable[[], Float[Tensor, ""]],
     *,
-    optimizer_name: OptimizerName = "adamw",
+    optimizer_name: Literal["adamw", "adafactor"] = "adamw",
     steps: int,
     lr: float,
     weight_decay: float,
@@ -116,50 +111,41 @@ def optimise(
     """Minimise `batch_loss()`, a fresh batch's loss each time; leave `model` in eval mode.
 
     Step i of `steps` has the rate lr (1 + cos(pi i / steps)) / 2. `batch_loss` draws from
-    `generator` alone. `log` gets loss and rate some 500 times at most; a resumed training logs the
-    points from before the interruption again. A loss that is not finite raises `InputError`.
+    `generator` alone. `log` gets loss and rate some 500 times; a resumed training logs its earlier
+    points again. A loss that is not finite raises `InputError`.
 
-    With `ema` above 0 the model ends with the exponential average of its weights and running
-    statistics, which keeps at step i the share min(ema, i / (i + 9)) of itself.
+    With `ema` above 0 the model ends as the exponential average of its weights and running
+    statistics, which keeps the share min(ema, i / (i + 9)) of itself at step i.
     """
     model.train()
     optimizer = make_optimizer(optimizer_name, model.parameters(), lr, weight_decay)
-    average = AveragedModel(model, avg_fn=_moving(ema), use_buffers=True) if ema else None
-    start, curve = 0, []  # curve: [step, loss, rate]
-    if resume is not None and (state := resume.load()) is not None:
-        start, curve = int(state["step"]), list(state["curve"])
-        _set_state(state, model, optimizer, generator)
-        if average is not None:
-            average.load_state_dict(state["average"])
-    for step, loss_value, rate in curve:
-        log({"loss": loss_value, "lr": rate}, int(step))
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
+    if ema:
+        parts["average"] = AveragedModel(model, avg_fn=_moving(ema), use_buffers=True)
+    progress = load_progress(resume, parts, generator) or {"step": 0, "curve": []}
+    for step, loss_value, rate in progress["curve"]:
+        log({"loss": loss_value, "lr": rate}, step)
 
-    every = math.ceil(steps / MAX_LOGGED)
+    start, every = progress["step"], math.ceil(steps / MAX_LOGGED)
     bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
     for step in counted(bar, steps=1):
         rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = train_step(optimizer, batch_loss)
-        if average is not None:
-            average.update_parameters(model)
+        if ema:
+            parts["average"].update_parameters(model)
         if step % every == 0 or step == steps - 1:  # reading the loss makes the CPU wait for a GPU
             value = loss.item()
             if not math.isfinite(value):
                 raise InputError(f"{name}: loss is {value} at step {step}; lower the rate ({lr:g})")
             bar.set_postfix(loss=f"{value:.4g}", refresh=False)
             log({"loss": value, "lr": rate}, step)
-            curve.append([step, value, rate])
-        if resume is not None:
-            done = step + 1
-            averaged = {} if average is None else {"average": average.state_dict()}
-            resume.save(
-                lambda done=done, averaged=averaged: (
-                    _state(done, curve, model, optimizer, generator) | averaged
-                )
-            )
-    if average is not None:
-        model.load_state_dict(average.module.state_dict())
+            progress["curve"].append([step, value, rate])
+        progress["step"] = step + 1
+        save_progress(resume, parts, generator, progress)
+    if ema:
+        model.load_state_dict(parts["average"].module.state_dict())
     model.eval()
 
 
@@ -173,32 +159,30 @@ def _moving(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     return update
 
 
-def _state(
-    step: int,
-    curve: list[list[int | float]],
-    model: nn.Module,
-    optimizer: Optimizer,
-    generator: torch.Generator,
-) -> dict[str, Any]:
-    """All that the next step depends on, as dicts with string keys, lists, numbers and tensors."""
-    moments = optimizer.state_dict()["state"]  # one dict of tensors per parameter, in order
-    return {
-        "step": step,
-        "curve": curve,
-        "model": model.state_dict(),
-        "optimizer": [moments[i] for i in range(len(moments))],
-        "generator": generator.get_state(),
-    }
-
-
-def _set_state(
-    state: dict[str, Any],
-    model: nn.Module,
-    optimizer: Optimizer,
-    generator: torch.Generator,
-) -> None:
-    model.load_state_dict(state["model"])
-    groups = optimizer.state_dict()["param_groups"]
-    moments = dict(enumerate(state["optimizer"]))
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+def load_progress(
+    resume: Resume | None, parts: Mapping[str, Any], generator: torch.Generator
+) -> dict[str, Any] | None:
+    """Bring parts and generator back to the last save; its progress, None if nothing was saved."""
+    if resume is None or (state := resume.load()) is None:
+        return None
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     generator.set_state(state["generator"].cpu())
+    return state["progress"]
+
+
+def save_progress(
+    resume: Resume | None,
+    parts: Mapping[str, Any],
+    generator: torch.Generator,
+    progress: dict[str, Any],
+) -> None:
+    """Save all that the next step depends on, if `resume` finds that it is time."""
+    if resume is not None:
+        resume.save(
+            lambda: {
+                **{name: part.state_dict() for name, part in parts.items()},
+                "generator": generator.get_state(),
+                "progress": progress,
+            }
+        )

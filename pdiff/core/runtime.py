@@ -5,21 +5,20 @@ import os
 
 import torch
 
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 
 
 def get_device() -> torch.device:
-    """`PDIFF_DEVICE`, or cuda where there is one, else cpu; never part of an output's hash.
+    """`PDIFF_DEVICE`, or cuda where there is one, else cpu.
 
-    Also switches TF32 and cuDNN's benchmark mode off, so that fp32 is fp32 and runs repeat.
+    Switches TF32 and cuDNN's benchmark mode off, so that fp32 is fp32 and runs repeat.
     """
     name = os.environ.get("PDIFF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"PDIFF_DEVICE: {name!r} cannot be used here: {reason}") from None
+        raise InputError(f"PDIFF_DEVICE: {name!r} cannot be used here: {reason(error)}") from None
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

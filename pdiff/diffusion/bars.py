@@ -1,7 +1,7 @@
 """Did the generator learn? The numbers that say so, and the bars that they have to reach.
 
-Report, verdict and warnings ask `missed_bars`. The numbers are measured elsewhere: R2 where the
-codec is trained, the latents in stage `generate`, the similarities in stage `novelty`.
+Report, verdict and warnings ask `missed_bars`. Stage `train_autoencoder` measures R2, `generate`
+the latents, `novelty` the similarities.
 """
 
 import math
@@ -21,77 +21,71 @@ NUMBERS = (
 """R2 of the codec, `pdiff.diffusion.fit` of the latents, and the mean similarity within the
 reconstructed group minus that within the originals."""
 SLACK = 0.01
-"""By this share the loss on held-out latents may exceed a Gaussian's, as draws differ."""
+"""The loss on held-out latents may exceed a Gaussian's by this share, as draws differ."""
 MORE_ALIKE = 0.03
-"""By this much the reconstructed models may be more alike than the originals."""
+"""The reconstructed models may be more alike than the originals by this similarity."""
 
 
 def fit_numbers(codec: Numbers, latents: Numbers, similarity: Numbers) -> dict[str, float | None]:
-    """`NUMBERS` from the metrics of train_autoencoder and generate, and from `report.headline`."""
+    """`NUMBERS` from the metrics of train_autoencoder and generate, and the headline."""
     more_alike = similarity["reconstructed_within"] - similarity["original_within"]
     known = {**latents, "r2": codec["r2"], "reconstructed_more_alike": more_alike}
     return {name: known[name] for name in NUMBERS}
 
 
 def missed_bars(fit: Numbers, config: GenerateConfig, min_r2: float) -> list[str]:
-    """What of `NUMBERS` misses a bar, in words; the generator fits where this is empty."""
-    r2, more_alike = _float(fit["r2"]), _float(fit["reconstructed_more_alike"])
-    missed = []
-    if not r2 >= min_r2:  # also where it is not defined: equal checkpoints
-        missed.append(f"the codec's R² is {r2:.2f} (autoencoder.min_r2: {min_r2:g})")
-    if more_alike > MORE_ALIKE:
+    """Each bar that the numbers miss, in words; empty if the generator fits."""
+    number, missed = _floats(fit), []
+    if not number["r2"] >= min_r2:  # also where it is not defined: equal checkpoints
+        missed.append(f"the codec's R² is {number['r2']:.2f} (autoencoder.min_r2: {min_r2:g})")
+    if number["reconstructed_more_alike"] > MORE_ALIKE:
         missed.append(
-            f"reconstructed models are more alike than the originals by {more_alike:.3f} "
-            f"(at most {MORE_ALIKE:g})"
+            "reconstructed models are more alike than the originals by "
+            f"{number['reconstructed_more_alike']:.3f} (at most {MORE_ALIKE:g})"
         )
     return missed + missed_latent_bars(fit, config)
 
 
 def missed_latent_bars(fit: Numbers, config: GenerateConfig) -> list[str]:
     """The part of `missed_bars` that stage `generate` can tell."""
+    number, missed = _floats(fit), []
     low, high = config.variance_ratio
-    least, most = _float(fit["variance_least"]), _float(fit["variance_most"])
-    outside = _float(fit["outside"])
-    missed = []
+    least, most = number["variance_least"], number["variance_most"]
     if not (low <= least and most <= high):  # also where latents do not vary
         missed.append(
             f"along the originals' leading directions generated latents have {least:.2f} to "
             f"{most:.2f} of their variance (generate.variance_ratio: {low:g} to {high:g})"
         )
-    if outside > config.max_outside:
+    if number["outside"] > config.max_outside:
         missed.append(
-            f"{outside:.0%} of their variance lies outside these directions (generate.max_outside: "
-            f"{config.max_outside:g})"
+            f"{number['outside']:.0%} of their variance lies outside these directions "
+            f"(generate.max_outside: {config.max_outside:g})"
         )
-    held_out, gaussian = _float(fit["loss_held_out"]), _float(fit["loss_gaussian"])
-    if held_out > (1 + SLACK) * gaussian:
+    if number["loss_held_out"] > (1 + SLACK) * number["loss_gaussian"]:
         missed.append(
-            f"the denoising loss on held-out latents is {held_out:.3f}, and that of a Gaussian of "
-            f"the latents {gaussian:.3f}"
+            f"the denoising loss on held-out latents is {number['loss_held_out']:.3f}, and that "
+            f"of a Gaussian of the latents {number['loss_gaussian']:.3f}"
         )
     return missed
 
 
 def describe(fit: Numbers, similarity: Numbers) -> str:
     """The numbers in two sentences."""
-    number = {name: _float(value) for name, value in fit.items()}
-    within = {g: _float(similarity[f"{g}_within"]) for g in ("reconstructed", "original")}
+    number = _floats({**similarity, **fit})
     losses = (
         "no latents were held out"
         if math.isnan(number["loss_held_out"])
-        else f"the denoising loss is {number['loss_held_out']:.3f} on held-out latents, "
-        f"{number['loss_training']:.3f} on those it learned from and "
-        f"{number['loss_gaussian']:.3f} for a Gaussian of these"
+        else "the denoising loss is {loss_held_out:.3f} on held-out latents, {loss_training:.3f} "
+        "on those it learned from and {loss_gaussian:.3f} for a Gaussian of these"
     )
-    return (
-        f"The codec explains R² = {number['r2']:.3f} of the checkpoints' deviation from their "
-        f"mean; the mean similarity is {within['reconstructed']:.3f} among reconstructed models "
-        f"and {within['original']:.3f} among originals. Along the originals' leading latent "
-        f"directions generated latents have {number['variance_least']:.2f} to "
-        f"{number['variance_most']:.2f} of their variance "
-        f"({number['variance_first']:.2f} along the first), with "
-        f"{number['outside']:.1%} of it outside; {losses}."
+    text = (
+        "The codec explains R² = {r2:.3f} of the checkpoints' deviation from their mean; the mean "
+        "similarity is {reconstructed_within:.3f} among reconstructed models and "
+        "{original_within:.3f} among originals. Along the originals' leading latent directions "
+        "generated latents have {variance_least:.2f} to {variance_most:.2f} of their variance "
+        "({variance_first:.2f} along the first), with {outside:.1%} of it outside; "
     )
+    return f"{text}{losses}.".format(**number)
 
 
 def conclusion(missed: Sequence[str]) -> str:
@@ -106,9 +100,9 @@ def conclusion(missed: Sequence[str]) -> str:
 
 def one_line(fit: Numbers, missed: Sequence[str]) -> str:
     """All numbers and the word, for a terminal."""
-    shown = (f"{name} {_float(value):.3f}" for name, value in fit.items())
+    shown = (f"{name} {value:.3f}" for name, value in _floats(fit).items())
     return f"generator {'does not fit' if missed else 'fits'}: {', '.join(shown)}"
 
 
-def _float(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _floats(numbers: Numbers) -> dict[str, float]:
+    return {name: math.nan if value is None else float(value) for name, value in numbers.items()}

@@ -1,7 +1,7 @@
 """Denoiser, noise schedule and latent statistics as one thing: it draws new latents.
 
-Axes: K checkpoints, G models, L latent length, R directions that latents differ in, S samples that
-are followed, P points of each.
+Axes: K checkpoints, G models, L latent length, R directions in which latents differ, S followed
+samples, P points of each.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,7 @@ class LatentStatistics:
     def fit(
         cls, latents: Float[Tensor, "K L"], standardise: Literal["none", "dimension", "whiten"]
     ) -> "LatentStatistics":
-        """The statistics of `latents`; mean 0 and std 1 if they are left as they are (`none`).
-
-        `whiten` leaves out directions in which rounding alone makes latents differ.
-        """
+        """The statistics of `latents`; mean 0 and std 1 for `none`."""
         mean, unit = latents.mean(0), torch.eye(latents.shape[1]).to(latents)
         if standardise == "none":
             return cls(torch.zeros_like(mean), unit, torch.ones_like(mean))
@@ -66,8 +63,7 @@ def principal_directions(
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, "L R"]]:
     """Std along each principal direction, largest first, and the directions as columns.
 
-    Directions in which rounding alone makes latents differ are left out; equal latents differ
-    along their first dimension, by 1.
+    Directions that rounding alone makes are left out. Equal latents give the first dimension, 1.
     """
     centred = (latents - latents.mean(0)).double().cpu()
     variance, directions = spectrum(centred.T @ centred / max(len(latents) - 1, 1))
@@ -126,8 +122,8 @@ class LatentModel:
     ) -> tuple[Int64[Tensor, " P"], Float[Tensor, "S P L"]]:
         """`config.trajectories` further samples on their way from noise to latent.
 
-        Kept are the start, which is step 0, every `config.trajectory_every`-th step and the last
-        one; the steps come back with the latents.
+        Returns the steps that are kept (0, every `config.trajectory_every`-th and the last) and
+        the latents there.
         """
         steps, points = [], []
 

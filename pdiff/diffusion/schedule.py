@@ -21,9 +21,6 @@ PredictNoise = Callable[[Tensor, Tensor], Tensor]
 Prediction = Literal["epsilon", "v"]
 """What a denoiser predicts: the noise, or v = signal * epsilon - noise * x_0 (arXiv 2202.00512)."""
 
-Step = Callable[[Tensor, Tensor, int], Tensor]
-"""(x_t (B, L), epsilon (B, L), t) -> x at the next, earlier step (B, L)."""
-
 
 class Diffusion:
     """Gaussian diffusion with linear betas over T = `timesteps` steps.
@@ -49,13 +46,9 @@ class Diffusion:
             return values.float().to(self.device)
 
         # each from float64: 1 - alpha_bar of the first steps would lose its digits in float32
-        self.betas = keep(betas)
-        self.alphas_cumprod = keep(alpha_bar)
         self.signal = keep(alpha_bar.sqrt())  # of x_0 in x_t
         self.noise = keep((1 - alpha_bar).sqrt())  # of epsilon in x_t
         self.posterior_variance = keep(betas * (1 - previous) / (1 - alpha_bar))
-        self.posterior_mean_x0 = keep(previous.sqrt() * betas / (1 - alpha_bar))
-        self.posterior_mean_xt = keep((1 - betas).sqrt() * (1 - previous) / (1 - alpha_bar))
         self.step_scale = keep((1 - betas).rsqrt())
         self.step_noise = keep(betas / (1 - alpha_bar).sqrt())
 
@@ -64,13 +57,6 @@ class Diffusion:
     ) -> Float[Tensor, "B L"]:
         """x_t given x_0, DDPM eq. 4."""
         return self.signal[t, None] * x0 + self.noise[t, None] * noise
-
-    def posterior(
-        self, x0: Float[Tensor, "B L"], xt: Float[Tensor, "B L"], t: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B 1"]]:
-        """Mean and variance of x_{t-1} given x_t and x_0, DDPM eq. 6-7."""
-        mean = self.posterior_mean_x0[t, None] * x0 + self.posterior_mean_xt[t, None] * xt
-        return mean, self.posterior_variance[t, None]
 
     def velocity(
         self, x0: Float[Tensor, "B L"], noise: Float[Tensor, "B L"], t: Int[Tensor, " B"]
@@ -125,7 +111,7 @@ class Diffusion:
     ) -> Float[Tensor, "B L"]:
         """x at the earlier step `t_previous` without new noise, DDIM eq. 12 with sigma 0.
 
-        `t_previous` -1 is the clean end, alpha_bar = 1: the predicted x_0.
+        `t_previous` -1 is the clean end: the predicted x_0.
         """
         x0 = (xt - self.noise[t] * epsilon) / self.signal[t]
         if t_previous < 0:
@@ -138,19 +124,6 @@ class Diffusion:
             raise InputError(f"DDIM takes 1 to {self.timesteps} steps, not {steps}")
         last = self.timesteps - 1
         return [last - round(i * last / max(steps - 1, 1)) for i in range(steps)]
-
-    def _sampler(self, name: str, steps: int, generator: torch.Generator) -> tuple[list[int], Step]:
-        """The steps t that a sampler visits, first to last, and how it goes on from each."""
-        if name == "ddpm":
-
-            def ancestral(x: Tensor, epsilon: Tensor, t: int) -> Tensor:
-                noise = torch.randn(x.shape, generator=generator, device=self.device)
-                return self.ddpm_step(x, epsilon, t, noise)
-
-            return list(range(self.timesteps))[::-1], ancestral
-        visited = self.ddim_timesteps(steps)
-        following = dict(zip(visited, [*visited[1:], -1], strict=True))
-        return visited, lambda x, epsilon, t: self.ddim_step(x, epsilon, t, following[t])
 
     @torch.no_grad()
     def sample(
@@ -166,18 +139,23 @@ class Diffusion:
     ) -> Float[Tensor, "G L"]:
         """Samples of `shape` (G, L), all in one batch, from pure noise; nothing is clipped.
 
-        `ddpm` takes all T steps and ignores `steps`; `ddim` takes `steps` of them and draws on the
-        generator for the start alone. `predict_noise` must be in eval mode.
-        `progress` names a bar. `trajectory(i, x)` sees the start as i = 0, then x after step i.
+        `ddpm` takes all T steps and ignores `steps`; `ddim` takes `steps` of them. `predict_noise`
+        must be in eval mode. `progress` names a bar. `trajectory(i, x)` sees the start as i = 0,
+        then x after step i.
         """
-        visited, advance = self._sampler(sampler, steps, generator)
+        ancestral = sampler == "ddpm"
+        visited = [*reversed(range(self.timesteps))] if ancestral else self.ddim_timesteps(steps)
         x = torch.randn(shape, generator=generator, device=self.device)
         if trajectory is not None:
             trajectory(0, x)
         bar = tqdm(visited, progress, unit="step", disable=None if progress else True)
         for i, t in enumerate(bar, start=1):
             epsilon = predict_noise(x, torch.full((shape[0],), t, device=self.device))
-            x = advance(x, epsilon, t)
+            if ancestral:
+                noise = torch.randn(shape, generator=generator, device=self.device)
+                x = self.ddpm_step(x, epsilon, t, noise)
+            else:
+                x = self.ddim_step(x, epsilon, t, visited[i] if i < steps else -1)
             if trajectory is not None:
                 trajectory(i, x)
         return x

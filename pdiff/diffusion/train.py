@@ -27,18 +27,16 @@ def train_denoiser(
     resume: Resume | None = None,
     encode: Encode | None = None,
 ) -> Denoiser:
-    """Train a denoiser on the latents as they are; returns it in eval mode.
+    """Train a denoiser on latents that the caller has standardised; returns it in eval mode.
 
-    Standardising them (`config.standardise`) is the caller's business, and undoing it after
-    sampling too. `encode(rows)` gives the latents of a batch of checkpoints anew in each step; by
-    default they are `latents[rows]`. `generator` must live on the latents' device.
+    `encode(rows)` gives the latents of a batch anew in each step; by default they are
+    `latents[rows]`. `generator` must live on the latents' device.
     """
     check_finite(latents, "latents")
-    device = latents.device
+    device, length = latents.device, latents.shape[1]
     diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
-    model = seeded(
-        lambda: Denoiser(latents.shape[1], config.channels, config.kernel_size), generator
-    ).to(device)
+    model = seeded(lambda: Denoiser(length, config.channels, config.kernel_size), generator)
+    model = model.to(device)
 
     def batch_loss() -> Float[Tensor, ""]:
         size = (config.batch_size,)

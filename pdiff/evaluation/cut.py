@@ -26,6 +26,7 @@ from torch.fx import Graph, GraphModule, Node
 from pdiff.evaluation.models import Model, check_model, eval_mode, subset_parameters
 from pdiff.evaluation.rewrites.positions import drop_unused_positions
 from pdiff.evaluation.rewrites.small_maps import use_matrices
+from pdiff.system.errors import reason
 
 Boundary = tuple[Tensor | int, ...]
 """What the suffix needs of one batch: activations and, for nets that reshape, the batch size."""
@@ -37,13 +38,12 @@ FIXED, IMAGES, SUBSET = range(3)
 class CutNet:
     """A net cut into what does not depend on a subset of its parameters and what does.
 
-    `suffix(model, prefix(images))` are the logits of the net with the parameters of `model` in
-    place of its own, in eval mode (whatever mode the net is in) and with the base net's buffers,
-    so batch norm uses the base net's running statistics. The net itself stays as it is; its
-    other parameters are shared with it, not copied.
+    `suffix(model, prefix(images))` are the net's logits with the parameters of `model` in place of
+    its own, in eval mode and with the base net's buffers, such as running statistics. The net
+    itself stays as it is and shares its other parameters.
 
-    A net that `torch.export` cannot trace, or traces to something that computes other logits on
-    `example`, is run whole for every model; a warning says so, and `traced` is False.
+    A net that `torch.export` cannot trace, or traces to other logits on `example`, is run whole
+    for every model; a warning says so, and `traced` is False.
     """
 
     traced: bool
@@ -64,16 +64,15 @@ class CutNet:
                 self._check(example[:2])
         except Exception as error:  # export fails in many ways, and running the net always works
             self.traced = False
-            reason = str(error).strip().partition("\n")[0]
             warnings.warn(
-                f"{type(net).__name__} cannot be cut ({type(error).__name__}: {reason}); "
+                f"{type(net).__name__} cannot be cut ({type(error).__name__}: {reason(error)}); "
                 "evaluation runs the whole net for every model, which is slower",
                 stacklevel=2,
             )
 
     @property
     def subset_first(self) -> bool:
-        """Whether nothing of the net precedes the subset: the boundary is the images themselves."""
+        """Whether the boundary is the images themselves: nothing precedes the subset."""
         if not self.traced:
             return True
         crossing = self._cut.prefix.outputs
@@ -94,10 +93,7 @@ class CutNet:
         return tuple(self._cut.prefix(values).values())
 
     def suffix(self, model: Model, boundary: Boundary) -> Float[Tensor, "B C"]:
-        """Logits of `model` on the images that `boundary` is the prefix of.
-
-        Raises ValueError if the model's names or shapes are not those of the subset.
-        """
+        """Logits of `model` on the images that `boundary` is the prefix of; errors as `load`."""
         return self.run(self.load(model), boundary)
 
     @torch.inference_mode()
@@ -124,9 +120,9 @@ class CutNet:
 
     @torch.inference_mode()
     def _check(self, images: Float[Tensor, "B C H W"]) -> None:
-        """Raise ValueError if the cut net is not the net, say since it runs otherwise in export.
+        """Raise ValueError if the cut net is not the net, which may run otherwise in export.
 
-        Far wider than rounding: on a GPU both sides may choose kernels of TF32 precision.
+        The tolerance is far wider than rounding: on a GPU both may choose TF32 kernels.
         """
         ours, theirs = self.suffix(self._base, self.prefix(images)), self._net(images)
         difference = (ours - theirs).abs().max()

@@ -13,14 +13,11 @@ Model = Mapping[str, Tensor]
 
 
 def subset_parameters(net: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The net's parameters of these names; ValueError for a name that is none, or comes twice."""
+    """The net's parameters of these names; `InputError` if one is unknown or comes twice."""
     parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
     for name in names:
         if name in buffers:
-            raise InputError(
-                f"{name!r} is a buffer of {type(net).__name__}; a subset holds parameters only, "
-                "and buffers such as running statistics stay the base net's"
-            )
+            raise InputError(f"{name!r} is a buffer of {type(net).__name__}, not a parameter")
         if name not in parameters:
             near = difflib.get_close_matches(name, parameters, cutoff=0)
             raise InputError(
@@ -33,7 +30,7 @@ def subset_parameters(net: nn.Module, names: Sequence[str]) -> dict[str, nn.Para
 
 
 def check_model(model: Model, base: Mapping[str, Tensor]) -> None:
-    """ValueError if the model's names or shapes are not those of `base`."""
+    """Raise `InputError` if the model's names or shapes are not those of `base`."""
     if model.keys() != base.keys():
         raise InputError(
             f"a model must have exactly the parameters of the subset; missing: "

@@ -18,8 +18,6 @@ from tqdm import tqdm
 from pdiff.evaluation.cut import Boundary, CutNet
 from pdiff.evaluation.models import Model, check_model, eval_mode, subset_parameters
 
-__all__ = ["CutNet", "Model", "accuracy", "predict", "predict_plain", "wrong"]
-
 Batches = Callable[[], Iterable[Float[Tensor, "B C H W"]]]
 """The images of one split in order, on the net's device and normalised."""
 
@@ -27,39 +25,16 @@ NOT_FINITE = -1
 """The prediction for an image whose logits are not all finite: no class, so always wrong."""
 
 
-def predict(
-    cut: CutNet,
-    models: Sequence[Model],
-    batches: Batches,
-    *,
-    boundary_mib: int,
-    progress: str | None = None,
-) -> Int16[Tensor, "M N"]:
-    """The class that each model predicts for each image, on the CPU.
-
-    A model is the net that was cut with the parameters of its subset replaced, in eval mode. The
-    prediction is -1 where a logit is not finite, as with NaN among a model's parameters. `models`
-    may make model i whenever it is asked for it, the same one each time; all are never held at
-    once.
-
-    The larger side is streamed once. As a rule that is the images: batches wait at the boundary
-    of prefix and suffix, up to `boundary_mib` MiB of them (and one batch at least), while each
-    model is loaded once for all of these. Should more blocks of batches be needed, `models` is
-    asked for each model again. Where nothing of the net precedes the subset and the models are
-    larger than the images, each model is loaded once and the images pass again for every model.
-
-    `progress` labels a progress bar, shown in a terminal only; its total is known if `batches()`
-    has a length. Raises ValueError for a model whose names or shapes are not those of the subset,
-    and if there are no models or no images.
-    """
-    return Predictor(cut, batches, boundary_mib).predict(models, progress)
-
-
 class Predictor:
-    """`predict` for models that come a few at a time, on images that stay the same.
+    """Predicts with models, a few at a time, on images that stay the same.
 
-    Where all images fit `boundary_mib` at the boundary, they are kept there, and the prefix does
-    not run again.
+    A model is the net that was cut with the parameters of its subset replaced, in eval mode.
+    `batches()` gives the images; a progress bar knows its total if they have a length.
+
+    Batches wait at the boundary of prefix and suffix, as many as `boundary_mib` MiB hold (and at
+    least one), while each model is loaded once for all of them. If all images fit, they are kept
+    there, and the prefix does not run again. If nothing of the net precedes the subset and the
+    models are larger than the images, each model is loaded once and the images pass again for it.
     """
 
     def __init__(self, cut: CutNet, batches: Batches, boundary_mib: int) -> None:
@@ -67,6 +42,14 @@ class Predictor:
         self._kept: list[Boundary] | None = None
 
     def predict(self, models: Sequence[Model], progress: str | None = None) -> Int16[Tensor, "M N"]:
+        """The class that each model predicts for each image, on the CPU.
+
+        -1 where a logit is not finite, as with NaN among a model's parameters. `models[i]` may be
+        computed on demand, but must be the same each time. `progress` names a bar.
+
+        Raises ValueError without models or images, and for a model whose names or shapes are not
+        those of the subset.
+        """
         if not len(models):
             raise ValueError("there are no models to evaluate")
         disable = None if progress else True
@@ -77,7 +60,7 @@ class Predictor:
             return _rows(self._cut, models, repeat(self._kept), bar)
 
     def _stream(self, models: Sequence[Model], bar: tqdm) -> Int16[Tensor, "M N"]:
-        """The images pass the prefix, or pass once for every model."""
+        """Run the images through the prefix once, or once for every model."""
         cut, stream = self._cut, self._batches()
         count, images = length_hint(stream), iter(stream)
         first = next(images, None)
@@ -101,7 +84,7 @@ def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[
 
     A block is emptied before the next one is filled, so the caller must be done with it by then.
     """
-    block, held, each = [], 0, 0.0  # bytes; those of each image
+    block, held, each = [], 0, 0.0  # bytes of the block and of each image
     for images in stream:
         if block and held + each * len(images) > limit:
             yield block
@@ -117,9 +100,9 @@ def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[
 def _rows(
     cut: CutNet, models: Sequence[Model], streams: Iterable[Iterable[Boundary]], bar: tqdm
 ) -> Int16[Tensor, "M B"]:
-    """Predictions of each model for a stream of boundaries, each with its own one."""
+    """Predictions of each model for its own one of `streams`, which may be endless."""
     rows = []
-    for index, stream in zip(range(len(models)), streams, strict=False):  # streams may be endless
+    for index, stream in zip(range(len(models)), streams, strict=False):
         loaded = cut.load(models[index])
         classes = []
         for boundary in stream:
@@ -138,9 +121,9 @@ def _classes(logits: Float[Tensor, "B C"]) -> Int16[Tensor, " B"]:
 def predict_plain(
     net: nn.Module, models: Sequence[Model], batches: Batches
 ) -> Int16[Tensor, "M N"]:
-    """What `predict` does, the plain way: load each model into the net, run the whole net.
+    """The plain way: load each model into the net and run the whole net.
 
-    The tests hold `predict` to this. `net` is as before afterwards, also if evaluation fails.
+    The tests hold `Predictor` to this. `net` is as before afterwards, also after an error.
     """
     rows = []
     for index in range(len(models)):
@@ -149,17 +132,14 @@ def predict_plain(
         check_model(model, parameters)
         before = {name: parameter.clone() for name, parameter in parameters.items()}
         try:
-            _copy(model, parameters)
+            for name, parameter in parameters.items():
+                parameter.copy_(model[name])
             with eval_mode(net):
                 rows.append(torch.cat([_classes(net(images)) for images in batches()]))
         finally:
-            _copy(before, parameters)
+            for name, parameter in parameters.items():
+                parameter.copy_(before[name])
     return torch.stack(rows).cpu()
-
-
-def _copy(model: Model, parameters: Model) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(model[name])
 
 
 def wrong(predictions: Int16[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> Bool[Tensor, "M N"]:

@@ -26,7 +26,7 @@ Predictions = dict[str, Groups]
 class Evaluation:
     """Predicts with models that differ from one net in a subset; the net is cut once.
 
-    `boundary_mib` is what `predict` takes; boundaries of one split are held at a time.
+    Boundaries of one split are kept at a time, up to `boundary_mib` as `Predictor` does.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Evaluation:
             return self._predictor.predict(models, progress)
 
     def predict_groups(self, split: str, groups: Mapping[str, Sequence[Model]]) -> Groups:
-        """Predictions of all groups so far; those that are new share one pass over the images."""
+        """Predictions of all groups so far; new groups share one pass over the images."""
         found = self.predictions[split]
         new = {group: models for group, models in groups.items() if group not in found}
         if new:

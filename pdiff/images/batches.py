@@ -1,7 +1,6 @@
 """Image sets: how they are split, kept on disk, and given out in batches.
 
-A split is one tensor of small images (`ImageSplit`) or a list of files (`ImageFiles`); both are
-used in the same way.
+A split is one tensor of small images (`ImageSplit`) or a list of files (`ImageFiles`).
 
 Axes: N images, B batch, C = 3 channels, S the side that the net sees.
 """
@@ -68,19 +67,15 @@ def load_images(path: Path, device: torch.device | str = "cpu") -> ImageSet:
 def training_batches(
     split: Split, config: DataConfig, batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Float[Tensor, "B C S S"], Int64[Tensor, " B"]]]:
-    """One pass in random order, augmented and normalised; each batch as `batch_sizes` says."""
+    """One pass in random order, augmented and normalised.
+
+    Batch norm needs two images, so a last one alone is left out.
+    """
     order = torch.randperm(len(split), generator=generator, device=split.labels.device)
-    sizes = batch_sizes(len(split), batch_size)
-    batches = order[: sum(sizes)].split(sizes)
+    batches = [rows for rows in order.split(batch_size) if len(rows) > 1]
     images = split.augmented(batches, config, generator)
-    for index, pixels in zip(batches, images, strict=True):
-        yield _normalise(pixels, config), split.labels[index]
-
-
-def batch_sizes(count: int, batch_size: int) -> list[int]:
-    """Sizes of the batches of `count` images; batch norm needs two, so a last one is left out."""
-    rest = count % batch_size
-    return [batch_size] * (count // batch_size) + [rest] * (rest > 1)
+    for rows, pixels in zip(batches, images, strict=True):
+        yield _normalise(pixels, config), split.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -92,12 +87,9 @@ class EvaluationBatches:
     batch_size: int
 
     def __len__(self) -> int:
-        """Number of batches."""
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[Float[Tensor, "B C S S"]]:
-        if not len(self.split):
-            return
         for images in self.split.evaluated(self.batch_size, self.config):
             yield _normalise(images, self.config)
 

@@ -1,8 +1,9 @@
-"""The checkpoints: what fine-tuning the subset of a trained net leaves behind (paper, Section 2.3).
+"""The checkpoints: the subset of a trained net after steps of fine-tuning (paper, Section 2.3).
 
 Axes: D parameters of the subset, B batch.
 """
 
+import math
 from collections.abc import Iterator
 from itertools import chain, count
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
-from pdiff.config import BatchNormMode, DataConfig, FinetuneConfig
+from pdiff.config import DataConfig, FinetuneConfig
 from pdiff.core.optimise import Log, autocast, make_optimizer, seed_global, train_step
 from pdiff.images.batches import Split, training_batches
 from pdiff.nets.base import finite
@@ -32,15 +33,9 @@ def finetune(
 ) -> Iterator[Float[Tensor, " D"]]:
     """Go on training the subset alone, and hand it out after every `save_every` steps.
 
-    The first `save_after` steps leave nothing; then come the K checkpoints and after them those
-    that are held back.
-
-    As in the authors' code: bf16 autocast (on cuda), fp32 weights, a batch-norm mode that is
-    `config.batch_norm`'s to choose, and running statistics that are not kept: whoever evaluates a
-    checkpoint uses the base net's. `net` is changed and of no further use.
-
-    What precedes the first layer of the subset runs without gradient and keeps no activations, in
-    every batch-norm mode, since nothing in it requires a gradient.
+    The first `save_after` steps leave nothing. Then come the K checkpoints, and after them those
+    that are held back. As in the authors' code: bf16 autocast on cuda, fp32 weights, and running
+    statistics that are not kept: evaluation uses the base net's. `net` is of no further use.
     """
     parameters = dict(net.named_parameters())
     for parameter in parameters.values():
@@ -51,6 +46,7 @@ def finetune(
     seed_global(generator)
     passes = (training_batches(images, data, config.batch_size, generator) for _ in count())
     batches = chain.from_iterable(passes)
+    first_steps = {"train": math.inf, "eval": 0, "eval_after_1": 1, "eval_after_2": 2}
 
     def batch_loss() -> Float[Tensor, ""]:
         pixels, labels = next(batches)
@@ -60,7 +56,7 @@ def finetune(
     steps = config.save_after + (config.checkpoints + config.held_back) * config.save_every
     with tqdm(total=steps, desc="finetune", disable=None) as bar:
         for step in counted(range(1, steps + 1), steps=1, images=config.batch_size):
-            net.train(_uses_batch_statistics(config.batch_norm, step))
+            net.train(step <= first_steps[config.batch_norm])
             loss = train_step(optimizer, batch_loss)
             if step <= config.steps:
                 schedule.step()
@@ -72,8 +68,3 @@ def finetune(
             since = step - config.save_after
             if since > 0 and since % config.save_every == 0:
                 yield torch.cat([tensor.detach().flatten() for tensor in chosen])
-
-
-def _uses_batch_statistics(mode: BatchNormMode, step: int) -> bool:
-    first_steps = {"train": step, "eval": 0, "eval_after_1": 1, "eval_after_2": 2}
-    return step <= first_steps[mode]

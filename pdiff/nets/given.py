@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pdiff.config import BaseConfig
-from pdiff.core.files import load_state_dict
-from pdiff.nets.registry import build_net, head_classes, read_weights
+from pdiff.nets.registry import build_net, head_classes, read_state
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
 
@@ -22,14 +21,12 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def list_checkpoints(folder: Path, count: int, held_back: int = 0) -> list[Path]:
-    """The first `count` state dicts of `folder`, in the order of their names (2 before 10).
+    """The first `count` state dicts of `folder` by name (2 before 10), then `held_back` at most.
 
-    They are followed by `held_back` more, or as many as there are.
-
-    Hidden files are none: macOS puts `._1.pth` beside `1.pth`.
+    Hidden files are left out: macOS puts `._1.pth` beside `1.pth`.
 
     Raises:
-        InputError: no such folder, or fewer files than that.
+        InputError: no such folder, or fewer than `count` files.
     """
     if not folder.is_dir():
         raise InputError(
@@ -50,23 +47,15 @@ def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor
     """The subset's values in each state dict, complete or of the subset alone, one by one.
 
     Raises:
-        InputError: naming the first file that lacks a parameter of the subset, has it in another
-            shape or with a value that is not finite, or does not load safely.
+        InputError: a file does not load safely, or a parameter of the subset is missing there, has
+            another shape or is not finite.
     """
     for path in tqdm(paths, "load checkpoints", disable=None):
         yield _row(path, subset)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """One checkpoint's whole state dict; `InputError` if the file holds none."""
-    try:
-        return load_state_dict(path)
-    except InputError as error:
-        raise InputError(f"finetune.folder: {error}") from None
-
-
 def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
-    state = read_checkpoint(path)
+    state = read_state(path, "finetune.folder")
     for name, shape in subset.shapes.items():
         if name not in state:
             raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
@@ -81,23 +70,21 @@ def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:
-    """Digits compare as numbers; text and numbers take turns, so they never meet.
-
-    The name itself decides between 1 and 01.
-    """
+    """Digits compare as numbers, and the name itself decides between 1 and 01."""
     parts = re.split(r"([0-9]+)", path.name)
+    # text and numbers take turns, so they never meet in a comparison
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 def build_for(config: BaseConfig, size: int, checkpoints: list[Path]) -> tuple[nn.Module, int]:
-    """The base net as it starts, and how many classes weights or checkpoints give it.
+    """The base net as it starts, and how many classes weights or checkpoints give it, 10 if none.
 
-    The images tell the number of classes too, but only once they are read; it is 10 until then.
+    The images, which tell the true number, are not read yet.
     """
     weights = Path(config.weights) if config.weights else None
     net = build_net(config.net, 10, size)
-    states = [read_checkpoint(path) for path in checkpoints[:1]]
-    states += [read_weights(weights)] if weights else []
+    states = [read_state(path, "finetune.folder") for path in checkpoints[:1]]
+    states += [read_state(weights, "base.weights")] if weights else []
     classes = next(filter(None, (head_classes(net, state) for state in states)), 10)
     net = build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
     return net, classes

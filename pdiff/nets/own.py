@@ -1,7 +1,7 @@
 """Base nets of the user's own: `base.net: FILE.py:NAME`, for example `my_net.py:MyNet`.
 
-NAME is a class or function in FILE.py; `NAME(num_classes=N)` returns an `nn.Module` whose logits
-are (B, N). FILE.py is read anew each time, so a stage always uses the code that DVC watches.
+NAME is a class or function in FILE.py; `NAME(num_classes=N)` returns an `nn.Module` with logits
+(B, N). FILE.py is read anew each time, so a stage always uses the code that DVC watches.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from types import ModuleType
 
 from torch import nn
 
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 from pdiff.system.paths import root
 
 
@@ -22,32 +22,30 @@ def is_own(name: str) -> bool:
     return name.endswith(".py") or ".py:" in name
 
 
-def own_file(name: str) -> Path:
-    """Where the file of `FILE.py:NAME` lies: in the working directory or the main checkout.
-
-    DVC's temporary copies of the project hold the file.
-    """
-    return _locate(Path(split_own(name)[0]))
-
-
 def split_own(name: str) -> tuple[str, str]:
     """FILE.py and NAME, which is empty if it is not given."""
     file, _, wanted = (f"{name}:" if name.endswith(".py") else name).rpartition(":")
     return file, wanted
 
 
-def _locate(file: Path) -> Path:
-    return file if file.exists() else root() / file
+def own_file(name: str) -> Path:
+    """The file of `FILE.py:NAME`, in the working directory or the main checkout."""
+    return _locate(split_own(name)[0])
+
+
+def _locate(file: str) -> Path:
+    path = Path(file)
+    return (path if path.exists() else root() / path).resolve()
 
 
 def check_watch(name: str, watch: str) -> None:
-    """Raise `InputError` if DVC does not watch the file of an own net, or a folder that holds it.
+    """Raise `InputError` unless DVC watches the file of an own net, or a folder that holds it.
 
-    DVC would then keep results of an older version of the net.
+    DVC would otherwise keep results of an older version of the net.
     """
     if not is_own(name):
         return
-    file, watched = own_file(name).resolve(), _locate(Path(watch)).resolve()
+    file, watched = own_file(name), _locate(watch)
     if watched != file and watched not in file.parents:
         raise InputError(
             f"base.watch: {watch!r} is not the file of base.net: {name!r}; "
@@ -56,13 +54,16 @@ def check_watch(name: str, watch: str) -> None:
 
 
 def build_own(name: str, classes: int) -> nn.Module:
-    """Call NAME of FILE.py; raise `InputError`, which names the culprit, if that gives no net."""
+    """Call NAME of FILE.py; `InputError` names the culprit if that gives no net.
+
+    The net's head is its `classifier_name`, or the last linear layer with `classes` outputs.
+    """
     make = find_own(name)
     call = f"{name}(num_classes={classes})"
     try:
         net = make(num_classes=classes)
     except Exception as error:  # somebody else's code raises anything
-        raise InputError(f"base.net: {call} fails: {_reason(error)}") from None
+        raise InputError(f"base.net: {call} fails: {_typed(error)}") from None
     if not isinstance(net, nn.Module):
         raise InputError(
             f"base.net: {call} returns an object of type {type(net).__name__}; "
@@ -79,7 +80,13 @@ def find_own(name: str) -> Callable[..., object]:
     """What NAME is in FILE.py; `InputError` if it is missing or cannot be called."""
     file, wanted = split_own(name)
     module = _load(file)
-    known = _callables(module)
+    known = [  # public classes and functions that the file itself defines
+        key
+        for key, value in vars(module).items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    ]
     offered = f"{file} defines {', '.join(known) or 'no class or function'}"
     if not wanted:
         raise InputError(f"base.net: {name!r} must be {file}:NAME; {offered}")
@@ -97,7 +104,7 @@ def find_own(name: str) -> Callable[..., object]:
 
 
 def _load(file: str) -> ModuleType:
-    path = _locate(Path(file)).resolve()
+    path = _locate(file)
     if not path.is_file():
         raise InputError(
             f"base.net: {file} is not a file; give FILE.py:NAME, the path absolute or from the "
@@ -111,21 +118,9 @@ def _load(file: str) -> ModuleType:
         exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:  # somebody else's code raises anything
         del sys.modules[module.__name__]
-        raise InputError(f"base.net: {file} cannot be imported: {_reason(error)}") from None
+        raise InputError(f"base.net: {file} cannot be imported: {_typed(error)}") from None
     return module
 
 
-def _callables(module: ModuleType) -> list[str]:
-    """Public classes and functions that the file itself defines, in its order."""
-    return [
-        name
-        for name, value in vars(module).items()
-        if (inspect.isclass(value) or inspect.isfunction(value))
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
-    ]
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+def _typed(error: BaseException) -> str:
+    return f"{type(error).__name__}: {reason(error)}"

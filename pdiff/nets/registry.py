@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pdiff.core.files import load_state_dict, load_tensors, save_tensors, whole
 from pdiff.nets.minis import MINIS
 from pdiff.nets.own import build_own, find_own, is_own
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 
 
 @cache
@@ -51,25 +51,30 @@ def build_net(
     Args:
         pretrained: download timm's pretrained weights.
         weights: start from this state dict instead.
-        new_head: where either has a head of another number of classes, the head stays new; if
-            False, it is refused.
+        new_head: whether the head may stay new where the weights have another number of classes.
 
     Raises:
-        InputError: unknown name, a size the net cannot take, weights that cannot be had or do
-            not belong to the net.
+        InputError: unknown name, wrong size, weights that are missing or of another net.
     """
+    if pretrained and (is_own(name) or name in MINIS):
+        raise InputError(
+            f"base.pretrained: there are no pretrained weights of {name} to download; use false, "
+            "and base.weights if you have a file"
+        )
     if is_own(name):
-        _refuse_pretrained(name, pretrained)
         net = build_own(name, classes)
     elif name in MINIS:
-        net = _build_mini(name, classes, size, pretrained)
+        make, side = MINIS[name]
+        if size != side:
+            raise InputError(f"data.size: {name} is made for images of {side} px, not {size}")
+        net = make(classes)
     else:
         check_net(name)
         net = _build_timm(name, classes, size, pretrained)
     if pretrained and not new_head:
         _same_head(name, net.pretrained_cfg.get("num_classes"), classes)
     if weights is not None:
-        state = read_weights(weights)
+        state = read_state(weights, "base.weights")
         if not new_head:
             _same_head(str(weights), head_classes(net, state), classes)
         _load_weights(net, name, weights, state)
@@ -90,22 +95,6 @@ def _same_head(source: str, found: int | None, classes: int) -> None:
         )
 
 
-def _build_mini(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
-    make, side = MINIS[name]
-    if size != side:
-        raise InputError(f"data.size: {name} is made for images of {side} px, not {size}")
-    _refuse_pretrained(name, pretrained)
-    return make(classes)
-
-
-def _refuse_pretrained(name: str, pretrained: bool) -> None:
-    if pretrained:
-        raise InputError(
-            f"base.pretrained: there are no pretrained weights of {name} to download; use false, "
-            "and base.weights if you have a file"
-        )
-
-
 def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
     options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
     try:
@@ -113,11 +102,10 @@ def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Modu
             options["img_size"] = size
         return timm.create_model(name, **options)
     except Exception as error:  # timm and its downloads raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        source = "its pretrained weights" if pretrained else "it"
+        hint = "; offline, give a file as base.weights" if pretrained else ""
         raise InputError(
-            f"base.net: cannot build {name!r} at {size} px with {source}: {reason}"
-            + ("; offline, give a file as base.weights" if pretrained else "")
+            f"base.net: cannot build {name!r} at {size} px with {pretrained=}: "
+            f"{reason(error)}{hint}"
         ) from None
 
 
@@ -127,8 +115,8 @@ def check_size(net: nn.Module, name: str, size: int, classes: int) -> None:
     try:
         logits = net.eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # nets check their input in many ways
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"data.size: {name} cannot take images of {size} px: {reason}") from None
+        why = reason(error)
+        raise InputError(f"data.size: {name} cannot take images of {size} px: {why}") from None
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(
@@ -144,36 +132,32 @@ def has_fixed_size(name: str) -> bool:
     return "img_size" in entry or bool(config and config.fixed_input_size)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict that `base.weights` names; `InputError` if there is none."""
+def read_state(path: Path, parameter: str) -> dict[str, Tensor]:
+    """A state dict; `InputError` names the parameter that asks for it."""
     try:
         return load_state_dict(path)
     except InputError as error:
-        raise InputError(f"base.weights: {error}") from None
+        raise InputError(f"{parameter}: {error}") from None
 
 
 def _load_weights(net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor]) -> None:
-    own = net.state_dict()
-    head = _head_of(net)
-    new_head = {key for key in own if key.startswith(head) and _differs(own[key], state.get(key))}
-    kept = {key for key in own if key not in state and key.endswith("num_batches_tracked")}
-    missing = new_head | kept  # older files lack the counters, which evaluation does not use
-    wrong = [key for key in own if key not in missing and _differs(own[key], state.get(key))]
+    own, head = net.state_dict(), _head_of(net)
+    fits = {key for key in own if key in state and state[key].shape == own[key].shape}
+    # the head may stay new; older files lack the counters, which evaluation does not use
+    optional = {key for key in own if key.startswith(head)}
+    optional |= {key for key in own if key not in state and key.endswith("num_batches_tracked")}
+    wrong = [key for key in own if key not in fits | optional]
     wrong += [key for key in state if key not in own and not key.startswith(head)]
     if wrong:
         raise InputError(
             f"base.weights: {path} does not belong to {name}: {len(wrong)} tensors are missing, "
             f"unknown or of another shape, the first {wrong[0]!r}"
         )
-    net.load_state_dict({key: state[key] for key in own if key not in missing}, strict=False)
-
-
-def _differs(own: Tensor, other: Tensor | None) -> bool:
-    return other is None or other.shape != own.shape
+    net.load_state_dict({key: state[key] for key in fits}, strict=False)
 
 
 def _head_of(net: nn.Module) -> str:
-    """Prefix of the classifier's parameters."""
+    """Prefix of the classifier's parameters; one that no name has if it is unknown."""
     config = getattr(net, "default_cfg", {})  # timm's
     name = getattr(net, "classifier_name", config.get("classifier"))
     return f"{name}." if isinstance(name, str) else "\0"

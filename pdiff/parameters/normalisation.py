@@ -20,10 +20,10 @@ Normalise = Literal["tensor", "parameter"]
 class Normalisation:
     """A mean and a std for each of the P tensors or D parameters, shared by all checkpoints.
 
-    `tensor`, as in the authors' code: mean and unbiased std over a tensor's values in each
-    checkpoint, then averaged over the K checkpoints. `parameter`: mean and unbiased std of each
-    parameter over the checkpoints, so that the codec sees how checkpoints differ and nothing else.
-    The std is 1 where nothing varies, or where there is one value only.
+    `tensor`, the authors': mean and unbiased std over a tensor's values in each checkpoint, then
+    averaged over the K checkpoints. `parameter`: mean and unbiased std of each parameter over the
+    checkpoints, so that the codec sees only how checkpoints differ. The std is 1 where nothing
+    varies.
     """
 
     mean: Float[Tensor, " _"]
@@ -34,8 +34,7 @@ class Normalisation:
     @classmethod
     def fit(cls, models: Rows, kind: Normalise = "tensor", values: int = CHUNK) -> "Normalisation":
         """The statistics of `models`, summed in fp64 over blocks of `values` values at most."""
-        fit = _of_tensors if kind == "tensor" else _of_parameters
-        mean, std = fit(models, values)
+        mean, std = (_of_tensors if kind == "tensor" else _of_parameters)(models, values)
         std = torch.where(std > 0, std, 1.0)
         return cls(mean.float(), std.float(), models.subset.sizes, kind)
 
@@ -62,24 +61,26 @@ class Normalisation:
         parts = list(overlaps(self.sizes, span))
         tensors = torch.tensor([p for p, _, _ in parts])
         counts = torch.tensor([inside.stop - inside.start for _, _, inside in parts])
-        both = (self.mean.cpu(), self.std.cpu())
+        both = self.mean.cpu(), self.std.cpu()
         return tuple(v[tensors].repeat_interleave(counts).to(like) for v in both)
 
 
 def _of_tensors(models: Rows, values: int) -> tuple[Tensor, Tensor]:
-    """Mean and std of each of the P tensors."""
+    """Mean and std of each of the P tensors; parts are merged as in Chan et al. 1979."""
     sizes = models.subset.sizes
-    moments: dict[int, _Moments] = {}
+    counts, means, squares = [0] * len(sizes), [0.0] * len(sizes), [0.0] * len(sizes)
     for span, block in models.columns(values):
         for p, _, inside in overlaps(sizes, span):
-            part = _moments(block[:, inside].double())
-            moments[p] = _merge(moments[p], part) if p in moments else part
-    means, stds = [], []
-    for p, size in enumerate(sizes):
-        _, mean, squares = moments[p]
-        means.append(mean.mean())
-        stds.append((squares / (size - 1)).sqrt().mean() if size > 1 else mean.new_zeros(()))
-    return torch.stack(means), torch.stack(stds)
+            part = block[:, inside].double()
+            new, before = part.shape[1], counts[p]
+            counts[p] = before + new
+            shift = part.mean(1) - means[p]  # (K)
+            means[p] = means[p] + shift * (new / counts[p])
+            squares[p] = squares[p] + part.var(1, correction=0) * new
+            squares[p] = squares[p] + shift**2 * (before * new / counts[p])
+    pairs = zip(squares, sizes, strict=True)
+    stds = [(s / max(size - 1, 1)).sqrt().mean() for s, size in pairs]  # 0 for a single value
+    return torch.stack([mean.mean() for mean in means]), torch.stack(stds)
 
 
 def _of_parameters(models: Rows, values: int) -> tuple[Tensor, Tensor]:
@@ -92,19 +93,3 @@ def _of_parameters(models: Rows, values: int) -> tuple[Tensor, Tensor]:
         squares = deviations.square().sum(0)
         stds.append((squares / max(len(deviations) - 1, 1)).sqrt())
     return torch.cat(means), torch.cat(stds)
-
-
-_Moments = tuple[int, Float[Tensor, " K"], Float[Tensor, " K"]]
-"""The number of values in each row, their mean, and the sum of squared deviations from it."""
-
-
-def _moments(values: Float[Tensor, "K c"]) -> _Moments:
-    count = values.shape[1]
-    return count, values.mean(1), values.var(1, correction=0) * count
-
-
-def _merge(a: _Moments, b: _Moments) -> _Moments:
-    """The moments of both sets of values together (Chan, Golub and LeVeque 1979)."""
-    count, delta = a[0] + b[0], b[1] - a[1]
-    mean = a[1] + delta * (b[0] / count)
-    return count, mean, a[2] + b[2] + delta**2 * (a[0] * b[0] / count)

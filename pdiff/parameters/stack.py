@@ -1,8 +1,8 @@
 """Stacks on disk: read by row or column and written piece by piece, never whole in memory.
 
 A stack is a safetensors file with one fp32 tensor (K, *shape) for each parameter of the subset.
-The values are read with plain reads at their offsets: pages of a mapped file, which is how
-safetensors itself reads, count as the process's own memory until the system wants them back.
+Values are read at their offsets, since the pages of a mapped file, which is how safetensors reads,
+count as memory of the process.
 
 Axes: K checkpoints or other models, D parameters of the subset, c columns, R rows.
 """
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.core.files import KEY, load_header
+from pdiff.core.files import KEY, load_header, replacing
 from pdiff.parameters.subset import Columns, Rows, Subset, overlaps
 from pdiff.system.errors import InputError
 
@@ -30,7 +30,7 @@ Put = Callable[[int, slice, Float[Tensor, "R c"]], None]
 
 
 class StackFile(Rows):
-    """The models of a stack on disk; whatever is asked for is read anew."""
+    """The models of a stack on disk, read anew at each use."""
 
     def __init__(self, path: Path) -> None:
         """Reads the header alone.
@@ -38,9 +38,11 @@ class StackFile(Rows):
         Raises:
             InputError: the file is missing, truncated, or not a stack.
         """
-        header = load_header(path)
-        layout, start = _read_layout(path)
-        names = header.get("names") if isinstance(header, dict) else None
+        names = load_header(path).get("names")
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            layout = json.loads(file.read(size))
+        layout.pop("__metadata__")
         shapes = {name: tuple(entry["shape"]) for name, entry in layout.items()}
         plain = all(entry["dtype"] == "F32" and entry["shape"] for entry in layout.values())
         counts = {shape[0] for shape in shapes.values()} if plain else set()
@@ -48,7 +50,7 @@ class StackFile(Rows):
             raise InputError(f"{path} is not a stack of checkpoints")
         self.subset = Subset({name: shapes[name][1:] for name in names})
         self._path, (self._count,) = path, counts
-        self._offsets = [start + layout[name]["data_offsets"][0] for name in names]
+        self._offsets = [8 + size + layout[name]["data_offsets"][0] for name in names]
 
     def __len__(self) -> int:
         return self._count
@@ -102,7 +104,7 @@ def load_stack(path: Path) -> tuple[Subset, Float[Tensor, "K D"]]:
 def temporary_stack(
     folder: Path, subset: Subset, count: int, columns: Columns
 ) -> Iterator[StackFile]:
-    """Models on disk for as long as they are needed: more of them than memory holds."""
+    """Models on disk within a `with` block: more of them than memory holds."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as name:
         path = Path(name) / "stack.safetensors"
@@ -117,9 +119,6 @@ def _written(path: Path, subset: Subset, count: int) -> Iterator[Put]:
     shapes = {name: (count, *shape) for name, shape in subset.shapes.items()}
     head, starts = _pack_header(shapes, names=subset.names)
     offsets = [starts[name] for name in subset.names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(path, ITEM * missing)
-    partial = path.with_name(f".{path.name}.partial")
 
     def put(first: int, span: slice, values: Float[Tensor, "R c"]) -> None:
         nonlocal missing
@@ -130,47 +129,29 @@ def _written(path: Path, subset: Subset, count: int) -> Iterator[Put]:
                 file.write(own.tobytes())
         missing -= values.size
 
-    try:
+    with replacing(path) as partial:
+        needed, free = ITEM * missing, shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise InputError(
+                f"{path} needs {needed / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left"
+            )
         with partial.open("wb") as file:
             file.write(head)
             yield put
         if missing:
             raise ValueError(f"{path}: {missing} values of the stack were not written")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pack_header(
     shapes: Mapping[str, tuple[int, ...]], **header: Any
 ) -> tuple[bytes, dict[str, int]]:
-    """The first bytes of a file of fp32 tensors, the very ones that `save_tensors` writes.
-
-    Also where in the file each tensor begins; they follow each other in the order of their names.
-    """
+    """The header of a file of fp32 tensors, as `save_tensors` writes it, and their offsets."""
     layout: dict[str, Any] = {"__metadata__": {KEY: json.dumps(header, sort_keys=True)}}
     starts, end = {}, 0
     for name, shape in sorted(shapes.items()):
-        starts[name], end = end, end + 4 * math.prod(shape)
+        starts[name], end = end, end + ITEM * math.prod(shape)
         layout[name] = {"dtype": "F32", "shape": shape, "data_offsets": [starts[name], end]}
     text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
     return head, {name: len(head) + start for name, start in starts.items()}
-
-
-def _read_layout(path: Path) -> tuple[dict[str, Any], int]:
-    """Type, shape and offsets of each tensor of a safetensors file, and where the first begins."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        layout = json.loads(file.read(length))
-    layout.pop("__metadata__", None)
-    return layout, 8 + length
-
-
-def _check_space(path: Path, size: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise InputError(
-            f"{path} needs {size / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left"
-        )

@@ -2,9 +2,9 @@
 
 Axes: K checkpoints (or any other M models), D parameters in the subset, P its tensors, c columns.
 
-A *stack* is `{parameter name: (K, *shape)}`, the form in which subsets lie on disk; the *matrix*
-(K, D) is the same numbers flattened in the order of the net's parameters. It need not fit in
-memory: `Rows` gives it by row, as models, or by some columns at a time.
+A *stack* is `{parameter name: (K, *shape)}`, as subsets lie on disk. The *matrix* (K, D) holds the
+same numbers, flattened in the order of the net's parameters. It need not fit in memory: `Rows`
+gives one model or some columns at a time.
 """
 
 import difflib
@@ -47,11 +47,6 @@ class Subset:
         """D, the number of values in all."""
         return sum(self.sizes)
 
-    def read(self, net: nn.Module) -> dict[str, Tensor]:
-        """A copy of the net's present values: one model, `{name: shape}`."""
-        parameters = dict(net.named_parameters())
-        return {name: parameters[name].detach().clone() for name in self.names}
-
     def unflatten(self, matrix: Float[Tensor, "K D"]) -> dict[str, Tensor]:
         """Matrix to stack, bit for bit; the tensors are views of the matrix."""
         columns = matrix.split(self.sizes, dim=1)
@@ -85,7 +80,7 @@ class Rows(Sequence):
 
 
 class Models(Rows):
-    """The rows of a matrix in memory; all that is read are views of it."""
+    """The rows of a matrix in memory; reading gives views of it."""
 
     def __init__(self, subset: Subset, matrix: Float[Tensor, "M D"]) -> None:
         self.subset, self._matrix = subset, matrix
@@ -101,19 +96,19 @@ class Models(Rows):
 
 
 def spans(rows: int, length: int, values: int = CHUNK) -> list[slice]:
-    """Consecutive spans of `length` columns, `rows` times which is `values` at most."""
+    """Consecutive spans of `length` columns with at most `values` values each in `rows` rows."""
     width = max(values // max(rows, 1), 1)
     return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
 def spread_evenly(available: int, count: int) -> list[int]:
-    """`count` different indices, spread from first to last of those available; all if fewer."""
+    """`count` different indices from the first to the last available; all if fewer."""
     count = min(count, available)
     return [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def overlaps(sizes: Sequence[int], span: slice) -> Iterator[tuple[int, slice, slice]]:
-    """Which of the P tensors a span covers: each one's index, the part of it, that of the span."""
+    """The P tensors that a span covers: index, slice of the tensor, slice of the span."""
     for p, (end, size) in enumerate(zip(accumulate(sizes), sizes, strict=True)):
         start = end - size
         first, last = max(start, span.start), min(end, span.stop)

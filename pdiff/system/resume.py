@@ -1,8 +1,7 @@
-"""A long training survives being killed: its state, on disk, outside every DVC output.
+"""A long training survives being killed: its state lies on disk, outside every DVC output.
 
-The state lies under `.work/<stage>/<key>/` in the project's folder (git-ignored, and the same
-folder from DVC's temporary experiment folders, which are thrown away). The key is a hash of the
-parameters, the input files and the code, so one experiment never continues from another.
+The folder is `.work/STAGE/KEY/` in the project, also for DVC's temporary copies of it. KEY hashes
+parameters, input files and code, so one experiment never continues from another.
 """
 
 import fcntl
@@ -13,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -26,10 +24,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class Checkpointer:
-    """Saves a training's state now and then; `with` it, and it is gone once all went well.
+    """Saves a training's state now and then; leaving the `with` block without error deletes it.
 
-    If another process is at the same training (a parallel experiment that shares it, or one left
-    over from a killed run), this one waits for it and says so.
+    Entering waits while another process is at the same training: a parallel experiment, or one
+    left over from a killed run.
     """
 
     def __init__(self, folder: Path, every_s: float) -> None:
@@ -49,25 +47,20 @@ class Checkpointer:
         self._folder.mkdir(exist_ok=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
             shutil.rmtree(self._folder)
         self._lock.close()
 
     def load(self) -> State | None:
-        """The last state saved, on the CPU, or None; a state that does not read is left aside."""
+        """The last state saved, on the CPU; None if there is none or it cannot be read."""
         try:
             return torch.load(self._path, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, UnpicklingError):
             return None
 
     def save(self, state: Callable[[], State]) -> None:
-        """Save what `state` returns, unless the last time was a moment ago."""
+        """Save `state()` if the last save is `every_s` ago."""
         if time.monotonic() - self._saved_at < self._every_s:
             return
         partial = self._path.with_suffix(".partial")
@@ -79,10 +72,7 @@ class Checkpointer:
 def make_checkpointer(
     stage: str, sections: Iterable[BaseModel], inputs: Iterable[Path], device: torch.device
 ) -> Checkpointer:
-    """The checkpointer of one stage with these parameters, input files and this code.
-
-    It saves every 20 seconds at most, or every `PDIFF_SAVE_EVERY_S`.
-    """
+    """The checkpointer of one stage; it saves every `PDIFF_SAVE_EVERY_S` seconds, 20 by default."""
     digest = hashlib.sha256(device.type.encode())
     for section in sections:
         digest.update(section.model_dump_json().encode())

@@ -1,7 +1,6 @@
-"""How fast a stage's loops run: counted where they run, reported with the stage's record.
+"""How fast a stage's loops run; only MLflow records it, no output depends on it.
 
-A speed goes to MLflow only; no output depends on it. What is timed must end with a value that is
-read from the device, or a GPU would still be at work.
+A timed block must end with a value read from the device, or a GPU would still be at work.
 """
 
 import time
@@ -13,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _done: Counter[str] = Counter()
-_seconds: dict[str, float] = {}
+_seconds: Counter[str] = Counter()
 
 
 @contextmanager
@@ -21,21 +20,15 @@ def measured(**counts: int) -> Iterator[None]:
     """Time a block that does `counts` of each unit: `measured(models=200, images=1000)`."""
     start = time.perf_counter()
     yield
-    _add(counts, time.perf_counter() - start)
+    _done.update(counts)
+    _seconds.update(dict.fromkeys(counts, time.perf_counter() - start))
 
 
 def counted(items: Iterable[T], **each: int) -> Iterator[T]:
-    """`items` one by one; each turn of the loop over them does `each` of each unit."""
+    """Time the loop over `items`, each turn of which does `each` of each unit."""
     for item in items:
-        start = time.perf_counter()
-        yield item
-        _add(each, time.perf_counter() - start)
-
-
-def _add(counts: dict[str, int], seconds: float) -> None:
-    _done.update(counts)
-    for unit in counts:
-        _seconds[unit] = _seconds.get(unit, 0.0) + seconds
+        with measured(**each):
+            yield item
 
 
 def speeds() -> dict[str, float]:

@@ -123,7 +123,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(stop_after):
     with pytest.raises(KeyboardInterrupt):
         train(weight_decay=0.1, resume=resume)
     resumed = train(weight_decay=0.1, resume=resume)
-    assert resume.state["step"] == 40
+    assert resume.state["progress"]["step"] == 40
     assert equal_weights(resumed, train(weight_decay=0.1))
 
 

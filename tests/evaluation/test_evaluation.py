@@ -13,8 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pdiff.evaluation import predict as evaluation
-from pdiff.evaluation.predict import CutNet, accuracy, predict_plain, wrong
+from pdiff.evaluation.predict import CutNet, Predictor, accuracy, predict_plain, wrong
 from pdiff.evaluation.rewrites.small_maps import _multiply
 from tests.toys.nets import Branching, assert_logits_equal, noised, small_images, small_net
 from tests.toys.training import one_thread  # noqa: F401
@@ -34,7 +33,7 @@ def assert_same_state(before: list, after: list) -> None:
 
 def predict(net, names, models, batches, boundary_mib: int = 64) -> Tensor:
     cut = CutNet(net, names, next(iter(batches())))
-    return evaluation.predict(cut, models, batches, boundary_mib=boundary_mib)
+    return Predictor(cut, batches, boundary_mib).predict(models)
 
 
 # Equal to the plain way
@@ -238,7 +237,7 @@ def streamed(net, names, images, mib: int) -> tuple[list, Counted]:
     """Models and batches of 68 images (3.2 MiB) after `predict`, which gave what it should."""
     models, batches = noised(net, names), Counted(images.split(68))
     cut = CutNet(net, names, images[:2])
-    predictions = evaluation.predict(cut, models, lambda: batches, boundary_mib=mib)
+    predictions = Predictor(cut, lambda: batches, mib).predict(models)
     assert torch.equal(predictions, predict_plain(net, models, lambda: images.split(68)))
     return models, batches
 
@@ -392,7 +391,7 @@ def test_only_images_whose_logits_are_not_finite_are_no_class():
     ("names", "message"),
     [
         (["1.gamma"], "no parameter '1.gamma'; it has 6, for example"),
-        (["1.running_mean"], "'1.running_mean' is a buffer of Sequential; a subset holds param"),
+        (["1.running_mean"], "'1.running_mean' is a buffer of Sequential, not a parameter"),
         (["1.weight", "1.weight"], "each once"),
         ([], "one or more"),
     ],
@@ -426,7 +425,7 @@ def test_nothing_to_evaluate_is_an_error():
         predict(net, ["0.bias"], [], lambda: [small_images()])
     with pytest.raises(ValueError, match="no images"):
         cut = CutNet(net, ["0.bias"], small_images())
-        evaluation.predict(cut, noised(net, ["0.bias"]), lambda: iter(()), boundary_mib=1)
+        Predictor(cut, lambda: iter(()), 1).predict(noised(net, ["0.bias"]))
 
 
 def test_wrong_and_accuracy_by_hand():

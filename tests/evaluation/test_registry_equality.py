@@ -1,4 +1,4 @@
-"""`predict` equals the plain way for every net that has a preset, with random weights.
+"""`Predictor` equals the plain way for every net that has a preset, with random weights.
 
 Each net has its preset's subset, and two of them are generated whole as well. The last layer is
 scaled so that each class's logits have mean 0 and std 1 over digits: many classes are predicted.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from pdiff.evaluation.predict import CutNet, predict, predict_plain
+from pdiff.evaluation.predict import CutNet, Predictor, predict_plain
 from pdiff.nets.minis import MINIS
 from pdiff.nets.registry import build_net
 from pdiff.parameters.subset import select_subset
@@ -103,7 +103,7 @@ def test_the_models_predict_different_classes(case):
 
 
 def test_predictions_equal_the_plain_way(case):
-    predictions = predict(case.cut, case.models, case.batches, boundary_mib=64)
+    predictions = Predictor(case.cut, case.batches, 64).predict(case.models)
     assert predictions.shape == (len(case.models), IMAGES)
     assert (predictions != case.predictions).sum() == 0
 
@@ -124,7 +124,7 @@ def test_predictions_on_a_gpu_equal_the_plain_way(case):
     net = copy.deepcopy(case.net).cuda()
     batches = lambda: (images.cuda() for images in case.batches())  # noqa: E731
     cut = CutNet(net, list(case.models[0]), next(iter(batches())))
-    predictions = predict(cut, case.models, batches, boundary_mib=64)  # models are on the CPU
+    predictions = Predictor(cut, batches, 64).predict(case.models)  # models are on the CPU
     assert predictions.device.type == "cpu"
     same = predictions == predict_plain(net, case.models, batches)
     assert same.float().mean() > 0.99  # ties may round to either side

@@ -96,11 +96,6 @@ def test_a_model_is_a_row(net):
         models[3]
 
 
-def test_read_gives_the_nets_values(net):
-    subset = select_subset(net, "fc")
-    assert torch.equal(subset.read(net)["fc.bias"], net.fc.bias)
-
-
 def test_a_matrix_comes_back_in_blocks_of_columns():
     matrix = torch.randn(5, SUBSET.length)  # (5, 11)
     blocks = list(Models(SUBSET, matrix).columns(values=20))
