@@ -1,8 +1,7 @@
 """Convolution blocks with batch norm, and ways to run a chain of them that need less memory.
 
-Axes: B batch, C channels, N positions. All ways compute the same: `plain` keeps every activation
-for the backward pass, `checkpointed` only each block's input, `pdiff.autoencoder.low_memory` only
-the chain's.
+Axes: B batch, C channels, N positions. For the backward pass `plain` keeps every activation,
+`checkpointed` each block's input, and `pdiff.autoencoder.low_memory` only the chain's.
 """
 
 from collections.abc import Iterable
@@ -24,10 +23,10 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation whose statistics the caller may choose."""
 
     def forward(self, x: Float[Tensor, "B C N"], norm: Norm | None = None) -> Tensor:
-        """`norm` None goes by the mode: the batch's in training, which updates the running ones.
+        """`norm` None follows the mode; the batch's statistics then update the running ones.
 
-        `sample` normalises each sample over its own positions, which is what this layer does in
-        the authors' generation: training mode, batches of one.
+        `sample` normalises each sample over its own positions, as the authors' generation does in
+        training mode with batches of one.
         """
         if norm is None:
             return super().forward(x)
@@ -66,10 +65,7 @@ def plain(
 
 
 def checkpointed(blocks: Iterable[Block], output: nn.Module | None, x: Tensor) -> Tensor:
-    """`plain` that runs each block again in the backward pass instead of keeping what is inside.
-
-    `output` belongs to the last block.
-    """
+    """`plain` that runs each block again in the backward pass; `output` belongs to the last one."""
     *blocks, last = blocks
     for block in blocks:
         x = _checkpointed_block(block, None, x)

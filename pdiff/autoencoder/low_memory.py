@@ -1,11 +1,10 @@
 """Train a chain of blocks on a whole batch that passes a few samples at a time, exactly.
 
 Axes: B batch, M micro-batch, C channels, N positions. Batch norm couples the samples of a batch
-through mean and variance of each channel alone: given these, samples are independent. So the
-forward pass finds the statistics block after block, each from one pass over the micro-batches, and
-keeps nothing but them and the chain's input.
+only through each channel's mean and variance. So the forward pass finds these block after block,
+each in one pass over the micro-batches, and keeps nothing but them and the chain's input.
 
-The backward pass needs what the loss changes by when the statistics change. Let block i have
+The backward pass needs the gradients of the loss by the statistics. Let block i have
 a_i = conv(x_{i-1}), statistics m_i and v_i over n values, x_i = act(w (a_i - m_i) r_i + b) with
 r_i = (v_i + eps)^(-1/2). With dw and db, the gradients of its w and b over the whole batch,
 
@@ -15,9 +14,9 @@ and since m_i and v_i are means over a_i, every value of a_i has the further gra
 
     dL/dm_i / n + 2 (a_i - m_i) dL/dv_i / n.
 
-dw and db of block i depend on those terms of the blocks after it only, so one pass for each block,
-the last first, finds them, and a final pass finds all other gradients. With k blocks there are
-k + 1 passes forward and k + 1 back, each over part of the chain or all of it: time for memory.
+dw and db of block i depend only on those terms of later blocks, so one pass for each block, the
+last first, finds them, and a final pass finds all other gradients. With k blocks there are k + 1
+passes forward and k + 1 back: time for memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,10 +33,10 @@ from pdiff.autoencoder.blocks import Block
 def streamed(
     blocks: Iterable[Block], output: nn.Module | None, x: Float[Tensor, "B C N"], micro_batch: int
 ) -> Tensor:
-    """`pdiff.autoencoder.blocks.plain` in training mode with the memory of `micro_batch` samples.
+    """`blocks.plain` in training mode, with the memory of `micro_batch` samples.
 
-    Updates the running statistics once, as one pass of the whole batch does. Gradients equal the
-    plain way's but for the order of sums. They are first-order: no gradient of a gradient.
+    Running statistics are updated once. Gradients are equal but for the order of sums, and have no
+    gradient of their own.
     """
     blocks = list(blocks)
     return _Streamed.apply(x, blocks, output, micro_batch, *_parameters(blocks, output))
@@ -113,7 +112,7 @@ def _parameters(blocks: Sequence[Block], output: nn.Module | None) -> list[nn.Pa
 
 
 def _through(blocks: Sequence[Block], known: Sequence[_Known], x: Tensor) -> Tensor:
-    """Through as many blocks as there are statistics."""
+    """Run `x` through as many blocks as there are statistics."""
     for block, (mean, variance, _) in zip(blocks, known, strict=False):
         x = block.activation(block.norm.apply_statistics(block.conv(x), (mean, variance)))
     return x
@@ -166,14 +165,12 @@ class _Backward:
         self.couplings: list[_Coupling | None] = [None] * len(blocks)
 
     def couple(self, i: int) -> None:
-        """Find the coupling of block i; those of the blocks after it are there."""
+        """Find the coupling of block i, given those of the blocks after it."""
         norm, (mean, variance, count) = self.blocks[i].norm, self.known[i]
         dw, db = torch.zeros_like(norm.weight), torch.zeros_like(norm.bias)
         for x, grad in self.parts:
-            start = _through(self.blocks[:i], self.known, x)
-            part_dw, part_db = torch.autograd.grad(
-                self._end(i, start), (norm.weight, norm.bias), grad
-            )
+            end = self._end(i, _through(self.blocks[:i], self.known, x))
+            part_dw, part_db = torch.autograd.grad(end, (norm.weight, norm.bias), grad)
             dw, db = dw + part_dw, db + part_db
         inverse = (variance + norm.eps).rsqrt()
         scale = -norm.weight.detach() * inverse / count

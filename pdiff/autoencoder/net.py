@@ -1,8 +1,8 @@
 """The parameter autoencoder's net: checkpoints to latents and back.
 
-Axes: K checkpoints, B batch, D subset length, P padded length, L latent length, C channels, N
-positions. A checkpoint is one normalised vector that is read as a 1-D signal with one channel
-(paper section 3.2; sizes and details from the authors' code).
+Axes: B batch, D subset length, P padded length, L latent length, C channels, N positions. A
+checkpoint is one normalised vector, read as a 1-D signal with one channel (paper section 3.2;
+sizes and details from the authors' code).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pdiff.autoencoder.blocks import Block, Norm, checkpointed, plain
 from pdiff.autoencoder.low_memory import normalised_as_one, streamed
-from pdiff.system.errors import InputError
 
 
 class Autoencoder(nn.Module):
@@ -36,13 +35,9 @@ class Autoencoder(nn.Module):
     ) -> None:
         """`length` is D, `channels` the widths of the encoder's blocks, which the decoder mirrors.
 
-        `variance_head` adds the log-variance of a VAE.
+        The kernel size is odd. `variance_head` adds the log-variance of a VAE.
         """
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise InputError(f"autoencoder: kernel_size must be odd, not {kernel_size}")
-        if length < 1 or not channels:
-            raise InputError(f"autoencoder: no vector or no block: {length=}, {channels=}")
         self.length, self.kernel_size, self.latent_dim = length, kernel_size, latent_dim
         self.channels = tuple(channels)
         self.save_memory()
@@ -76,16 +71,14 @@ class Autoencoder(nn.Module):
         }
 
     def save_memory(self, checkpointing: bool = False, micro_batch: int | None = None) -> None:
-        """How training keeps activations: all, those between blocks, or of `micro_batch` samples.
+        """Let training keep activations between blocks only, or of `micro_batch` samples.
 
-        Gradients are the same but for rounding; `micro_batch` needs no `checkpointing`.
+        Gradients are the same but for rounding.
         """
         self.checkpointing, self.micro_batch = checkpointing, micro_batch
 
     def pad(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
         """Zeros at the end of each vector: what the encoder reads and the loss compares with."""
-        if x.shape[1] != self.length:
-            raise ValueError(f"the autoencoder takes vectors of {self.length}, not {x.shape[1]}")
         return F.pad(x, (0, self.padded_length - self.length))
 
     def posterior(

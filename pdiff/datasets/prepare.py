@@ -9,7 +9,7 @@ from pdiff.system.errors import InputError
 
 
 def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
-    """Read an image set and split it, as `config` and the generator say.
+    """Read an image set and split it.
 
     Raises:
         InputError: unknown reader, missing or broken files, too few images, no network.
@@ -18,7 +18,9 @@ def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
     train, test, classes = read_images(config, generator)
     order = torch.randperm(len(train), generator=generator)
     if config.split == "validation":
-        held_back = _count(config.validation_size, len(train))
+        size = config.validation_size
+        held_back = size if isinstance(size, int) else max(1, round(size * len(train)))
+        enough("data.validation_size", held_back, len(train) - 2)
         validation, order = train.take(order[:held_back]), order[held_back:]
     if config.train_size is not None:
         enough("data.train_size", config.train_size, len(order))
@@ -35,16 +37,10 @@ def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
 
 
 def check_images(config: DataConfig) -> None:
-    """What can be known about the images without decoding one; raises `InputError`."""
+    """Raise `InputError` for a mistake that shows without decoding an image."""
     if config.resize < config.size:
         raise InputError(
             f"data.resize: {config.resize} is smaller than data.size: {config.size}, the side of "
             "the centre crop"
         )
     check_reader(config)
-
-
-def _count(size: int | float, available: int) -> int:
-    count = size if isinstance(size, int) else max(1, round(size * available))
-    enough("data.validation_size", count, available - 2)
-    return count

@@ -23,7 +23,7 @@ def read_images(config: DataConfig, generator: torch.Generator) -> Source:
 
 
 def check_reader(config: DataConfig) -> None:
-    """What can be known without reading an image or downloading; raises `InputError`."""
+    """Raise `InputError` for a mistake that shows without reading an image or downloading."""
     if config.reader == "folder":
         _open_folder(config)
     elif config.reader != "digits":
@@ -50,21 +50,19 @@ def _digits(config: DataConfig, generator: torch.Generator) -> Source:
 def _open_folder(config: DataConfig) -> list[DatasetFolder]:
     """Anyone's own images in `data.root`, in one folder per class below train/ and test/."""
     root, found = project() / config.root, []
-    layout = "must hold train/CLASS/ and test/CLASS/ with the same two or more classes"
+    layout = f"{root} must hold train/CLASS/ and test/CLASS/ with the same two or more classes"
     for part in ("train", "test"):
         try:
             found.append(DatasetFolder(root / part, str, SUFFIXES))
         except OSError as error:  # a folder that is missing, empty or not readable
             raise InputError(
-                f"data.root: {root / part}: {error}; {root} {layout} "
+                f"data.root: {root / part}: {error}; {layout} "
                 "(queued experiments run elsewhere: give an absolute path)"
             ) from None
     train, test = (dataset.classes for dataset in found)
     if len(train) < 2 or test != train:
-        names = (", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (train, test))
-        raise InputError(
-            "data.root: {} {}; train/ has {}, test/ has {}".format(root, layout, *names)
-        )
+        names = [", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (train, test)]
+        raise InputError(f"data.root: {layout}; train/ has {names[0]}, test/ has {names[1]}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a set of torchvision becomes: one tensor if its images share one small size, else a list."""
+"""A set of torchvision as a split: one tensor if its images share one small size, else a list."""
 
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
@@ -21,7 +21,7 @@ from pdiff.system.paths import root as project
 
 SMALL = 96  # pixels: images of one size with no longer side stay in memory
 IN_MEMORY = 4 * 2**30  # bytes: if they need no more than this
-FILES = {  # sets that cannot be opened with a loader, which is how the others tell their files
+FILES = {  # sets that take no loader, with which the others give the names of their files
     "OxfordIIITPet": lambda pets: zip(pets._images, pets._labels, strict=True),
     "GTSRB": lambda signs: signs._samples,
 }
@@ -32,8 +32,7 @@ Source = tuple[Split, Split, tuple[str, ...]]
 def read_splits(train: VisionDataset, test: VisionDataset, config: DataConfig) -> Source:
     """Training images, test images and class names of two data sets that lie in `data.root`.
 
-    An image is pixels or the name of a file, as the data set gives it. A set without names for
-    its classes is counted from 0 and keeps its own numbers as names.
+    A set without names for its classes is counted from 0 and keeps its numbers as names.
 
     Raises:
         InputError: not as many images as `data.expect`, a broken file, no class for an image, or
@@ -104,7 +103,6 @@ def _fits(count: int, height: int, width: int) -> bool:
 
 
 def _in_threads(function: Callable[[Path], Any], paths: list[Path], doing: str) -> Iterator[Any]:
-    """`function` of each file, in order."""
     with ThreadPool(thread_count()) as pool:
         results = pool.imap(function, paths, chunksize=64)
         yield from tqdm(results, doing, len(paths), disable=None, unit="image")

@@ -14,7 +14,7 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from pdiff.config import DataConfig
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 from pdiff.system.paths import root as project
 
 OURS = {"self", "root", "transform", "target_transform", "transforms", "download", "loader"}
@@ -26,7 +26,7 @@ BY_HAND = {
 
 
 def check_set(config: DataConfig) -> None:
-    """Is there such a class, and does it take these options; reads and downloads nothing."""
+    """Raise `InputError` for an unknown class or options; reads and downloads nothing."""
     kinds = {name: getattr(datasets, name) for name in datasets.__all__}
     known = [n for n, k in kinds.items() if inspect.isclass(k) and issubclass(k, VisionDataset)]
     if config.reader not in known:
@@ -51,7 +51,7 @@ def check_set(config: DataConfig) -> None:
 def open_sets(config: DataConfig) -> list[VisionDataset]:
     """Training and test set in `data.root`, downloaded if need be; other processes wait.
 
-    Where torchvision lets us, an image is only the name of its file.
+    An image is the name of its file if torchvision takes a loader.
     """
     root = project() / config.root
     lock_file = project() / ".work" / "downloads" / f"{config.reader}.lock"
@@ -61,11 +61,11 @@ def open_sets(config: DataConfig) -> list[VisionDataset]:
         try:
             return [_open(config, part, root) for part in PARTS]
         except (RuntimeError, OSError) as error:  # how torchvision says that files are missing
-            reason = _line(error)
+            why = reason(error)
         if "download" not in _parameters(getattr(datasets, config.reader)):
             raise InputError(
                 f"data.root: {config.reader} is not in {root} and cannot be downloaded; place "
-                f"{BY_HAND.get(config.reader, 'its files')} in {root}, and start again ({reason})"
+                f"{BY_HAND.get(config.reader, 'its files')} in {root}, and start again ({why})"
             )
         print(f"downloading {config.reader} to {root}", flush=True)
         try:
@@ -74,7 +74,7 @@ def open_sets(config: DataConfig) -> list[VisionDataset]:
             raise
         except Exception as error:  # torchvision, tarfile and the network raise many kinds
             raise InputError(
-                f"data.root: {config.reader} could not be downloaded to {root}: {_line(error)}; "
+                f"data.root: {config.reader} could not be downloaded to {root}: {reason(error)}; "
                 "start again with a network, or place a copy there"
             ) from None
 
@@ -86,7 +86,7 @@ def _open(config: DataConfig, part: str, root: Path, **more: bool) -> VisionData
         return kind(**{k: v for k, v in ours.items() if k in _parameters(kind)}, **options)
     except (ValueError, TypeError) as error:
         key = f"data.{part}_options"
-        raise InputError(f"{key}: {config.reader} refuses {options}: {_line(error)}") from None
+        raise InputError(f"{key}: {config.reader} refuses {options}: {reason(error)}") from None
     except ImportError as error:
         raise InputError(f"data.reader: {config.reader} needs a package: {error}") from None
 
@@ -100,7 +100,3 @@ def _parameters(kind: type[VisionDataset]) -> set[str]:
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
     return names
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -28,23 +28,20 @@ def timestep_embedding(t: Int[Tensor, " B"], size: int = TIME_FEATURES) -> Float
 class Denoiser(nn.Module):
     """A 1-D U-Net without downsampling; skip connections are added.
 
-    With n widths there are n + 1 convolutions, numbered from 1. The output of number i, for each i
-    up to (n - 1) / 2, is added to the input of number n + 2 - i. Each convolution's input also
-    gets the time vector (L), the same in all channels.
+    With n widths there are n + 1 convolutions. The output of number i <= (n - 1) / 2 is added to
+    the input of number n + 2 - i, and the time vector (L) to every input.
     """
 
     def __init__(self, latent_dim: int, channels: Sequence[int], kernel_size: int) -> None:
-        """`channels`: the widths between the one channel at the start and at the end.
+        """`channels` are the widths between the one channel at the start and at the end.
 
-        They must be symmetric and odd in number, or the sums would not fit: `InputError`.
+        Skips need them symmetric and odd in number, else `InputError`. The kernel size is odd.
         """
         super().__init__()
         if len(channels) % 2 == 0 or tuple(channels) != tuple(reversed(channels)):
             raise InputError(
                 f"denoiser: channels must be symmetric and odd in number, not {tuple(channels)}"
             )
-        if kernel_size % 2 == 0:
-            raise InputError(f"denoiser: kernel_size must be odd, not {kernel_size}")
         self.latent_dim, self.kernel_size = latent_dim, kernel_size
         self.channels = tuple(channels)
         self.skips = len(channels) // 2

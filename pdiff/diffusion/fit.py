@@ -11,8 +11,8 @@ from pdiff.diffusion.latents import LatentModel, principal_directions
 from pdiff.diffusion.schedule import Diffusion, PredictNoise
 
 HELD, SMALL = 0.99, 0.01
-"""The leading directions hold the first share of the originals' variance; a direction that holds
-less than the second one is not compared by itself."""
+"""Leading directions together hold `HELD` of the originals' variance; a direction that holds less
+than `SMALL` of it is not compared by itself."""
 DRAWS = 2000
 """Noisy latents behind each denoising loss."""
 
@@ -22,9 +22,8 @@ def variance_along(
 ) -> tuple[Float[Tensor, " R"], float]:
     """Variance along the originals' principal directions, generated over originals.
 
-    Only directions that hold more than `SMALL` of the originals' variance are compared, the first
-    one first. The second number is the share of the generated variance that lies outside the
-    directions which together hold `HELD` of the originals'.
+    Directions that hold more than `SMALL` of the originals' variance are compared. The second
+    number is the share of the generated variance outside the leading directions.
     """
     std, directions = principal_directions(originals)
     share = std.square() / std.square().sum()
@@ -46,8 +45,8 @@ def denoising_loss(
 ) -> float:
     """Mean squared error of the predicted noise (DDPM eq. 14) over latents, steps and noise.
 
-    The latents take turns, the steps are spread evenly. Equal generators draw equal noise, so that
-    two predictors are compared on the same noisy latents.
+    The latents take turns and the steps are spread evenly, so equal generators compare two
+    predictors on the same noisy latents.
     """
     rows = torch.arange(DRAWS, device=latents.device) % len(latents)
     order = torch.randperm(DRAWS, generator=generator, device=generator.device)
@@ -80,9 +79,9 @@ def latent_fit(
 ) -> dict[str, float | int | None]:
     """The numbers by which the generator is judged before anything is said of its models.
 
-    `variance_*` and `outside` are those of `variance_along`. The losses are of the denoiser on the
-    latents that it learned from and on those that were held out, and on the latter that of the
-    Gaussian of the former; None where nothing was held out.
+    `variance_*` and `outside` are those of `variance_along`. The losses are the denoiser's on the
+    latents that it learned from and on those held out, and on the latter that of a Gaussian of
+    the former; None where nothing was held out.
     """
     ratios, outside = variance_along(latents, generated)
     scaled = model.statistics.apply(latents)

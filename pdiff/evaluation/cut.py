@@ -70,19 +70,6 @@ class CutNet:
                 stacklevel=2,
             )
 
-    @property
-    def subset_first(self) -> bool:
-        """Whether the boundary is the images themselves: nothing precedes the subset."""
-        if not self.traced:
-            return True
-        crossing = self._cut.prefix.outputs
-        return all(n is self._cut.images for n in crossing if isinstance(n.meta["val"], Tensor))
-
-    @property
-    def model_bytes(self) -> int:
-        """Size of one model."""
-        return sum(parameter.nbytes for parameter in self._base.values())
-
     @torch.inference_mode()
     def prefix(self, images: Float[Tensor, "B C H W"]) -> Boundary:
         """What the suffix needs of `images`, for any model; the images themselves if untraced."""

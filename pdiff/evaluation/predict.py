@@ -7,7 +7,6 @@ Axes: M models, N images, B batch, C classes; images are (B, C, H, W) with C cha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, repeat
 from operator import length_hint
 
 import torch
@@ -29,12 +28,9 @@ class Predictor:
     """Predicts with models, a few at a time, on images that stay the same.
 
     A model is the net that was cut with the parameters of its subset replaced, in eval mode.
-    `batches()` gives the images; a progress bar knows its total if they have a length.
-
     Batches wait at the boundary of prefix and suffix, as many as `boundary_mib` MiB hold (and at
     least one), while each model is loaded once for all of them. If all images fit, they are kept
-    there, and the prefix does not run again. If nothing of the net precedes the subset and the
-    models are larger than the images, each model is loaded once and the images pass again for it.
+    there, and the prefix does not run again.
     """
 
     def __init__(self, cut: CutNet, batches: Batches, boundary_mib: int) -> None:
@@ -52,29 +48,16 @@ class Predictor:
         """
         if not len(models):
             raise ValueError("there are no models to evaluate")
-        disable = None if progress else True
-        with tqdm(desc=progress, unit="batch", disable=disable) as bar:
-            if self._kept is None:
-                return self._stream(models, bar)
-            bar.reset(len(self._kept) * len(models))
-            return _rows(self._cut, models, repeat(self._kept), bar)
-
-    def _stream(self, models: Sequence[Model], bar: tqdm) -> Int16[Tensor, "M N"]:
-        """Run the images through the prefix once, or once for every model."""
-        cut, stream = self._cut, self._batches()
-        count, images = length_hint(stream), iter(stream)
-        first = next(images, None)
-        if first is None:
-            raise ValueError("there are no images: batches() is empty")
-        bar.reset(count * len(models) or None)
-        images = chain([first], images)
-        size = count * first.nbytes
-        if cut.subset_first and self._limit < size < len(models) * cut.model_bytes:
-            streams = chain([images], (self._batches() for _ in range(1, len(models))))
-            return _rows(cut, models, (map(cut.prefix, stream) for stream in streams), bar)
+        stream = self._batches() if self._kept is None else self._kept
+        total = length_hint(stream) * len(models) or None
+        blocks = [stream] if self._kept else _blocks(self._cut, stream, self._limit)
         columns, block = [], []
-        for block in _blocks(cut, images, self._limit):
-            columns.append(_rows(cut, models, repeat(block), bar))
+        disable = None if progress else True
+        with tqdm(desc=progress, total=total, unit="batch", disable=disable) as bar:
+            for block in blocks:
+                columns.append(_rows(self._cut, models, block, bar))
+        if not columns:
+            raise ValueError("there are no images: batches() is empty")
         self._kept = block if len(columns) == 1 else None
         return torch.cat(columns, 1)
 
@@ -93,19 +76,20 @@ def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[
         block.append(cut.prefix(images))
         size = sum(value.nbytes for value in block[-1] if isinstance(value, Tensor))
         held, each = held + size, size / len(images)
-    yield block
+    if block:
+        yield block
 
 
 @torch.inference_mode()
 def _rows(
-    cut: CutNet, models: Sequence[Model], streams: Iterable[Iterable[Boundary]], bar: tqdm
+    cut: CutNet, models: Sequence[Model], block: list[Boundary], bar: tqdm
 ) -> Int16[Tensor, "M B"]:
-    """Predictions of each model for its own one of `streams`, which may be endless."""
+    """Predictions of each model for a block of boundaries."""
     rows = []
-    for index, stream in zip(range(len(models)), streams, strict=False):
+    for index in range(len(models)):
         loaded = cut.load(models[index])
         classes = []
-        for boundary in stream:
+        for boundary in block:
             classes.append(_classes(cut.run(loaded, boundary)))
             bar.update()
         rows.append(torch.cat(classes))

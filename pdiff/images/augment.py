@@ -1,7 +1,6 @@
-"""Training augmentation: what each image of a batch shows, drawn at once, and how it is sampled.
+"""Training augmentation: each image is sampled bilinearly from a box of its source pixels.
 
-Each image gets one box of source pixels, perhaps mirrored, and is sampled bilinearly from it: a
-random resized crop, a shift, or both are boxes.
+A random resized crop and a shift choose the box; it may be mirrored.
 
 Axes: B batch, C channels, H and W stored pixels, S the side that the net sees.
 """
@@ -32,7 +31,7 @@ def augment(
 def draw_boxes(
     sizes: Int64[Tensor, "B 2"], config: DataConfig, generator: torch.Generator
 ) -> tuple[Float[Tensor, "B 4"], Bool[Tensor, " B"]]:
-    """For images of these heights and widths: what each shows, and whether it is mirrored."""
+    """What images of these heights and widths show: each one's box, and whether it is mirrored."""
     batch, device = len(sizes), sizes.device
     if config.crop_scale is None:
         boxes = centre_boxes(sizes, config)
@@ -52,7 +51,7 @@ def draw_boxes(
 def add_noise(
     pixels: Float[Tensor, "_ C S S"], config: DataConfig, generator: torch.Generator
 ) -> Float[Tensor, "_ C S S"]:
-    """Fresh Gaussian noise of std `config.noise`; the result is kept in [0, 1]."""
+    """Add fresh Gaussian noise of std `config.noise` and clip to [0, 1]."""
     if config.noise:
         noise = torch.randn(pixels.shape, generator=generator, device=pixels.device)
         pixels = (pixels + config.noise * noise).clamp(0, 1)
@@ -60,7 +59,7 @@ def add_noise(
 
 
 def centre_boxes(sizes: Int64[Tensor, "B 2"], config: DataConfig) -> Float[Tensor, "B 4"]:
-    """What evaluation sees of stored images: their centre crops, in stored pixels."""
+    """The centre crops of images of these heights and widths, in stored pixels."""
     height, width = sizes.double().unbind(1)
     side = torch.minimum(height, width) * config.size / config.resize
     return torch.stack([(width - side) / 2, (height - side) / 2, side, side], dim=1).float()
@@ -71,8 +70,8 @@ def random_boxes(
 ) -> Float[Tensor, "B 4"]:
     """Boxes (left, top, width, height) in pixels, distributed as torchvision's RandomResizedCrop.
 
-    `sizes` are the images' heights and widths. Each image takes the first of ten draws that fits,
-    else the largest centred box whose aspect ratio is allowed.
+    Each image takes the first of ten draws that fits, else the largest centred box of an allowed
+    aspect ratio.
     """
     batch, device = len(sizes), generator.device
     height, width = sizes.unbind(1)
@@ -104,10 +103,9 @@ def sample_boxes(
     mirrored: Bool[Tensor, " B"],
     size: int,
 ) -> Float[Tensor, "B C S S"]:
-    """Resize each image's box to (size, size) bilinearly; beyond its edge a box repeats it.
+    """Resize each image's box to (size, size) bilinearly, without antialiasing.
 
-    Where a box is larger than `size`, this is bilinear sampling without antialiasing. A box may
-    reach beyond the image, whose border is then repeated.
+    Beyond its edge a box repeats its own pixels, an image its border.
     """
     height, width = pixels.shape[2:]
     steps = (torch.arange(size, device=pixels.device) + 0.5) / size  # (S,)
@@ -116,13 +114,8 @@ def sample_boxes(
     y = _positions(boxes[:, 1:2], boxes[:, 3:4], steps.expand_as(across))
     grid_x = (2 * x / width - 1)[:, None, :].expand(-1, size, -1)
     grid_y = (2 * y / height - 1)[:, :, None].expand(-1, -1, size)
-    return functional.grid_sample(
-        pixels,
-        torch.stack([grid_x, grid_y], dim=-1),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )
+    grid = torch.stack([grid_x, grid_y], dim=-1)
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
 def _positions(

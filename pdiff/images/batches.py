@@ -58,9 +58,8 @@ def load_images(path: Path, device: torch.device | str = "cpu") -> ImageSet:
     for name in SPLITS:
         own = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(name)}
         if "paths" in own:
-            splits[name] = ImageFiles(header["root"], **own | {"paths": read_paths(own["paths"])})
-        else:
-            splits[name] = ImageSplit(**own)
+            own |= {"paths": read_paths(own["paths"]), "root": header["root"]}
+        splits[name] = (ImageFiles if "paths" in own else ImageSplit)(**own)
     return ImageSet(**splits, classes=tuple(header["classes"])).to(device)
 
 

@@ -16,10 +16,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode(path: Path, shrink: float = 1.0) -> Image.Image:
-    """The image; a JPEG at half, a quarter or an eighth of its size if `shrink` allows it.
+    """The image; a JPEG at half, a quarter or an eighth of its size, but no less than `shrink`.
 
-    The shorter side then has at least `shrink` times its length. `InputError` names a file that
-    is not an image.
+    `InputError` names a file that is not an image.
     """
     with _naming(path), Image.open(path) as image:
         if shrink <= 0.5:

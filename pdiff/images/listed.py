@@ -1,7 +1,7 @@
-"""A split of larger images: an indexed list of files, decoded in parallel when they are asked for.
+"""A split of larger images: a list of files, decoded in parallel each time they are used.
 
-Used as `pdiff.images.pixels.ImageSplit` is, but the pixels stay in the files. An image is first
-turned upright, as its EXIF block says.
+The methods are those of `pdiff.images.pixels.ImageSplit`. Images are turned upright, as their EXIF
+block says.
 
 Axes: N images, B batch, C = 3 channels, S the side that the net sees.
 """
@@ -29,7 +29,6 @@ from pdiff.system.errors import InputError
 from pdiff.system.paths import root as project
 
 AHEAD = 2  # batches that are decoded while one is used
-DRAFT_MARGIN = 2.0  # a JPEG is decoded smaller where twice the pixels that are needed remain
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ImageFiles:
     ) -> Iterator[Float[Tensor, "_ C S S"]]:
         """The images of each batch as training sees them; pixels in [0, 1].
 
-        What is random is drawn here, a batch at a time: the number of threads changes nothing.
+        Boxes are drawn here, a batch at a time: the number of threads changes nothing.
         """
         device = self.labels.device
 
@@ -68,10 +67,8 @@ class ImageFiles:
             for index in batches:
                 rows = index.cpu()
                 boxes, mirrored = draw_boxes(self.sizes[rows].to(device), config, generator)
-                sizes = [config.size] * len(rows)
-                yield list(
-                    zip(rows.tolist(), boxes.tolist(), mirrored.tolist(), sizes, strict=True)
-                )
+                columns = rows.tolist(), boxes.tolist(), mirrored.tolist()
+                yield [(*job, config.size) for job in zip(*columns, strict=True)]
 
         for pixels in _decoded(self._cut_out, jobs(), device):
             yield add_noise(pixels, config, generator)
@@ -83,16 +80,16 @@ class ImageFiles:
         yield from _decoded(self._centre, jobs, self.labels.device)
 
     def with_fixed_noise(self, config: DataConfig, generator: torch.Generator) -> "ImageFiles":
-        """The same list: its pixels, and so any fixed noise on them, are kept nowhere."""
+        """The same list; `InputError` for noise, since its pixels are kept nowhere."""
         if config.noise > 0:
             raise InputError(
                 f"data.noise: {config.noise} is for sets of one small size only; these images are "
-                "larger or of several sizes and are read anew each time: give data.noise=0"
+                "larger or of several sizes: give data.noise=0"
             )
         return self
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is kept of the split on disk; the paths as bytes, with zeros between them."""
+        """The split on disk; the paths as bytes, with zeros between them."""
         names = np.frombuffer("\0".join(self.paths).encode(), np.uint8)
         return {"paths": torch.from_numpy(names.copy()), "sizes": self.sizes, "labels": self.labels}
 
@@ -101,8 +98,8 @@ class ImageFiles:
 
     def _cut_out(self, row: int, box: list[float], mirrored: bool, size: int) -> np.ndarray:
         """A training image: the box of the original pixels at `size`, antialiased."""
-        least = DRAFT_MARGIN * size / min(box[2:])
-        image = decode(self._file(row), shrink=least)
+        # a JPEG is decoded smaller where twice the pixels that are needed remain
+        image = decode(self._file(row), shrink=2 * size / min(box[2:]))
         full_height, full_width = self.sizes[row].tolist()
         x, y = image.width / full_width, image.height / full_height
         image, box = _with_border(image, [box[0] * x, box[1] * y, box[2] * x, box[3] * y])
@@ -130,7 +127,7 @@ def thread_count() -> int:
 def _decoded(
     function: Callable[..., np.ndarray], batches: Iterable[list[tuple]], device: torch.device
 ) -> Iterator[Float[Tensor, "_ C S S"]]:
-    """Each batch of images, made in threads while the one before it is used."""
+    """Each batch of images, made in threads while earlier ones are used."""
     with ThreadPool(thread_count()) as pool:
         started = (pool.starmap_async(function, batch, chunksize=1) for batch in batches)
         waiting = deque(islice(started, AHEAD))

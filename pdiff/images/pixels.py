@@ -1,6 +1,6 @@
 """A split of small images: one uint8 tensor that stays on the device, augmented there in batches.
 
-`pdiff.images.listed.ImageFiles` is the other kind of split and is used in the same way.
+`pdiff.images.listed.ImageFiles`, the other kind of split, has the same methods.
 
 Axes: N images, B batch, C = 3 channels, H and W pixels, S the side that the net sees.
 """
@@ -42,12 +42,12 @@ class ImageSplit:
 
     def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
         """All images in order as evaluation sees them; pixels in [0, 1]."""
+        as_stored = config.noise > 0  # with_fixed_noise left them at the size of the net
         for images in self.images.split(batch_size):
-            as_stored = config.noise > 0  # with_fixed_noise left them at the size of the net
             yield images.float() / 255 if as_stored else _resize_and_crop(images, config)
 
     def with_fixed_noise(self, config: DataConfig, generator: torch.Generator) -> "ImageSplit":
-        """Evaluation images with the noise that they keep, at the size that the net sees."""
+        """Evaluation images with noise drawn once, at the size that the net sees."""
         if config.noise == 0:
             return self
         pixels = _resize_and_crop(self.images, config)
@@ -56,7 +56,7 @@ class ImageSplit:
         return replace(self, images=noised.round().to(torch.uint8))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is kept of the split on disk."""
+        """The split on disk."""
         return {"images": self.images, "labels": self.labels}
 
 

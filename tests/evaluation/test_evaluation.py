@@ -253,13 +253,6 @@ def test_images_pass_once_if_the_subset_is_small(large_images, loaded):
     assert loaded(models) == 5
 
 
-def test_models_pass_once_if_they_are_larger_than_images_that_do_not_fit(large_images, loaded):
-    net = large_net()
-    models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 4)
-    assert loaded(models) == 1
-    assert batches.each_was_asked(len(models))
-
-
 def test_images_and_models_pass_once_if_the_images_fit(large_images, loaded):
     net = large_net()
     models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 16)
@@ -270,21 +263,6 @@ def test_images_and_models_pass_once_if_the_images_fit(large_images, loaded):
 def test_images_pass_once_if_something_precedes_the_subset(large_images):
     _, batches = streamed(large_net(), ["3.weight"], large_images, 4)
     assert batches.each_was_asked(1)
-
-
-def test_models_of_an_untraced_net_pass_once_if_they_are_larger(large_images, loaded):
-    class Untraced(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = large_net()
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.net(images if images.mean() > 9 else -images)
-
-    with pytest.warns(UserWarning, match="cannot be cut"):
-        models, batches = streamed(Untraced(), ["net.3.weight"], large_images, 4)
-    assert loaded(models) == 1
-    assert batches.each_was_asked(len(models))
 
 
 # Nets that cannot be cut
