@@ -31,7 +31,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 AtLeastTwo = Annotated[int, Field(ge=2)]
 """Batch norm needs two images to train on."""
 Channels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-BatchNormMode = Literal["train", "eval", "eval_after_1", "eval_after_2"]
 RGB = tuple[float, float, float]
 
 
@@ -56,31 +55,28 @@ class DataConfig(Section):
     root: str
     """Where its files are or are downloaded to; a relative path starts at the project's folder."""
     watch: str
-    """File or folder whose content DVC watches: an image that changes there changes the pipeline.
-
-    The folder itself for one's own images; `requirements.txt` for sets whose files are known.
-    """
+    """File or folder that DVC watches: that of your own images, else `requirements.txt`."""
     train_options: dict[str, str | bool]
     test_options: dict[str, str | bool]
-    """What tells the torchvision class which split to read, `{train: false}` for example."""
+    """Arguments of the torchvision class that choose the split, for example `{train: false}`."""
     expect: tuple[PositiveInt, PositiveInt] | None
-    """Numbers of training and test images that a whole copy has, or null if they may be any."""
+    """Numbers of training and test images in a whole copy; null allows any."""
     size: PositiveInt
     """Side of the square images that the net sees, in pixels."""
     resize: PositiveInt
     """Evaluation: the shorter side is brought to this before the centre crop to `size`."""
     split: Literal["validation", "paper"]
-    """`validation`: a split of its own chooses the base net. `paper`: the test split does both."""
+    """What chooses the base net: `validation`, a split of its own, or `paper`, the test split."""
     train_size: AtLeastTwo | None
-    """Number of training images, or all that there are."""
+    """Number of training images; null takes all."""
     validation_size: PositiveInt | Fraction
     """Number (or fraction) of training images held back to choose the base net."""
     test_size: PositiveInt | None
-    """Number of test images, or all that there are."""
+    """Number of test images; null takes all."""
     mean: RGB
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     crop_scale: tuple[Share, Share] | None
-    """Training: share of the area a random resized crop keeps, low and high; null for none."""
+    """Training: least and largest share of the area in a random resized crop; null for none."""
     shift: NonNegativeInt
     """Training: largest random shift in pixels, the border repeated."""
     flip: bool
@@ -102,7 +98,7 @@ class BaseConfig(Section):
     NAME is a class or function of that file; `NAME(num_classes=N)` returns the net.
     """
     watch: str
-    """What DVC watches of it: FILE.py (or a folder that holds it), else `requirements.txt`."""
+    """File or folder that DVC watches: FILE.py or its folder, else `requirements.txt`."""
     pretrained: bool
     """Start from timm's pretrained weights (downloaded once)."""
     weights: str | None
@@ -111,7 +107,7 @@ class BaseConfig(Section):
     DVC sees the name, not the content: give a changed file a new name.
     """
     epochs: NonNegativeInt
-    """0 takes the start as it is: pretrained weights or those of `weights`."""
+    """0 keeps the weights of `pretrained` or `weights`."""
     batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
@@ -122,9 +118,7 @@ class BaseConfig(Section):
         if self.pretrained and self.weights:
             raise ValueError("base.pretrained and base.weights exclude each other: give one")
         if self.epochs == 0 and not (self.pretrained or self.weights):
-            raise ValueError(
-                "base.epochs: 0 needs trained weights: base.pretrained or base.weights"
-            )
+            raise ValueError("base.epochs: 0 needs trained weights: base.pretrained or .weights")
         return self
 
 
@@ -137,29 +131,28 @@ class FinetuneConfig(Section):
     folder: str | None
     """Take the checkpoints from the state dicts in this folder instead: nothing is trained."""
     watch: str
-    """What DVC watches of them: the folder, or `requirements.txt` where there is none."""
+    """File or folder that DVC watches: `folder`, else `requirements.txt`."""
     steps: PositiveInt
-    """Length of the rate's cosine; training ends with the last checkpoint that is kept."""
+    """Length of the rate's cosine; training ends with the last checkpoint."""
     save_after: NonNegativeInt
-    """First steps that leave no checkpoint; the authors' default skips one."""
+    """First steps without a checkpoint; the authors' default skips one."""
     save_every: PositiveInt
     """Steps between two saved checkpoints."""
     checkpoints: AtLeastTwo
-    """K, the number of checkpoints that are kept: the first K of those saved."""
+    """K, the number of checkpoints that the autoencoder learns from."""
     held_back: NonNegativeInt
-    """Checkpoints that follow the K, saved as often, which nothing is trained on: `novelty.audit`
-    compares with them. Past the last of `steps` the rate stays `lr_end`."""
+    """Checkpoints after the K, for `novelty.audit` alone. Past `steps` the rate stays `lr_end`."""
     second_run: NonNegativeInt
-    """Checkpoints kept of a second run with another order of images, spread evenly over as many
-    steps as leave the K. Only `novelty.audit` uses them."""
+    """Checkpoints of a second run with another order of images, spread evenly over its K
+    checkpoints. Only `novelty.audit` uses them."""
     batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
     lr_end: PositiveFloat
     """The rate after the last step, reached along a cosine; the authors keep it at `lr`."""
     weight_decay: NonNegativeFloat
-    batch_norm: BatchNormMode
-    """Batch statistics always, never, or in the first steps only (two in the authors' default)."""
+    batch_norm: Literal["train", "eval", "eval_after_1", "eval_after_2"]
+    """Batch statistics always, never, or in the first steps only (the authors': two)."""
 
     @model_validator(mode="after")
     def _enough_steps(self) -> "FinetuneConfig":
@@ -184,43 +177,42 @@ class AutoencoderConfig(Section):
     kind: Literal["conv", "vae", "linear"]
     """`conv`: the paper's autoencoder. `vae`: a variational one, with variance head and KL term.
 
-    `linear`: the checkpoints' principal components, for subsets of millions of parameters. It is
-    exact, so nothing is trained and noise has no effect: of this section it uses `latent_dim`,
-    K - 1 at most, and `min_r2`, and of `noise` nothing.
+    `linear`: the checkpoints' principal components, for subsets of millions of parameters. Nothing
+    is trained; only `latent_dim` (at most K - 1), `normalise` and `min_r2` have an effect.
 
-    The baseline of the paper's Table 8 is `vae` with `noise.param: 0`, `decode_norm: running` and
+    The paper's Table 8 has `vae` with `noise.param: 0`, `decode_norm: running` and
     `generate.sampler: prior`.
     """
     channels: Channels
     kernel_size: PositiveInt
     latent_dim: PositiveInt
     steps: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: AtLeastTwo
     optimizer: Literal["adamw", "adafactor"]
-    """`adamw` is the authors'. `adafactor` has next to no state; its rate is relative (0.01)."""
+    """`adamw` is the authors'. `adafactor` has little state; its rate is relative (0.01)."""
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     checkpointing: bool
-    """Training keeps only the activations between blocks and computes the others a second time."""
+    """Training keeps only the activations between blocks and computes the others again."""
     micro_batch: PositiveInt | None
-    """Training passes the batch so many samples at a time, or null: at once.
+    """Training passes this number of samples at a time; null passes the batch at once.
 
-    The batch norms still see the whole batch, so the gradients are the same. It takes several
-    times as long, keeps less than `checkpointing` does, and excludes it.
+    Batch norms still see the whole batch, so the gradients are the same. It takes several times as
+    long, keeps less than `checkpointing` does, and excludes it.
     """
     normalise: Literal["tensor", "parameter"]
-    """What has a mean and std of its own: each tensor (the authors'), or each parameter over the
-    checkpoints, so that the codec spends itself on how checkpoints differ."""
+    """What has its own mean and std: each tensor (the authors'), or each parameter over the
+    checkpoints, so that the codec sees only how checkpoints differ."""
     kl_weight: NonNegativeFloat
     """Weight of the KL term; only `vae` has one."""
     encode_norm: Literal["batch", "running", "minibatch"]
     """Batch-norm statistics while encoding: of all checkpoints at once, or the running ones.
 
-    `minibatch`: latents for the diffusion model are encoded anew in each of its steps, with the
-    statistics of that random batch (the authors'); anything else is encoded as with `batch`.
+    `minibatch` (the authors'): as `batch`, but the diffusion model's latents are encoded anew in
+    each of its steps with the statistics of that random batch.
     """
     decode_norm: Literal["sample", "running"]
-    """While decoding: of each single sample over its length (the authors'), or the running ones."""
+    """While decoding: of each sample over its length (the authors'), or the running ones."""
     min_r2: float
     """Warn when the reconstruction explains less of the deviation from the mean checkpoint."""
 
@@ -249,7 +241,7 @@ class DdpmConfig(Section):
     beta_start: Fraction
     beta_end: Fraction
     steps: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: AtLeastTwo
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
     standardise: Literal["none", "dimension", "whiten"]
@@ -259,11 +251,11 @@ class DdpmConfig(Section):
     """What the denoiser predicts: the noise (the authors'), or the velocity of Salimans and Ho
     (2022, arXiv 2202.00512), which weighs nearly clean and nearly noisy steps alike."""
     held_out: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the latents, evenly spread, that the denoiser does not learn from: `generate`
-    measures its loss on them. 0 learns from all (the authors')."""
+    """Share of the latents, evenly spread, that the denoiser does not learn from; `generate`
+    measures its loss there. The authors' is 0."""
     ema: Annotated[float, Field(ge=0, lt=1)]
-    """Sampling uses an exponential average of the weights, which keeps this share of itself at each
-    step (less in the first steps); 0 takes the last weights (the authors')."""
+    """Share that an exponential average of the weights keeps of itself at each step; sampling uses
+    the average. 0 takes the last weights (the authors')."""
 
 
 class GenerateConfig(Section):
@@ -277,24 +269,22 @@ class GenerateConfig(Section):
     steps: PositiveInt
     """Steps of `ddim`; `ddpm` always takes all T."""
     variance_ratio: tuple[NonNegativeFloat, PositiveFloat]
-    """Warn when the variance of the generated latents over that of the originals' lies outside of
-    these two numbers, along any principal direction that holds more than 1 % of it."""
+    """Warn when generated over original latents' variance leaves this range along a principal
+    direction that holds more than 1 % of it."""
     max_outside: Share
     """Warn when more than this share of the generated latents' variance lies outside the principal
     directions that hold 99 % of the originals'."""
     trajectories: NonNegativeInt
-    """Further samples that are followed along the reverse process (Figure 5b)."""
+    """Number of further samples that are followed along the reverse process (Figure 5b)."""
     trajectory_every: PositiveInt
-    """Steps of the sampler between two points of them that are kept, decoded and evaluated."""
+    """Steps of the sampler between two points of a trajectory that are evaluated."""
 
 
 class EvaluateConfig(Section):
     batch_size: PositiveInt
     boundary_mib: PositiveInt
-    """The most memory that boundary activations may take, in MiB; one batch is always allowed.
-
-    These are what the images are before the first layer of the subset. Results do not depend on it.
-    """
+    """Most memory of the activations before the subset's first layer, in MiB, but at least one
+    batch. Results do not depend on it."""
     max_accuracy_drop: NonNegativeFloat
     """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
 
@@ -307,22 +297,20 @@ class BaselinesConfig(Section):
     reconstructed_models: PositiveInt
     """Number of originals whose reconstruction is evaluated, spread evenly; all if fewer."""
     rival_models: PositiveInt
-    """Number of models of each rival below, which `novelty.audit` adds."""
+    """Number of models of each baseline below, which `novelty.audit` adds."""
     noise_ladder: tuple[PositiveFloat, ...]
     """Further levels of noise; levels already in `noise_levels` are not repeated."""
     absolute_noise: tuple[PositiveFloat, ...]
     """Noise-added copies of originals: std in the units of the parameters themselves."""
     soups: tuple[AtLeastTwo, ...]
-    """Means of N random originals: each N; those above K are left out."""
+    """Each N of means of N random originals; those above K are left out."""
     ranks: tuple[PositiveInt, ...]
-    """Projections of originals on their first principal components: the number of these.
-
-    Ranks from K - 1 on, which would give the originals back, are left out.
-    """
+    """Numbers of principal components that originals are projected on; K - 1 and more, which would
+    give the originals back, are left out."""
     soup_candidates: PositiveInt
     """Number of originals that the greedy soup tries, the best on validation; all if fewer."""
     ema_decay: Fraction
-    """The share of itself that the exponential average along the run keeps at each checkpoint."""
+    """Share that the exponential average along the run keeps of itself at each checkpoint."""
     latent_noise: tuple[PositiveFloat, ...]
     """Reconstructions of originals whose latents get noise of this std, as in `noise.latent`."""
 
@@ -425,7 +413,7 @@ def parse_params(raw: object, source: str = "params") -> Params:
 def _missing(raw: object) -> list[str]:
     """Keys that a preset leaves to the user, which Hydra writes as ???.
 
-    `watch` is none of them: it says what another key says, and is ??? where that is.
+    `watch` is skipped: it copies another key, so it is missing only when that key is.
     """
     sections = raw.items() if isinstance(raw, dict) else []
     return [

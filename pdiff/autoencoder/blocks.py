@@ -56,23 +56,23 @@ class Block(nn.Module):
 
 
 def plain(
-    blocks: Iterable[Block], output: nn.Module | None, x: Tensor, norm: Norm | None = None
+    blocks: Iterable[Block], output: nn.Module, x: Tensor, norm: Norm | None = None
 ) -> Tensor:
-    """The blocks one after the other, then `output` if there is one."""
+    """The blocks one after the other, then `output`."""
     for block in blocks:
         x = block(x, norm)
-    return x if output is None else output(x)
+    return output(x)
 
 
-def checkpointed(blocks: Iterable[Block], output: nn.Module | None, x: Tensor) -> Tensor:
+def checkpointed(blocks: Iterable[Block], output: nn.Module, x: Tensor) -> Tensor:
     """`plain` that runs each block again in the backward pass; `output` belongs to the last one."""
     *blocks, last = blocks
     for block in blocks:
-        x = _checkpointed_block(block, None, x)
+        x = _checkpointed_block(block, nn.Identity(), x)
     return _checkpointed_block(last, output, x)
 
 
-def _checkpointed_block(block: Block, output: nn.Module | None, x: Tensor) -> Tensor:
+def _checkpointed_block(block: Block, output: nn.Module, x: Tensor) -> Tensor:
     norms = chain([None], repeat("batch"))  # only the first time updates the running statistics
 
     def run(x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from pdiff.autoencoder.blocks import Block
 
 
 def streamed(
-    blocks: Iterable[Block], output: nn.Module | None, x: Float[Tensor, "B C N"], micro_batch: int
+    blocks: Iterable[Block], output: nn.Module, x: Float[Tensor, "B C N"], micro_batch: int
 ) -> Tensor:
     """`blocks.plain` in training mode, with the memory of `micro_batch` samples.
 
@@ -77,7 +77,7 @@ class _Streamed(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         blocks: Sequence[Block],
-        output: nn.Module | None,
+        output: nn.Module,
         micro_batch: int,
         *parameters: Tensor,
     ) -> Tensor:
@@ -88,8 +88,7 @@ class _Streamed(torch.autograd.Function):
         with torch.autocast(**ctx.autocast, cache_enabled=False):
             known = _measure(blocks, x, micro_batch)
             _follow(blocks, known)
-            ends = [_through(blocks, known, part) for part in x.split(micro_batch)]
-            ends = ends if output is None else [output(end) for end in ends]
+            ends = [output(_through(blocks, known, part)) for part in x.split(micro_batch)]
         ctx.chain = blocks, output, known, micro_batch
         ctx.save_for_backward(x)
         return torch.cat(ends)
@@ -107,8 +106,8 @@ class _Streamed(torch.autograd.Function):
         return (of_x, None, None, None, *of_parameters)
 
 
-def _parameters(blocks: Sequence[Block], output: nn.Module | None) -> list[nn.Parameter]:
-    return [p for module in (*blocks, output) if module for p in module.parameters()]
+def _parameters(blocks: Sequence[Block], output: nn.Module) -> list[nn.Parameter]:
+    return [p for module in (*blocks, output) for p in module.parameters()]
 
 
 def _through(blocks: Sequence[Block], known: Sequence[_Known], x: Tensor) -> Tensor:
@@ -157,7 +156,7 @@ class _Backward:
     def __init__(
         self,
         blocks: Sequence[Block],
-        output: nn.Module | None,
+        output: nn.Module,
         known: Sequence[_Known],
         parts: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
@@ -199,4 +198,4 @@ class _Backward:
             if coupling is not None:
                 a.register_hook(partial(coupling.add_to, a=a.detach()))
             x = block.activation(block.norm.apply_statistics(a, (mean, variance)))
-        return x if self.output is None else self.output(x)
+        return self.output(x)

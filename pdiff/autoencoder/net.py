@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
         self, padded: Float[Tensor, "B P"], norm: Norm | None = None
     ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"] | None]:
         """Mean and log-variance of q(z | x); the latter is None without a variance head."""
-        x = self._run(self.encoder, None, padded[:, None], norm)  # (B, 1, P) -> (B, C, N)
+        x = self._run(self.encoder, nn.Identity(), padded[:, None], norm)  # (B, 1, P) -> (B, C, N)
         x = self.to_latent(x.flatten(1))
         return self.mean(x), None if self.log_variance is None else self.log_variance(x)
 
@@ -96,7 +96,7 @@ class Autoencoder(nn.Module):
         return self._run(self.decoder, self.output, x, norm).squeeze(1)
 
     def _run(
-        self, blocks: nn.ModuleList, output: nn.Module | None, x: Tensor, norm: Norm | None
+        self, blocks: nn.ModuleList, output: nn.Module, x: Tensor, norm: Norm | None
     ) -> Tensor:
         """The chain of blocks, in training the way that `save_memory` chose."""
         if norm is not None or not self.training:

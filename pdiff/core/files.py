@@ -31,21 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> None:
     """Write `tensors` and the JSON-able `header`; the same content gives the same bytes."""
+    # safetensors refuses tensors that share memory
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with replacing(path) as partial:
-        save_file(_unshared(tensors), partial, metadata={KEY: json.dumps(header, sort_keys=True)})
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous on the CPU, each with memory of its own, as safetensors wants them."""
-    plain: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        copy = tensor.detach().cpu().contiguous()
-        if copy.untyped_storage().data_ptr() in storages:
-            copy = copy.clone()
-        storages.add(copy.untyped_storage().data_ptr())
-        plain[name] = copy
-    return plain
+        save_file(plain, partial, metadata={KEY: json.dumps(header, sort_keys=True)})
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Any]:

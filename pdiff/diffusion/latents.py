@@ -125,22 +125,15 @@ class LatentModel:
         Returns the steps that are kept (0, every `config.trajectory_every`-th and the last) and
         the latents there.
         """
-        steps, points = [], []
-
-        def keep(step: int, x: Float[Tensor, "S L"]) -> None:
-            if step % config.trajectory_every == 0:
-                steps.append(step)
-                points.append(x)
-
         if not config.trajectories:
             nothing = torch.empty(0, 0, len(self.statistics.mean))
             return torch.empty(0, dtype=torch.int64), nothing
-        taken = self.schedule.timesteps if config.sampler == "ddpm" else config.steps
-        last = self._sample(config, config.trajectories, generator, "follow samples", keep)
-        if steps[-1] != taken:
-            steps.append(taken)
-            points.append(last)
-        latents = torch.stack([self.statistics.invert(x) for x in points], dim=1)
+        points: list[Tensor] = []
+        own = config.trajectories, generator, "follow samples"
+        self._sample(config, *own, lambda step, x: points.append(x))
+        last = len(points) - 1
+        steps = sorted({*range(0, last, config.trajectory_every), last})
+        latents = torch.stack([self.statistics.invert(points[step]) for step in steps], dim=1)
         return torch.tensor(steps), latents
 
     def _sample(
