@@ -6,7 +6,7 @@ Axes: K checkpoints, G or M models, D parameters, L latent length.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -27,22 +27,6 @@ Pair = tuple[Float[Tensor, "M _"], Float[Tensor, "M _"]]
 _STATISTICS = "normalisation."
 AT_ONCE = 2**28
 """Bytes of one layer's activations while a trained autoencoder encodes or decodes."""
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """Encodes and decodes models of a subset, with their parameters as they stand in the net."""
-
-    normalisation: Normalisation
-
-    @property
-    def subset(self) -> Subset: ...
-
-    def encode(self, models: Rows) -> Float[Tensor, "M L"]: ...
-
-    def decode(self, latents: Float[Tensor, "G L"]) -> Columns: ...
-
-    def save(self, path: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -111,6 +95,10 @@ class ConvCodec:
             normalisation = Normalisation(mean, std, subset.sizes, header["normalise"])
             norms = header["encode_norm"], header["decode_norm"]
             return cls(subset, model.eval(), normalisation, *norms)
+
+
+Codec = ConvCodec | LinearCodec
+"""Encodes and decodes models of a subset, with their parameters as they stand in the net."""
 
 
 def load_codec(path: Path, checkpoints: Path, device: torch.device | str = "cpu") -> Codec:

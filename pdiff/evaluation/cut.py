@@ -53,7 +53,7 @@ class CutNet:
     ) -> None:
         """Trace and cut `net`; `example` shows the size of the images, its batch size is free.
 
-        Raises ValueError if a name is unknown, is a buffer or is given twice.
+        Raises `InputError` if a name is not that of a parameter.
         """
         self._net = net
         self._base = subset_parameters(net, names)

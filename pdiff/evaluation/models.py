@@ -1,6 +1,5 @@
 """A model: the base net with the parameters of a subset replaced."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -13,19 +12,11 @@ Model = Mapping[str, Tensor]
 
 
 def subset_parameters(net: nn.Module, names: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The net's parameters of these names; `InputError` if one is unknown or comes twice."""
-    parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
-    for name in names:
-        if name in buffers:
-            raise InputError(f"{name!r} is a buffer of {type(net).__name__}, not a parameter")
-        if name not in parameters:
-            near = difflib.get_close_matches(name, parameters, cutoff=0)
-            raise InputError(
-                f"{type(net).__name__} has no parameter {name!r}; it has {len(parameters)}, "
-                f"for example {near}"
-            )
-    if len(set(names)) < len(names) or not names:
-        raise InputError(f"a subset needs one or more parameters, each once; got {list(names)}")
+    """The net's parameters of these names; `InputError` without names or for an unknown one."""
+    parameters = dict(net.named_parameters())
+    unknown = [name for name in names if name not in parameters]
+    if unknown or not names:
+        raise InputError(f"{type(net).__name__} lacks parameters of the subset: {unknown}")
     return {name: parameters[name] for name in names}
 
 

@@ -4,7 +4,6 @@ NAME is a class or function in FILE.py; `NAME(num_classes=N)` returns an `nn.Mod
 (B, N). FILE.py is read anew each time, so a stage always uses the code that DVC watches.
 """
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable
@@ -87,18 +86,11 @@ def find_own(name: str) -> Callable[..., object]:
         and value.__module__ == module.__name__
         and not key.startswith("_")
     ]
-    offered = f"{file} defines {', '.join(known) or 'no class or function'}"
-    if not wanted:
-        raise InputError(f"base.net: {name!r} must be {file}:NAME; {offered}")
-    if not hasattr(module, wanted):
-        near = difflib.get_close_matches(wanted, known, n=3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise InputError(f"base.net: {file} has no {wanted!r}; {offered}{hint}")
-    found = getattr(module, wanted)
+    found = getattr(module, wanted, None)
     if not callable(found):
         raise InputError(
-            f"base.net: {wanted!r} in {file} is of type {type(found).__name__} and cannot be "
-            f"called; {offered}"
+            f"base.net: {name!r} must be {file}:NAME with a class or function as NAME; {file} "
+            f"defines {', '.join(known) or 'none'}"
         )
     return found
 

@@ -3,7 +3,6 @@
 import difflib
 import inspect
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import timm
@@ -16,24 +15,19 @@ from pdiff.nets.own import build_own, find_own, is_own
 from pdiff.system.errors import InputError, reason
 
 
-@cache
-def known_nets() -> tuple[str, ...]:
-    """The names that `base.net` may have, beside `FILE.py:NAME`."""
-    return (*MINIS, *timm.list_models())
-
-
 def check_net(name: str) -> None:
     """Raise `InputError` with the nearest known names if there is no such net."""
     if is_own(name):
         find_own(name)
         return
     base = name.partition(".")[0]  # timm writes resnet18.a1_in1k for one set of weights
-    if base not in known_nets():
-        near = difflib.get_close_matches(base, known_nets(), n=5, cutoff=0.5)
+    known = [*MINIS, *timm.list_models()]
+    if base not in known:
+        near = difflib.get_close_matches(base, known, n=5, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(
             f"base.net: unknown net {name!r}; known are {', '.join(MINIS)}, "
-            f"timm's {len(known_nets()) - len(MINIS)} names and FILE.py:NAME{hint}"
+            f"timm's {len(known) - len(MINIS)} names and FILE.py:NAME{hint}"
         )
 
 

@@ -158,12 +158,8 @@ def test_a_set_of_another_kind_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"reader": "cifar100"},
-            "data.reader: unknown 'cifar100'; known: digits, folder and every class of "
-            "torchvision.datasets; did you mean CIFAR100",
-        ),
-        ({"reader": "Digit"}, "did you mean digits"),
+        ({"reader": "cifar100"}, "data.reader: unknown 'cifar100'; known: digits, folder, "),
+        ({"reader": "Digit"}, ", CIFAR100, "),
         ({"train_options": {"split": "train"}}, "train_options: CIFAR10 takes no split; known: t"),
         ({"test_options": {"root": "x"}}, "data.test_options: CIFAR10 takes no root"),
         ({"reader": "SVHN", "train_options": {"split": "trian"}, "test_options": {}}, "'trian'"),

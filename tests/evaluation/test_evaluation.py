@@ -1,6 +1,7 @@
 """`predict` equals the plain way on small nets, and runs nothing more often than it needs to."""
 
 import math
+import re
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from torch.func import functional_call
 
 from pdiff.evaluation.predict import CutNet, Predictor, accuracy, predict_plain, wrong
 from pdiff.evaluation.rewrites.small_maps import _multiply
+from pdiff.system.errors import InputError
 from tests.toys.nets import Branching, assert_logits_equal, noised, small_images, small_net
 from tests.toys.training import one_thread  # noqa: F401
 
@@ -365,18 +367,11 @@ def test_only_images_whose_logits_are_not_finite_are_no_class():
     assert ((predictions == -1).sum(0) > 0).tolist() == [n == 2 for n in range(7)]
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["1.gamma"], "no parameter '1.gamma'; it has 6, for example"),
-        (["1.running_mean"], "'1.running_mean' is a buffer of Sequential, not a parameter"),
-        (["1.weight", "1.weight"], "each once"),
-        ([], "one or more"),
-    ],
-)
-def test_a_wrong_subset_is_refused(names, message):
+@pytest.mark.parametrize("names", [["1.gamma"], ["1.running_mean"], []])
+def test_a_wrong_subset_is_refused(names):
     net = small_net(nn.BatchNorm2d(4))
-    with pytest.raises(ValueError, match=message):
+    message = re.escape(f"Sequential lacks parameters of the subset: {names}")
+    with pytest.raises(InputError, match=message):
         CutNet(net, names, small_images())
 
 
