@@ -83,7 +83,7 @@ def _items(dataset: VisionDataset, reader: str) -> tuple[list[Path] | list[np.nd
 def _split(
     images: list[Path] | list[np.ndarray], labels: torch.Tensor, config: DataConfig
 ) -> Split:
-    """Files become one tensor if they share one small size that is at most `resize`."""
+    """One tensor of the images; a list if they are files of several sizes or larger ones."""
     if isinstance(images[0], Path):
         sizes = list(_in_threads(image_size, images, "look at images"))
         height, width = sizes[0]

@@ -77,7 +77,7 @@ def latent_fit(
     generated: Float[Tensor, "G L"],
     generator: torch.Generator,
 ) -> dict[str, float | int | None]:
-    """The numbers by which the generator is judged before anything is said of its models.
+    """The numbers that judge the generator, before any of its models is evaluated.
 
     `variance_*` and `outside` are those of `variance_along`. The losses are the denoiser's on the
     latents that it learned from and on those held out, and on the latter that of a Gaussian of

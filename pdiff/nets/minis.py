@@ -1,9 +1,9 @@
 """The small classifiers that p-diff generates whole: the paper's five minis and a 3-layer CNN.
 
 Axes: B batch, S image side, C channels, H and W sides of a feature map, N tokens, E features.
-The nets are those of the paper's Appendix A.2, their sizes from the authors' code; with 10 classes
-they have the parameter counts of Table 6. A state dict holds parameters only. A layer norm over
-(C, H, W) scales each position by itself, so most of these nets take images of one size.
+The nets are those of the paper's Appendix A.2, with sizes from the authors' code and, for 10
+classes, the parameter counts of Table 6. A layer norm over (C, H, W) scales each position by
+itself, so most of these nets take images of one size.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Mini(nn.Module):
 
 
 def normed(conv: nn.Conv2d, side: int) -> tuple[nn.Module, ...]:
-    """A convolution whose map has `side`, the map's norm and activation, and half the side."""
+    """A convolution to maps of `side` pixels, their norm and activation, and pooling by 2."""
     norm = nn.LayerNorm([conv.out_channels, side, side])
     return conv, norm, nn.LeakyReLU(), nn.MaxPool2d(2)
 
@@ -112,7 +112,7 @@ def sincos_positions(side: int, width: int) -> Float[Tensor, "N E"]:
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then an MLP whose hidden layer is as wide as a token; pre-norm, residual."""
+    """Pre-norm attention and MLP, both residual; the MLP's hidden layer is as wide as a token."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
@@ -135,10 +135,7 @@ class TransformerBlock(nn.Module):
 
 
 class ViTMini(Mini):
-    """64 patches as tokens, 4 blocks, the mean of the tokens: (B, 3, 64, 64) -> (B, classes).
-
-    No class token; the positions are fixed.
-    """
+    """64 patches as tokens, 4 blocks, the mean of the tokens: (B, 3, 64, 64) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -180,10 +177,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXtMini(Mini):
-    """A stem and four stages of 1, 2, 2 and 2 blocks: (B, 3, 64, 64) -> (B, classes).
-
-    No drop path.
-    """
+    """A stem and four stages of 1, 2, 2 and 2 blocks: (B, 3, 64, 64) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -211,10 +205,7 @@ class ConvNeXtMini(Mini):
 
 
 class CNNMedium(Mini):
-    """Three convolutions without padding, two linear layers: (B, 3, 32, 32) -> (B, classes).
-
-    For MNIST and SVHN.
-    """
+    """Three convolutions, two linear layers, for MNIST and SVHN: (B, 3, 32, 32) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()

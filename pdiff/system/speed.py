@@ -25,7 +25,7 @@ def measured(**counts: int) -> Iterator[None]:
 
 
 def counted(items: Iterable[T], **each: int) -> Iterator[T]:
-    """Time the loop over `items`, each turn of which does `each` of each unit."""
+    """Time the loop over `items`; a turn does `each` of each unit."""
     for item in items:
         with measured(**each):
             yield item

@@ -1,10 +1,9 @@
 """Positions that cannot reach the output are not computed: an exact rewrite of a traced net.
 
 A vision transformer with a class token classifies by that token alone (`x[:, 0]`). After the last
-attention nothing mixes positions, so the projection, the MLP and the norms that follow need run
-for one token of many, and the attention itself for one query. In the graph this is a slice that
-moves up: a slice of a result becomes the result of sliced inputs, for as long as each position of
-it depends on the same position of the inputs alone.
+attention nothing mixes positions, so the layers that follow need run for one token, and the
+attention itself for one query. In the graph a slice moves up: a slice of a result becomes the
+result of sliced inputs, as long as each position depends only on the same position of the inputs.
 """
 
 import math
@@ -20,9 +19,9 @@ VIEWS = (aten.view.default, aten._unsafe_view.default, RESHAPE)
 
 
 def drop_unused_positions(graph: Graph) -> None:
-    """Compute no positions of a value that none of its users takes; the output stays the same.
+    """Skip positions of a value that no user takes; the output stays the same.
 
-    Sizes are those of `meta["val"]`; a dimension of unknown size, as of the batch, is left alone.
+    A dimension of unknown size, such as the batch, is left alone.
     """
     for node in list(graph.nodes):
         _normalise(node)
@@ -32,7 +31,7 @@ def drop_unused_positions(graph: Graph) -> None:
 
 
 def _normalise(node: Node) -> None:
-    """Write `x[:, 0]` as `x[:, 0:1]` and the only position of that, and drop slices of it all."""
+    """Write `x[:, 0]` as `x[:, 0:1][:, 0]`, and drop slices of everything."""
     if node.target not in (SLICE, aten.select.int):
         return
     source, dim, start, *rest = (*node.args, *(0, None)[len(node.args) - 1 :])
@@ -50,7 +49,7 @@ def _normalise(node: Node) -> None:
 
 
 def _slice(source: Node, dim: int, start: int, stop: int) -> Node:
-    """`source[start:stop]` in one dimension, once and right after `source`, or `source` itself."""
+    """`source[start:stop]` in one dimension, placed once right after `source`."""
     if _is_slice(source) and source.args[1] == dim:  # of a slice
         source, _, offset, _ = source.args
         start, stop = start + offset, stop + offset
@@ -66,7 +65,7 @@ def _slice(source: Node, dim: int, start: int, stop: int) -> Node:
 
 
 def _slice_inputs(node: Node) -> None:
-    """If all users of `node` slice one dimension of it, compute the positions that they take."""
+    """If all users of `node` slice one dimension of it, compute only the positions they take."""
     parts = list(node.users)
     if not all(map(_is_slice, parts)) or len({part.args[1] for part in parts}) != 1:
         return
@@ -99,10 +98,10 @@ def _is_slice(node: Node) -> bool:
 
 
 def _sources(node: Node, dim: int) -> dict[int, int]:
-    """Which dimension of which arguments position i of `dim` depends on, and there on i alone.
+    """{argument: its dimension} if position i of `dim` depends there on position i alone.
 
-    {argument: dimension}; empty if positions are mixed or the operation is not known. Arguments
-    that are not named do not have the dimension, or have it at size 1.
+    Empty if positions are mixed or the operation is unknown. Other arguments lack the dimension or
+    have it at size 1.
     """
     if node.op != "call_function" or any(isinstance(v, Node) for v in node.kwargs.values()):
         return {}

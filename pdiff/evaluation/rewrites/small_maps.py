@@ -1,8 +1,8 @@
 """Convolutions of maps that are smaller than the kernel become matrix products, exactly.
 
-Nets made for large images end in tiny maps on small ones (ResNet-18 at 64 pixels: 2x2), where a
-3x3 convolution multiplies mostly padding. A matrix from all positions of the input to all of the
-output has none of it: 16 products of 36 remain at 2x2, one of nine at 1x1.
+On small images nets end in tiny maps (ResNet-18 at 64 pixels: 2x2), where a 3x3 convolution
+multiplies mostly padding. A matrix from all input to all output positions skips the padding: 16
+products of 36 remain at 2x2, one of nine at 1x1.
 
 Axes: B batch, C channels in, O channels out, G groups of them, H and W sides of a map.
 """
@@ -19,7 +19,7 @@ Taps = tuple[tuple[int, ...], ...]
 
 
 def use_matrices(graph: Graph) -> None:
-    """Replace the convolutions that are no larger as a matrix; sizes are those of `meta["val"]`."""
+    """Replace each convolution that is no larger as a matrix."""
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
         image, weight, bias, stride, padding, dilation, groups = (
             *node.args,
