@@ -11,7 +11,7 @@ from torch import Tensor
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.autoencoder.net import Autoencoder
 from pdiff.config import AutoencoderConfig, NoiseConfig
-from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
+from pdiff.core.optimise import Log, Recipe, Resume, autocast, check_finite, optimise, seeded
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.subset import Models
 
@@ -32,13 +32,8 @@ def kl_divergence(
 
 def make_autoencoder(length: int, config: AutoencoderConfig) -> Autoencoder:
     """An untrained autoencoder for subsets of `length` parameters."""
-    model = Autoencoder(
-        length,
-        config.channels,
-        config.kernel_size,
-        config.latent_dim,
-        variance_head=config.kind == "vae",
-    )
+    sizes = config.channels, config.kernel_size, config.latent_dim
+    model = Autoencoder(length, *sizes, variance_head=config.kind == "vae")
     model.save_memory(config.checkpointing, config.micro_batch)
     return model
 
@@ -108,16 +103,9 @@ def train_autoencoder(
     model = seeded(lambda: make_autoencoder(matrix.shape[1], config), generator)
     model = model.to(matrix.device)
 
-    optimise(
-        model,
-        lambda: batch_loss(model, matrix, config, noise, generator, autocast(matrix.device)),
-        optimizer_name=config.optimizer,
-        steps=config.steps,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        generator=generator,
-        log=log,
-        resume=resume,
-        name="autoencoder",
-    )
+    def loss() -> Float[Tensor, ""]:
+        return batch_loss(model, matrix, config, noise, generator, autocast(matrix.device))
+
+    recipe = Recipe(config.steps, config.lr, config.weight_decay, config.optimizer)
+    optimise(model, loss, recipe, generator, log, resume, "autoencoder")
     return model

@@ -7,6 +7,7 @@ rounding, since the order of sums is not fixed.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -23,6 +24,19 @@ MAX_LOGGED = 500  # points in a logged curve
 
 Log = Callable[[dict[str, float], int], None]
 Net = TypeVar("Net", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `optimise` trains."""
+
+    steps: int
+    lr: float
+    weight_decay: float
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    ema: float = 0.0
+    """Above 0 the model ends as the exponential average of its weights and running statistics,
+    which keeps the share min(ema, i / (i + 9)) of itself at step i."""
 
 
 @runtime_checkable
@@ -97,28 +111,21 @@ def train_step(
 def optimise(
     model: nn.Module,
     batch_loss: Callable[[], Float[Tensor, ""]],
-    *,
-    optimizer_name: Literal["adamw", "adafactor"] = "adamw",
-    steps: int,
-    lr: float,
-    weight_decay: float,
+    recipe: Recipe,
     generator: torch.Generator,
     log: Log,
     resume: Resume | None,
     name: str,
-    ema: float = 0.0,
 ) -> None:
     """Minimise `batch_loss()`, a fresh batch's loss each time; leave `model` in eval mode.
 
     Step i of `steps` has the rate lr (1 + cos(pi i / steps)) / 2. `batch_loss` draws from
     `generator` alone. `log` gets loss and rate some 500 times; a resumed training logs its earlier
     points again. A loss that is not finite raises `InputError`.
-
-    With `ema` above 0 the model ends as the exponential average of its weights and running
-    statistics, which keeps the share min(ema, i / (i + 9)) of itself at step i.
     """
     model.train()
-    optimizer = make_optimizer(optimizer_name, model.parameters(), lr, weight_decay)
+    steps, lr, ema = recipe.steps, recipe.lr, recipe.ema
+    optimizer = make_optimizer(recipe.optimizer, model.parameters(), lr, recipe.weight_decay)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     if ema:
         parts["average"] = AveragedModel(model, avg_fn=_moving(ema), use_buffers=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pdiff.config import DdpmConfig
-from pdiff.core.optimise import Log, Resume, autocast, check_finite, optimise, seeded
+from pdiff.core.optimise import Log, Recipe, Resume, autocast, check_finite, optimise, seeded
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.schedule import Diffusion
 
@@ -45,16 +45,6 @@ def train_denoiser(
         with autocast(device):
             return diffusion.loss(model, batch, generator, config.prediction)
 
-    optimise(
-        model,
-        batch_loss,
-        steps=config.steps,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        generator=generator,
-        log=log,
-        ema=config.ema,
-        resume=resume,
-        name="denoiser",
-    )
+    recipe = Recipe(config.steps, config.lr, config.weight_decay, ema=config.ema)
+    optimise(model, batch_loss, recipe, generator, log, resume, "denoiser")
     return model

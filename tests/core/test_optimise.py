@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdiff.core.optimise import make_optimizer, optimise, seeded, train_step
+from pdiff.core.optimise import Recipe, make_optimizer, optimise, seeded, train_step
 from tests.toys.training import FakeResume, equal_weights, one_thread  # noqa: F401
 
 
@@ -27,18 +27,8 @@ def train(
         x = torch.randn(8, 3, generator=generator)
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    optimise(
-        model,
-        batch_loss,
-        steps=steps,
-        lr=lr,
-        weight_decay=weight_decay,
-        generator=generator,
-        log=log,
-        resume=resume,
-        name="line",
-        ema=ema,
-    )
+    recipe = Recipe(steps, lr, weight_decay, ema=ema)
+    optimise(model, batch_loss, recipe, generator, log, resume, "line")
     return model
 
 
