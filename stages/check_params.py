@@ -6,7 +6,7 @@ params.yaml -> a constant file that every other stage depends on
 from pathlib import Path
 
 from pdiff import outputs
-from pdiff.baselines.registry import made_by_codec, made_of_originals
+from pdiff.baselines.registry import count_models
 from pdiff.config import Params, load_params
 from pdiff.core.files import write_text
 from pdiff.datasets.prepare import check_images
@@ -41,7 +41,7 @@ def main() -> None:
 
 def _check_audit(params: Params, length: int) -> None:
     """The audit holds every model that is evaluated; refuse what no memory would hold."""
-    models = made_of_originals(params) + made_by_codec(params)
+    models = count_models(params)
     if params.novelty.audit and 4 * models * length > AUDITED:
         raise InputError(
             f"novelty.audit: it would hold {models:,} models of {length:,} parameters, "

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pdiff.audit.analysis import Analysis
 from pdiff.audit.evidence import Evidence
-from pdiff.baselines.registry import colour, label
+from pdiff.baselines.registry import colour, label, split
 from pdiff.novelty.iou import similarity_within, wrong_iou
-from pdiff.novelty.pictures import kinds, level, tidy
+from pdiff.novelty.pictures import kinds, tidy
 from pdiff.novelty.summary import Wrong
 from pdiff.parameters.subset import spans, spread_evenly
 
@@ -38,7 +38,7 @@ def rank_table(evidence: Evidence) -> pd.DataFrame:
     """
     models, wrong, matrices = evidence.models, evidence.wrong, evidence.matrices
     projected = kinds(wrong).get("projected", [])
-    ranks = {"ensemble": 0, **{group: int(level(group)) for group in projected}}
+    ranks = {"ensemble": 0, **{group: int(split(group)[1]) for group in projected}}
     ranks["original"] = len(wrong["original"]) - 1
     rows = []
     for group in [*ranks, *(group for group in BESIDE if group in wrong)]:

@@ -54,7 +54,7 @@ def all_matrices(
     groups = from_originals(originals, config, seed.base, audit=True)
     groups |= {group: rows for group, rows in given.items() if len(rows)}
     groups["soup_greedy"] = soup_of(originals, soup)
-    found = {group: matrix(models, originals.subset) for group, models in groups.items()}
+    found = {group: matrix(models) for group, models in groups.items()}
     coded = from_latents(latents, config, kind, seed.model, audit=True)
     for group, own in coded.items():
         found[group] = torch.cat([block for _, block in decode(own)], 1).cpu()

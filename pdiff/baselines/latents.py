@@ -17,6 +17,7 @@ from pdiff.baselines.registry import Draw, baseline, draw_groups
 from pdiff.config import BaselinesConfig
 from pdiff.core.curve import Curve
 from pdiff.core.optimise import Log
+from pdiff.core.runtime import derive_seed
 from pdiff.evaluation.predictions import Evaluation
 from pdiff.parameters.stack import StackFile, temporary_stack
 from pdiff.parameters.subset import spread_evenly
@@ -29,7 +30,7 @@ def from_latents(
 
     `audit` adds the rivals to `reconstructed`; `kind` is `autoencoder.kind`.
     """
-    return draw_groups(latents, config, seed, codec=True, audit=audit, kind=kind)
+    return draw_groups(latents, config, seed, audit=audit, kind=kind)
 
 
 @contextmanager
@@ -88,39 +89,29 @@ def too_much(metrics: Mapping[str, float], most: float) -> str:
     )
 
 
-@baseline(
-    "reconstructed", "reconstructed", "#e0a030", order=40, paper=True, codec=True, series=True
-)
+@baseline("reconstructed", "#e0a030", order=40, paper=True, codec=True)
 def reconstructed(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Originals, encoded and decoded: what the codec alone does."""
     return latents[spread_evenly(len(latents), draw.config.reconstructed_models)]
 
 
-@baseline(
-    "reconstructed_noise",
-    "reconstructed, latent noise {}",
-    "YlOrBr",
-    order=50,
-    codec=True,
-    series=True,
-    levels="latent_noise",
-)
+@baseline("reconstructed, latent noise {}", "YlOrBr", order=50, codec=True, levels="latent_noise")
 def reconstructed_noise(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Originals whose latents get Gaussian noise of this std before they are decoded."""
-    count, generator = len(latents), torch.Generator().manual_seed(draw.family_seed)
-    order = torch.randperm(count, generator=generator)  # they take turns, the same at every level
-    sources = latents[order[torch.arange(draw.models) % count].to(latents.device)]
+    count, seed = len(latents), derive_seed(draw.run_seed, draw.family)  # the same at every level
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    sources = latents[order[torch.arange(draw.models) % count].to(latents.device)]  # take turns
     return sources + draw.level * _normal(latents, draw)
 
 
-@baseline("latent_gaussian", "Gaussian of latents", "#8c564b", order=60, codec=True)
+@baseline("Gaussian of latents", "#8c564b", order=60, codec=True)
 def latent_gaussian(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Decoded from a Gaussian fitted to the latents."""
     weights = gaussian(len(latents), draw.models, draw.seed)
     return (weights @ latents.double().cpu()).to(latents)
 
 
-@baseline("vae_prior", "VAE prior", "#7f6a93", order=70, codec=True, kind="vae")
+@baseline("VAE prior", "#7f6a93", order=70, codec=True, kind="vae")
 def vae_prior(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Decoded from N(0, I): the VAE as a generator."""
     return _normal(latents, draw)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int16, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from pdiff.baselines.registry import Draw, baseline, draw_groups, register
+from pdiff.baselines.registry import Draw, baseline, draw_groups
 from pdiff.config import BaselinesConfig
 from pdiff.evaluation.predict import Model, accuracy
 from pdiff.parameters.subset import CHUNK, Models, Rows, Subset, spread_evenly
@@ -33,16 +33,16 @@ def from_originals(
     A rival has `config.rival_models` models; only `ema` and projections have no more than K. An
     original that is not finite spoils those models alone that it has a part in.
     """
-    return draw_groups(_in_memory(originals), config, seed, codec=False, audit=audit)
+    return draw_groups(_in_memory(originals), config, seed, audit=audit)
 
 
-@baseline("original", "original", "#3b6fb6", order=10, paper=True, series=True)
+@baseline("original", "#3b6fb6", order=10, paper=True)
 def original(originals: Rows, _draw: Draw) -> Rows:
     """The K checkpoints that the autoencoder learns."""
     return originals
 
 
-@baseline("ensemble", "ensemble", "#000000", order=20, paper=True)
+@baseline("ensemble", "#000000", order=20, paper=True)
 def ensemble(originals: Rows, _draw: Draw | None = None) -> Models:
     """The mean of all originals, one model."""
     blocks = (block for _, block in originals.columns())
@@ -50,52 +50,44 @@ def ensemble(originals: Rows, _draw: Draw | None = None) -> Models:
     return Models(originals.subset, torch.cat(means, 1))
 
 
-@baseline("ema", "exponential average", "#9467bd", order=100, series=True)
+@baseline("exponential average", "#9467bd", order=100)
 def ema(originals: Rows, draw: Draw) -> Rows:
     """Exponential average along the run."""
     weights = exponential_averages(len(originals), draw.models, draw.config.ema_decay)
     return Combined(originals, weights)
 
 
-@baseline("interpolated", "interpolated", "#c77dba", order=110)
+@baseline("interpolated", "#c77dba", order=110)
 def interpolated(originals: Rows, draw: Draw) -> Rows:
     """A random point between two random originals."""
     return Combined(originals, interpolations(len(originals), draw.models, draw.seed))
 
 
-@baseline("soup", "soup of {}", "Purples", order=120, levels="soups", most=lambda count: count)
+@baseline("soup of {}", "Purples", order=120, levels="soups", most=lambda count: count)
 def soup(originals: Rows, draw: Draw) -> Rows:
     """The mean of N random originals."""
     return Combined(originals, soups(len(originals), draw.level, draw.models, draw.seed))
 
 
-@baseline("projected", "rank {}", "RdPu", order=140, levels="ranks", most=lambda count: count - 2)
+@baseline("rank {}", "RdPu", order=140, levels="ranks", most=lambda count: count - 2)
 def projected(originals: Rows, draw: Draw) -> Rows:
     """Originals projected on their first N principal components."""
     return Combined(originals, projections(originals, draw.level, draw.models))
 
 
-@baseline("gaussian_diagonal", "Gaussian, independent", "#bcbd22", order=150)
+@baseline("Gaussian, independent", "#bcbd22", order=150)
 def gaussian_diagonal(originals: Rows, draw: Draw) -> Rows:
     """A Gaussian for each parameter on its own."""
     return Independent(originals, draw.models, draw.seed)
 
 
-@baseline("gaussian_full", "Gaussian, full", "#7a7d00", order=160)
+@baseline("Gaussian, full", "#7a7d00", order=160)
 def gaussian_full(originals: Rows, draw: Draw) -> Rows:
     """A Gaussian with the originals' covariance, in their span."""
     return Combined(originals, gaussian(len(originals), draw.models, draw.seed))
 
 
-@baseline(
-    "noised",
-    "noise {}",
-    "Greens",
-    order=170,
-    paper=True,
-    levels="noise_levels",
-    further="noise_ladder",
-)
+@baseline("noise {}", "Greens", 170, paper=True, levels="noise_levels", ladder="noise_ladder")
 def noised(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise in units of each tensor's std (authors')."""
     of_the_paper = draw.level in draw.config.noise_levels
@@ -103,7 +95,7 @@ def noised(originals: Rows, draw: Draw) -> Rows:
     return Noised(originals, draw.level, count, draw.seed)
 
 
-@baseline("absolute", "absolute noise {}", "Greys", order=180, levels="absolute_noise")
+@baseline("absolute noise {}", "Greys", order=180, levels="absolute_noise")
 def absolute(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise of this std."""
     return Noised(originals, draw.level, draw.models, draw.seed, absolute=True)
@@ -222,8 +214,9 @@ class Noised(Made):
         noise = noise.to(original.device)
         if self._absolute:
             return original + self._level * noise
-        scale = torch.cat([_own_std(part) for part in original.split(self.subset.sizes)])
-        return original + self._level * scale * noise
+        parts = original.split(self.subset.sizes)
+        scale = [part.std().expand(len(part)) if len(part) > 1 else 0 * part for part in parts]
+        return original + self._level * torch.cat(scale) * noise
 
     def source(self, index: int) -> int:
         """Which original model `index` is a copy of."""
@@ -271,20 +264,6 @@ class Independent(Made):
         return (self._mean + self._std * normal).float()
 
 
-def _own_std(values: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """A tensor's unbiased std, once for each value; 0 for a tensor of one value: no noise."""
-    return values.std().expand(len(values)) if len(values) > 1 else torch.zeros_like(values)
-
-
-register(
-    "soup_greedy",
-    "greedy soup",
-    "#4a148c",
-    order=130,
-    what="The mean of originals, each added if the choosing split likes it.",
-)
-
-
 @dataclass(frozen=True)
 class GreedySoup:
     """Which originals were taken, in order, and the accuracy of the mean after each of them."""
@@ -326,17 +305,12 @@ def soup_of(originals: Rows, members: Sequence[int]) -> Combined:
     return Combined(originals, weights)
 
 
-def matrix(group: Sequence[Model], subset: Subset) -> Float[Tensor, "M D"]:
+def matrix(models: Rows) -> Float[Tensor, "M D"]:
     """The parameters of all models of a group, on the CPU, in the order of the subset."""
-    if isinstance(group, Rows):
-        return group.block(slice(0, subset.length)).cpu()
-    rows = [torch.cat([model[name].flatten() for name in subset.names]) for model in group]
-    return torch.stack(rows).float().cpu()
+    return models.block(slice(0, models.subset.length)).cpu()
 
 
 def _in_memory(originals: Rows) -> Rows:
     """The same originals, read once where they are small."""
-    length = originals.subset.length
-    if len(originals) * length > CHUNK:
-        return originals
-    return Models(originals.subset, originals.block(slice(0, length)))
+    small = len(originals) * originals.subset.length <= CHUNK
+    return Models(originals.subset, matrix(originals)) if small else originals

@@ -1,14 +1,14 @@
 """The groups of models that are compared: what each is, how it is drawn, and how it is shown.
 
-A family is registered beside the function that makes its groups (`baseline`); names, order,
-labels, colours, seeds and counts are read from here. A group's name is its family, with a level
-behind it where the family has several: `noised_0.15`, `soup_8`.
+A family is registered by the function that makes its groups (`baseline`); names, order, labels,
+colours, seeds and counts are read from here. A group's name is its family, with a level behind it
+where the family has several: `noised_0.15`, `soup_8`.
 """
 
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -40,15 +40,8 @@ class Draw:
     @property
     def seed(self) -> int:
         """A seed of this group's own."""
-        level = (
-            self.level if self.level is None or isinstance(self.level, int) else repr(self.level)
-        )
+        level = repr(self.level) if isinstance(self.level, float) else self.level
         return derive_seed(self.run_seed, self.family, *([] if level is None else [level]))
-
-    @property
-    def family_seed(self) -> int:
-        """A seed that all levels of the family share."""
-        return derive_seed(self.run_seed, self.family)
 
 
 @dataclass(frozen=True)
@@ -59,22 +52,17 @@ class Family:
     """In figures; `{}` is where the level stands, in a family that has several."""
     colour: str
     """A colour, or a matplotlib colour map for several levels, darker as they rise."""
-    _: KW_ONLY
-    what: str
-    """One sentence for the report."""
     order: int
     """Place in tables, rising; the last ones stand at the back of a figure."""
+    what: str
+    """One sentence for the report."""
     paper: bool = False
     """The paper compares with it; all others are rivals that only the audit adds."""
     codec: bool = False
     """The decoder makes its parameters: from latents and `seed.model`, not `seed.base`."""
-    series: bool = False
-    """Its models stand in the order of a training run, so neighbours are alike."""
-    unseen: bool = False
-    """Checkpoints of the base net that nothing learned from."""
     levels: str | None = None
     """The key of the section `baselines` that lists its levels."""
-    further: str | None = None
+    ladder: str | None = None
     """The key of further levels, which only the audit adds."""
     most: Callable[[int], float] = lambda count: math.inf
     """The highest level for K originals."""
@@ -84,99 +72,67 @@ class Family:
     """Makes one group: parameters from the originals, or latents from the originals' latents. None
     where a stage leaves the models on disk or chooses them."""
 
-    def wanted(self, config: BaselinesConfig, count: int, audit: bool) -> Iterable[Level]:
-        """The level of each group, for `count` originals."""
+    def wanted(self, config: BaselinesConfig, audit: bool) -> Iterable[Level]:
+        """The level of each group."""
         if self.levels is None:
             return [None]
-        keys = [self.levels, self.further] if audit and self.further else [self.levels]
-        found = dict.fromkeys(level for key in keys for level in getattr(config, key))
-        return [level for level in found if level <= self.most(count)]
+        keys = [self.levels, self.ladder] if audit and self.ladder else [self.levels]
+        return dict.fromkeys(level for key in keys for level in getattr(config, key))
 
 
-FAMILIES: dict[str, Family] = {}
-"""By name, in the order of tables."""
+_GENERATED = "Latents from the diffusion model, decoded."
+_SOUP = "The mean of originals, each added if the choosing split likes it."
+_HELD_BACK = "The checkpoints that follow the K, which nothing learns from."
+_SECOND_RUN = "Checkpoints of another fine-tuning run, with other batches."
+
+FAMILIES: dict[str, Family] = {
+    "generated": Family("generated", "#d1495b", 30, _GENERATED, paper=True, codec=True),
+    "held_back": Family("held back", "#17becf", 80, _HELD_BACK),
+    "second_run": Family("second run", "#0e7c86", 90, _SECOND_RUN),
+    "soup_greedy": Family("greedy soup", "#4a148c", 130, _SOUP),
+}
+"""By name: those that no function makes, and those that `baseline` adds."""
 
 
-def register(name: str, label: str, colour: str, **facts: Any) -> None:
-    """Add a family; its `facts` are the fields of `Family`."""
-    FAMILIES[name] = Family(label, colour, **facts)
-    for other in sorted(FAMILIES, key=lambda other: FAMILIES[other].order):
-        FAMILIES[other] = FAMILIES.pop(other)
+def baseline(label: str, colour: str, order: int, **facts: Any) -> Callable:
+    """Register the family that is named as the function which makes its groups.
 
-
-def baseline(name: str, label: str, colour: str, **facts: Any) -> Callable:
-    """Register the family whose groups the decorated function makes; its docstring is `what`."""
+    Its docstring is `what`; the other `facts` are fields of `Family`.
+    """
 
     def decorate(make: Callable[[Any, Draw], Any]) -> Callable:
-        register(name, label, colour, what=make.__doc__, make=make, **facts)
+        FAMILIES[make.__name__] = Family(label, colour, order, make.__doc__, make=make, **facts)
         return make
 
     return decorate
 
 
-register(
-    "generated",
-    "generated",
-    "#d1495b",
-    order=30,
-    paper=True,
-    codec=True,
-    what="Latents from the diffusion model, decoded.",
-)
-register(
-    "held_back",
-    "held back",
-    "#17becf",
-    order=80,
-    series=True,
-    unseen=True,
-    what="The checkpoints that follow the K, which nothing learns from.",
-)
-register(
-    "second_run",
-    "second run",
-    "#0e7c86",
-    order=90,
-    series=True,
-    unseen=True,
-    what="Checkpoints of another fine-tuning run, with other batches.",
-)
-
-
 def draw_groups(
-    known: Any, config: BaselinesConfig, seed: int, *, codec: bool, audit: bool, kind: str = ""
+    known: Any, config: BaselinesConfig, seed: int, *, audit: bool, kind: str | None = None
 ) -> dict[str, Any]:
     """Every group that a function makes of `known`, by name, in the order of tables.
 
-    With `codec` these are latents made of the originals' latents, for an autoencoder of this
-    `kind`; else parameters made of the originals. Without an audit they are the paper's alone.
+    These are parameters made of the originals, or, with the `kind` of an autoencoder, latents made
+    of the originals' latents. Without an audit they are the paper's alone.
     """
     groups = {}
     for family, entry in FAMILIES.items():
-        if entry.make is None or entry.codec != codec or entry.kind not in (None, kind):
-            continue
-        if audit or entry.paper:
-            for level in entry.wanted(config, len(known), audit):
+        ours = entry.make and entry.codec == (kind is not None) and entry.kind in (None, kind)
+        for level in entry.wanted(config, audit) if ours and (audit or entry.paper) else ():
+            if level is None or level <= entry.most(len(known)):
                 groups[name(family, level)] = entry.make(known, Draw(family, level, config, seed))
-    return groups
+    return {group: groups[group] for group in ordered(groups)}
 
 
-def made_of_originals(params: Params) -> int:
-    """How many models `evaluate_originals` evaluates, less the candidates of the greedy soup."""
-    config, audit = params.finetune, params.novelty.audit
-    tiny = Models(Subset({"one": (1,)}), torch.zeros(config.checkpoints, 1))
-    groups = draw_groups(tiny, params.baselines, 0, codec=False, audit=audit)
-    second = min(config.second_run, config.checkpoints) if config.folder is None else 0
-    chosen = config.held_back + second + 1 if audit else 0
-    return sum(map(len, groups.values())) + chosen
-
-
-def made_by_codec(params: Params) -> int:
-    """How many models `evaluate_generated` evaluates, less those along trajectories."""
-    tiny, audit = torch.zeros(params.finetune.checkpoints, 1), params.novelty.audit
-    kind = params.autoencoder.kind
-    groups = draw_groups(tiny, params.baselines, 0, codec=True, audit=audit, kind=kind)
-    return params.generate.models + sum(map(len, groups.values()))
+def count_models(params: Params) -> int:
+    """How many models both stages evaluate, less the greedy soup's candidates and trajectories."""
+    count, config, audit = params.finetune.checkpoints, params.baselines, params.novelty.audit
+    matrix, kind = torch.zeros(count, 1), params.autoencoder.kind
+    groups = draw_groups(Models(Subset({"one": (1,)}), matrix), config, 0, audit=audit)
+    groups |= draw_groups(matrix, config, 0, audit=audit, kind=kind)
+    second = min(params.finetune.second_run, count) if params.finetune.folder is None else 0
+    unseen = params.finetune.held_back + second + 1 if audit else 0  # and the greedy soup
+    return sum(map(len, groups.values())) + unseen + params.generate.models
 
 
 def name(family: str, level: Level = None) -> str:
@@ -184,50 +140,46 @@ def name(family: str, level: Level = None) -> str:
     return family if level is None else f"{family}_{level:g}"
 
 
-def family(group: str) -> str:
-    """The family of a group; ValueError if there is none of that name."""
-    kind, _, number = group.rpartition("_")
+def split(group: str) -> tuple[str, float]:
+    """Family and level of a group, 0 where there is none; ValueError if no family has that name."""
+    family, _, number = group.rpartition("_")
+    if group in FAMILIES and not FAMILIES[group].levels:
+        return group, 0.0
     with suppress(ValueError):
-        if _has_levels(kind) and float(number) >= 0:
-            return kind
-    if group in FAMILIES and not _has_levels(group):
-        return group
+        if family in FAMILIES and FAMILIES[family].levels and float(number) >= 0:
+            return family, float(number)
     raise ValueError(f"unknown group {group!r}; families are {', '.join(FAMILIES)}")
-
-
-def _has_levels(kind: str) -> bool:
-    return kind in FAMILIES and "{}" in FAMILIES[kind].label
-
-
-def level(group: str) -> float:
-    """The number in a group's name; 0 where there is none."""
-    return 0.0 if group in FAMILIES else float(group.rpartition("_")[2])
 
 
 def of_the_paper(group: str, config: BaselinesConfig) -> bool:
     """Whether it is evaluated without an audit too."""
-    kind = family(group)
-    entry = FAMILIES[kind]
-    levels = getattr(config, entry.levels) if entry.levels else [None]
-    return entry.paper and group in [name(kind, own) for own in levels]
+    family, _ = split(group)
+    levels = FAMILIES[family].wanted(config, audit=False)
+    return FAMILIES[family].paper and group in [name(family, level) for level in levels]
 
 
 def ordered(groups: Iterable[str]) -> list[str]:
     """Groups in the order of tables: by family, levels rising."""
-    kinds = list(FAMILIES)
-    return sorted(groups, key=lambda group: (kinds.index(family(group)), level(group)))
+
+    def place(group: str) -> tuple[int, float]:
+        family, level = split(group)
+        return FAMILIES[family].order, level
+
+    return sorted(groups, key=place)
 
 
 def label(group: str) -> str:
     """What a figure calls a group."""
-    return FAMILIES[family(group)].label.format(f"{level(group):g}")
+    family, level = split(group)
+    return FAMILIES[family].label.format(f"{level:g}")
 
 
 def colour(group: str, groups: Iterable[str]) -> str:
     """A group's colour, where `groups` are shown together."""
-    own = FAMILIES[family(group)].colour
+    family, _ = split(group)
+    own = FAMILIES[family].colour
     if own.startswith("#"):
         return own
-    others = [other for other in ordered(groups) if family(other) == family(group)]
+    others = [other for other in ordered(groups) if split(other)[0] == family]
     place = (others.index(group) + 1) / len(others)
     return to_hex(matplotlib.colormaps[own](0.3 + 0.6 * place))

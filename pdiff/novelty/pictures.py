@@ -18,7 +18,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from pdiff.baselines.registry import colour, label, ordered
+from pdiff.baselines.registry import colour, label, ordered, split
 
 matplotlib.use("Agg")
 
@@ -32,14 +32,8 @@ def kinds(groups: Iterable[str]) -> dict[str, list[str]]:
     """The groups of each kind, levels rising, in the order of tables."""
     members: dict[str, list[str]] = {}
     for group in ordered(set(groups)):
-        kind, _, number = group.rpartition("_")
-        members.setdefault(kind if number[:1].isdigit() else group, []).append(group)
+        members.setdefault(split(group)[0], []).append(group)
     return members
-
-
-def level(group: str) -> float:
-    """The number at the end of a group's name."""
-    return float(group.rpartition("_")[2])
 
 
 def back_to_front(groups: Iterable[str]) -> list[str]:
@@ -78,7 +72,7 @@ def plot_scatter(
         shades = [colour(group, groups) for group in best["group"]]
         axes.step(x, y, "k-", where="post", lw=1.1)
         axes.scatter(x, y, c=shades, s=26, edgecolors="black", lw=0.9, zorder=4)
-        lines = [Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)} models)")]
+        lines = [Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)})")]
     axes.set(xlabel=SIMILARITY, ylabel=f"{split} accuracy (%)")
     _focus(axes, models)
     tidy(axes)
@@ -157,7 +151,7 @@ def group_legend(figure: plt.Figure, counts: Mapping[str, int], extra: Iterable[
     for groups in kinds(counts).values():
         shown = [groups[0], groups[len(groups) // 2], groups[-1]] if len(groups) > 2 else groups
         handles.append(tuple(_dot(colour(group, counts), group) for group in shown))
-        last = f" to {level(groups[-1]):g}" if len(groups) > 1 else ""
+        last = f" to {split(groups[-1])[1]:g}" if len(groups) > 1 else ""
         labels.append(f"{label(groups[0])}{last} ({sum(counts[g] for g in groups):,})")
     for line in extra:
         handles.append((line,))

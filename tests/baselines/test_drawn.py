@@ -51,15 +51,15 @@ def test_the_groups_of_the_originals_have_names_that_figures_know(originals, con
         "gaussian_diagonal": 4,
     }
     for name in groups:
-        family = registry.family(name)
-        assert name == family or name == registry.name(family, registry.level(name))
+        family, level = registry.split(name)
+        assert name in (family, registry.name(family, level))
 
 
 def test_two_originals_have_all_rivals_but_larger_soups(generator, config):
     groups = from_originals(some(2, generator), config, 0, audit=True)
     assert {"soup_2", "interpolated", "gaussian_full", "gaussian_diagonal"} <= set(groups)
     assert "soup_5" not in groups
-    assert all(matrix(group, SUBSET).isfinite().all() for group in groups.values())
+    assert all(matrix(group).isfinite().all() for group in groups.values())
 
 
 def test_the_same_seed_gives_the_same_models_whatever_is_asked_first(originals, config):
@@ -67,13 +67,13 @@ def test_the_same_seed_gives_the_same_models_whatever_is_asked_first(originals, 
     for group in reversed(other.values()):
         group[len(group) - 1]
     for name, group in first.items():
-        backwards = [other[name][i] for i in reversed(range(len(group)))]
-        assert torch.equal(matrix(group, SUBSET), matrix(backwards[::-1], SUBSET)), name
+        backwards = [other[name].row(i) for i in reversed(range(len(group)))]
+        assert torch.equal(matrix(group), torch.stack(backwards[::-1])), name
 
 
 def test_another_seed_gives_other_models(originals, config):
     first, other = (from_originals(originals, config, seed, audit=True) for seed in (3, 4))
-    same = {n for n in first if torch.equal(matrix(first[n], SUBSET), matrix(other[n], SUBSET))}
+    same = {n for n in first if torch.equal(matrix(first[n]), matrix(other[n]))}
     # There is no chance in these.
     assert same == {"original", "ensemble", "ema", "soup_5", "projected_1", "projected_3"}
 
@@ -81,21 +81,16 @@ def test_another_seed_gives_other_models(originals, config):
 def test_more_models_of_a_rival_begin_with_the_same_ones(originals, config):
     more = from_originals(originals, config.model_copy(update={"rival_models": 9}), 0, audit=True)
     for name, group in from_originals(originals, config, 0, audit=True).items():
-        anew = registry.family(name) in ("ema", "projected")  # their originals are spread anew
+        anew = registry.split(name)[0] in ("ema", "projected")  # their originals are spread anew
         if name not in ("original", "ensemble") and not anew:
-            assert torch.equal(matrix(more[name], SUBSET)[:4], matrix(group, SUBSET)[:4]), name
+            assert torch.equal(matrix(more[name])[:4], matrix(group)[:4]), name
 
 
 def test_the_originals_stay_as_they_are(originals, config):
     before = originals.block(slice(0, 7)).clone()
     for group in from_originals(originals, config, 0, audit=True).values():
-        matrix(group, SUBSET)
+        matrix(group)
     assert torch.equal(originals.block(slice(0, 7)), before)
-
-
-def test_a_matrix_of_plain_models_has_the_order_of_the_subset():
-    model = {"b": torch.tensor([[4.0, 5.0], [6.0, 7.0]]), "a": torch.tensor([1.0, 2.0, 3.0])}
-    assert matrix([model], SUBSET).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
 
 
 def test_without_an_audit_there_are_the_papers_groups_alone(originals, config, generator):
@@ -119,9 +114,9 @@ def test_every_group_has_a_seed_of_its_own(monkeypatch, originals, config, gener
     for name, entry in registry.FAMILIES.items():
         spy = replace(entry, make=entry.make and (lambda _, draw: draw))
         monkeypatch.setitem(registry.FAMILIES, name, spy)
-    wanted = registry.draw_groups(originals, config, 7, codec=False, audit=True)
+    wanted = registry.draw_groups(originals, config, 7, audit=True)
     latents = torch.randn(5, 3, generator=generator)
-    wanted |= registry.draw_groups(latents, config, 7, codec=True, audit=True, kind="vae")
+    wanted |= registry.draw_groups(latents, config, 7, audit=True, kind="vae")
     assert len({draw.seed for draw in wanted.values()}) == len(wanted) == 18
     assert wanted["soup_2"].seed == derive_seed(7, "soup", 2)
     assert wanted["noised_0.5"].seed == derive_seed(7, "noised", "0.5")
@@ -137,7 +132,7 @@ def test_every_level_of_absolute_noise_has_its_own_noise(config, generator):
     originals = Models(Subset({"a": (400,)}), torch.zeros(5, 400))
     config = config.model_copy(update={"absolute_noise": (0.06, 0.12), "rival_models": 5})
     groups = from_originals(originals, config, 0, audit=True)
-    low, high = (matrix(groups[f"absolute_{n}"], originals.subset) for n in (0.06, 0.12))
+    low, high = (matrix(groups[f"absolute_{n}"]) for n in (0.06, 0.12))
     assert abs(correlation(low, high)) < 0.1
 
 
@@ -146,9 +141,7 @@ def test_full_gaussian_and_interpolation_share_no_chance(config):
     originals = Models(Subset({"a": (1,)}), torch.tensor([[0.0], [1.0]]))
     config = config.model_copy(update={"rival_models": 400})
     groups = from_originals(originals, config, 0, audit=True)
-    gaussian, point = (
-        matrix(groups[n], originals.subset) for n in ("gaussian_full", "interpolated")
-    )
+    gaussian, point = (matrix(groups[n]) for n in ("gaussian_full", "interpolated"))
     assert abs(correlation(gaussian, point)) < 0.2
 
 

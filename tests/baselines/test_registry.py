@@ -9,12 +9,11 @@ from pdiff.baselines import registry
 from pdiff.baselines.registry import (
     FAMILIES,
     colour,
-    family,
+    count_models,
     label,
-    level,
-    made_of_originals,
     name,
     ordered,
+    split,
 )
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.parameters.subset import Models
@@ -33,8 +32,8 @@ GROUPS = [
 
 def test_a_name_gives_back_family_and_level():
     for kind, entry in FAMILIES.items():
-        group = name(kind, 0.15 if "{}" in entry.label else None)
-        assert (family(group), level(group)) == (kind, 0.15 if "{}" in entry.label else 0.0)
+        group = name(kind, 0.15 if entry.levels else None)
+        assert split(group) == (kind, 0.15 if entry.levels else 0.0)
 
 
 def test_groups_are_ordered_by_family_and_then_by_level():
@@ -44,8 +43,8 @@ def test_groups_are_ordered_by_family_and_then_by_level():
 
 @pytest.mark.parametrize("unknown", ["noise_0.1", "noised", "generated_2", "soup_many", "soup_-1"])
 def test_an_unknown_group_is_refused_by_name(unknown):
-    with pytest.raises(ValueError, match=f"unknown group '{unknown}'; families are original, "):
-        family(unknown)
+    with pytest.raises(ValueError, match=f"unknown group '{unknown}'; families are generated, "):
+        split(unknown)
 
 
 def test_a_label_holds_the_level():
@@ -61,7 +60,7 @@ def median(monkeypatch):
     """A throw-away baseline, registered by this one function."""
     monkeypatch.setattr(registry, "FAMILIES", dict(FAMILIES))
 
-    @registry.baseline("median", "median of {}", "Blues", order=125, levels="soups")
+    @registry.baseline("median of {}", "Blues", order=125, levels="soups")
     def median(originals, draw):
         """The median of N random originals."""
         whole = originals.block(slice(0, originals.subset.length))
@@ -79,10 +78,10 @@ def test_a_new_baseline_is_labelled_ordered_coloured_and_counted(median, tiny):
     groups = ["projected_4", "median_8", "soup_8", "median_2", "soup_greedy"]
     assert ordered(groups) == ["soup_8", "median_2", "median_8", "soup_greedy", "projected_4"]
     assert len({colour(group, groups) for group in groups}) == len(groups)
-    with_median = made_of_originals(tiny)
+    with_median = count_models(tiny)
     del registry.FAMILIES["median"]
     sizes = len(tiny.baselines.soups)
-    assert with_median - made_of_originals(tiny) == sizes * tiny.baselines.rival_models
+    assert with_median - count_models(tiny) == sizes * tiny.baselines.rival_models
 
 
 def test_a_new_baseline_is_evaluated(median, finished, tiny_raw, tmp_path):
