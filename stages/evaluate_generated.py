@@ -8,7 +8,7 @@ from pdiff import outputs, tracking
 from pdiff.autoencoder.codec import load_codec
 from pdiff.baselines.latents import decoded, follow, from_latents, reconstruction, too_much
 from pdiff.config import load_params
-from pdiff.core.files import load_tensor, load_tensors, write_json
+from pdiff.core.files import load_tensor, write_json
 from pdiff.core.runtime import get_device
 from pdiff.evaluation.predictions import Evaluation, load_predictions, save_predictions
 from pdiff.images.batches import load_images
@@ -23,7 +23,8 @@ def main() -> None:
     images, net = load_images(outputs.IMAGES, device), load_net(outputs.BASE, device)
     codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     latents = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
-    samples, _ = load_tensors(outputs.GENERATED_LATENTS, device)
+    names, path = ("trajectories", "trajectory_steps"), outputs.GENERATED_LATENTS
+    samples = [load_tensor(path, name, device) for name in names]
     sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
     evaluation = Evaluation(net, codec.subset.names, images, params.data, *sizes)
     kind, seed, audit = params.autoencoder.kind, params.seed.model, params.novelty.audit
@@ -33,7 +34,7 @@ def main() -> None:
             groups["generated"] = StackFile(outputs.GENERATED)
             evaluation.predict_groups("validation", groups)
             evaluation.predict_groups("test", groups)
-        curve = follow(codec, samples, evaluation, log, work)
+        curve = follow(codec, *samples, evaluation, log, work)
         metrics = reconstruction(
             evaluation, load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")[0]["original"]
         )

@@ -21,10 +21,6 @@ MEMORISATION = "its question, Zeng et al., arXiv 2506.07998"
 Draw = Callable[[Evidence, pd.DataFrame | None], Figure]
 
 
-def _nothing(table: pd.DataFrame | None) -> dict[str, float]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Analysis:
     """One question about the generated models: its numbers, its pictures, its words."""
@@ -41,7 +37,7 @@ class Analysis:
     table: Callable[[Evidence], pd.DataFrame] | None = None
     figures: Mapping[str, Draw] = field(default_factory=dict)
     """By the name of the PNG; the first line of a docstring is its alternative text."""
-    numbers: Callable[[pd.DataFrame | None], Mapping[str, float]] = _nothing
+    numbers: Callable[[pd.DataFrame | None], Mapping[str, float]] = lambda table: {}
     """What experiments are compared by, from the table."""
 
 

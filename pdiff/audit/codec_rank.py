@@ -8,6 +8,7 @@ Axes: K originals, M models of a group, D parameters.
 """
 
 import pandas as pd
+import torch
 from jaxtyping import Float
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ from pdiff.baselines.registry import colour, label, split
 from pdiff.novelty.iou import similarity_within, wrong_iou
 from pdiff.novelty.pictures import kinds, tidy
 from pdiff.novelty.summary import Wrong
-from pdiff.parameters.subset import spans, spread_evenly
+from pdiff.parameters.subset import spread_evenly
 
 BESIDE = ("reconstructed", "generated", "second_run")
 """What is read beside the ranks: trained codec, generator, and what an ideal generator makes."""
@@ -61,13 +62,9 @@ def explained(models: Float[Tensor, "M D"], originals: Float[Tensor, "K D"]) -> 
     Model i stands for the i-th of M originals that are spread evenly over the K. 1 for the
     originals, 0 for their mean, less for copies that are worse than it.
     """
-    chosen = spread_evenly(len(originals), len(models))
-    lost = deviation = 0.0
-    for span in spans(len(originals), originals.shape[1]):
-        block = originals[:, span].double()
-        lost += (models[:, span] - block[chosen]).square().sum().item()
-        deviation += (block[chosen] - block.mean(0)).square().sum().item()
-    return 1 - lost / deviation if deviation else float("nan")
+    chosen = originals[spread_evenly(len(originals), len(models))].double()
+    deviation = (chosen - originals.mean(0, dtype=torch.float64)).square().sum()
+    return float(1 - (models - chosen).square().sum() / deviation)
 
 
 def _similarity_to_others(wrong: Wrong, group: str, *, leave_out: bool) -> float:

@@ -79,13 +79,13 @@ def plot_copying(evidence: Evidence, table: pd.DataFrame) -> Figure:
     left.axvspan(-1.96, 1.96, color="#888888", alpha=0.2, lw=0, label="no difference (95 %)")
     right.axvline(50, color="#888888", lw=1, ls="--")
     for name, marker in zip(HELD_OUT, "D^", strict=True):
-        style = {"ms": 6, "color": colour(name, [name])}
+        style = {"ms": 6, "fillstyle": "none", "color": colour(name, [name])}
         left.plot(table[f"z_{name}"], rows, marker, label=f"against {label(name)}", **style)
         right.plot(100 * table[f"farther_{name}"], rows, marker, **style)
     left.set_xscale("symlog", linthresh=4, linscale=1.5)
     plain_ticks(left, (-300, -100, -30, -10, -4, -2, 0, 2, 4, 10, 30, 100, 300))
     left.set_xlabel(r"$\leftarrow$ copying     $Z_U$     underfitting $\rightarrow$")
-    right.set_xlabel("model farther than the held-out checkpoint (% of pairs)")
+    right.set_xlabel("pairs in which the model lies farther (%)")
     right.set_xlim(-3, 103)
     for axes in (left, right):
         tidy(axes)

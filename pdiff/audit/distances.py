@@ -7,7 +7,6 @@ holds a NaN or an infinity has no distance (NaN), and nothing is near to it.
 """
 
 import math
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,16 +18,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
-from pdiff.audit.draw import plain_ticks, positive_scale
+from pdiff.audit.draw import plain_ticks
 from pdiff.audit.evidence import Evidence, Matrices
 from pdiff.baselines.registry import colour, label, ordered
 from pdiff.novelty.pictures import draw_boxes, name_rows, rows_height, tidy
-from pdiff.parameters.subset import spans
 
 HELD_OUT = ("held_back", "second_run")
 """Checkpoints that nothing learned from: the next ones of the run, and those of another run."""
-CANCELS = 1e-6
-"""Below this share of the squared norms a squared distance is computed anew from differences."""
 
 
 def distances(
@@ -36,24 +32,12 @@ def distances(
 ) -> Float64[Tensor, "M R"]:
     """Distance of every pair; exactly 0 for equal models, NaN where one of the two is not finite.
 
-    |a|^2 + |b|^2 - 2ab in fp64, with the mean of the reference as origin, since checkpoints of a
-    run differ by thousandths of their norm. Whatever still cancels is computed from differences.
+    From differences in fp64: checkpoints of a run differ by thousandths of their norm, which
+    |a|^2 + |b|^2 - 2ab would lose.
     """
-    finite, usable = models.isfinite().all(1), reference.isfinite().all(1)
-    norms, others, product = (torch.zeros(1, dtype=torch.float64) for _ in range(3))
-    for span in spans(len(models) + len(reference), models.shape[1]):
-        origin = reference[usable, span].double().mean(0)
-        a, b = models[:, span].double() - origin, reference[:, span].double() - origin
-        norms, others = norms + a.square().sum(1), others + b.square().sum(1)
-        product = product + a @ b.T
-    scale = norms[:, None] + others
-    squared = scale - 2 * product
-    squared[~finite], squared[:, ~usable] = math.nan, math.nan
-    near = squared < CANCELS * scale
-    for row in near.any(1).nonzero().flatten().tolist():
-        difference = reference[near[row]].double() - models[row].double()
-        squared[row, near[row]] = difference.square().sum(1)
-    return squared.sqrt()
+    exact = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+    found = torch.cdist(models.double(), reference.double(), **exact)
+    return found.where(found.isfinite(), math.nan)
 
 
 def nearest(
@@ -77,12 +61,9 @@ def interpolation_index(
     originals do not spread: a single one, or all equal.
     """
     finite = originals[originals.isfinite().all(1)]
-    if not len(finite):
-        return torch.full((len(models),), math.nan, dtype=torch.float64)
     centre = finite.mean(0, dtype=torch.float64)[None]  # exact where fp32 values are all equal
     radius = distances(finite, centre).square().mean().sqrt()
-    found = distances(models, centre)[:, 0] / radius
-    return found if radius > 0 else torch.full_like(found, math.nan)
+    return (distances(models, centre)[:, 0] / radius).where(radius > 0, math.nan)
 
 
 def outside_span(
@@ -139,22 +120,20 @@ def places(evidence: Evidence) -> pd.DataFrame:
 def distance_summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row per group of the `distance_table`; models without distance are left out.
 
-    `nearest_low` and `nearest_high` enclose 90 % of the models; `nearest_relative` is the mean
+    `nearest_median_low` and `_high` enclose 90 % of the models; `nearest_relative` is the mean
     distance to the nearest original in units of the originals' own, each leaving out itself.
     """
     own = table.loc[table["group"] == "original", "nearest"].mean()
-    rows = []
-    for group, part in table.groupby("group", sort=False):
-        near, index = part["nearest"], part["interpolation_index"]
-        row: dict[str, Any] = {"group": group, "models": len(part), "nearest_mean": near.mean()}
-        row["nearest_std"] = near.std()
-        names = ("nearest_low", "nearest_median", "nearest_high")
-        row |= zip(names, near.quantile([0.05, 0.5, 0.95]), strict=True)
-        row["nearest_relative"] = near.mean() / own if own > 0 else math.nan
-        row |= {f"nearest_{name}_mean": part[f"nearest_{name}"].mean() for name in HELD_OUT}
-        row |= {"interpolation_mean": index.mean(), "interpolation_std": index.std()}
-        rows.append(row | {"outside_span_mean": part["outside_span"].mean()})
-    return pd.DataFrame(rows)
+    groups = table.groupby("group", sort=False)
+    near, index = groups["nearest"], groups["interpolation_index"]
+    columns = {"models": groups.size(), "nearest_mean": near.mean(), "nearest_std": near.std()}
+    names = {"nearest_median": 0.5, "nearest_median_low": 0.05, "nearest_median_high": 0.95}
+    columns |= {name: near.quantile(share) for name, share in names.items()}
+    columns["nearest_relative"] = near.mean() / own if own > 0 else math.nan
+    columns |= {f"nearest_{name}_mean": groups[f"nearest_{name}"].mean() for name in HELD_OUT}
+    columns |= {"interpolation_mean": index.mean(), "interpolation_std": index.std()}
+    columns["outside_span_mean"] = groups["outside_span"].mean()
+    return pd.DataFrame(columns).reset_index()
 
 
 def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
@@ -172,12 +151,16 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
     for name, marker in zip(HELD_OUT, "D^", strict=True):
         middle = models.groupby("group")[f"nearest_{name}"].median().reindex(groups)
         style = {"markersize": 4.5, "fillstyle": "none", "color": colour(name, [name])}
-        text = f"median distance to the nearest of {label(name)}"
+        style["clip_on"] = False
+        text = f"median distance to the nearest unseen checkpoint: {label(name)}"
         left.plot(middle, range(len(groups)), marker, label=text, **style)
     right.axvline(1, color="#3b6fb6", lw=1, ls="--", zorder=0)
     left.set_xlabel("L2 distance to the nearest original")
     right.set_xlabel("distance to the mean original / originals' radius")
-    positive_scale(left, models["nearest"].to_numpy(dtype=float))
+    near = models.loc[models["nearest"] > 0, "nearest"]
+    if len(near):  # exact copies stand at the linear start of the axis
+        left.set_xscale("symlog", linthresh=near.min())
+        left.set_xlim(left=0 if (models["nearest"] == 0).any() else 0.8 * near.min())
     right.set_xscale("symlog", linthresh=1, linscale=1)
     plain_ticks(right, (0, 0.25, 0.5, 0.75, 1, 2, 4, 8, 16, 32, 64))
     name_rows(left, [label(group) for group in groups])
@@ -186,14 +169,12 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
     return figure
 
 
-def _numbers(table: pd.DataFrame) -> Mapping[str, float]:
-    row = table.set_index("group").loc["generated"]
-    return {
-        "interpolation_index": row["interpolation_mean"],
-        "outside_span": row["outside_span_mean"],
-        "nearest_relative": row["nearest_relative"],
-    }
-
+NUMBERS = {
+    "interpolation_mean": "interpolation_index",
+    "outside_span_mean": "outside_span",
+    "nearest_relative": "nearest_relative",
+}
+"""What experiments are compared by: columns, and what the numbers are called."""
 
 ANALYSIS = Analysis(
     name="distances",
@@ -211,5 +192,7 @@ ANALYSIS = Analysis(
     source=f"Not in the paper; {MEMORISATION}.",
     table=lambda evidence: distance_summary(places(evidence)),
     figures={"distances": plot_distances},
-    numbers=_numbers,
+    numbers=lambda table: (
+        table.set_index("group").loc["generated", list(NUMBERS)].rename(NUMBERS).to_dict()
+    ),
 )

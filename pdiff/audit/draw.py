@@ -2,32 +2,8 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-from jaxtyping import Float
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-
-from pdiff.baselines.registry import ordered
-from pdiff.novelty.pictures import kinds
-from pdiff.parameters.subset import spread_evenly
-
-
-def few_levels(groups: Iterable[str]) -> list[str]:
-    """The groups in order; of a kind with levels the first, the middle and the last one."""
-    members = kinds(groups).values()
-    return ordered(own[i] for own in members for i in spread_evenly(len(own), 3))
-
-
-def positive_scale(axes: Axes, values: Float[np.ndarray, " _"]) -> None:
-    """A logarithmic x axis; values of 0, as of exact copies, are kept in a linear start of it."""
-    positive = values[np.isfinite(values) & (values > 0)]
-    if not len(positive):
-        return
-    if (values == 0).any():
-        axes.set_xscale("symlog", linthresh=float(positive.min()))
-        axes.set_xlim(left=0)
-    else:
-        axes.set_xscale("log")
 
 
 def plain_ticks(axes: Axes, ticks: Iterable[float | int]) -> None:

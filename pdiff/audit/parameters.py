@@ -43,16 +43,10 @@ def plot_heat_map(evidence: Evidence, table: None) -> Figure:
     ours = generated[[own for own, _ in found], :PARAMETERS] - mean  # (M, C)
     theirs = shown[[near for _, near in found]] - mean
     rows = torch.stack([ours, theirs, torch.full_like(ours, torch.nan)], 1).flatten(0, 1)[:-1]
-    limit = float((shown - mean).abs().flatten().nanquantile(0.95)) or 1.0
+    limit = float(rows.abs().flatten().nanquantile(0.95)) or 1.0
     count, columns = ours.shape
-    figure, (above, below) = plt.subplots(
-        2,
-        1,
-        figsize=(10, 2.2 + 0.4 * count),
-        height_ratios=[3, 1],
-        sharex=True,
-        layout="constrained",
-    )
+    size, panels = (10, 2.2 + 0.4 * count), {"height_ratios": [3, 1], "sharex": True}
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, **panels, layout="constrained")
     style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
     style |= {"aspect": "auto"}
     picture = above.imshow(rows.numpy(), extent=(0, columns, len(rows), 0), **style)

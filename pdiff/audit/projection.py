@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from pdiff.audit.analysis import Analysis
-from pdiff.audit.draw import empty_figure, few_levels
+from pdiff.audit.draw import empty_figure
 from pdiff.audit.evidence import Evidence, Matrices
-from pdiff.baselines.registry import colour
-from pdiff.novelty.pictures import back_to_front, group_legend, tidy
+from pdiff.baselines.registry import colour, ordered
+from pdiff.novelty.pictures import back_to_front, group_legend, kinds, tidy
 from pdiff.parameters.subset import spread_evenly
 
 MODELS = 60
@@ -34,7 +34,8 @@ def project(matrices: Matrices) -> tuple[pd.DataFrame, tuple[float, float]]:
         return table, (0.0, 0.0)
     pca = PCA(2, svd_solver="randomized", random_state=0).fit(originals)
     parts = []
-    for group in few_levels(matrices):
+    few = (own[i] for own in kinds(matrices).values() for i in spread_evenly(len(own), 3))
+    for group in ordered(few):
         usable = matrices[group].isfinite().all(1).nonzero().flatten()
         picked = usable[spread_evenly(len(usable), MODELS)]
         if len(picked):

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from pdiff.audit.analysis import Analysis, analyses
 from pdiff.audit.evidence import Evidence
-from pdiff.baselines.registry import colour, label
+from pdiff.baselines.registry import FAMILIES, colour, label, split
 from pdiff.config import GenerateConfig
 from pdiff.core.files import write_text
 from pdiff.diffusion.bars import conclusion, describe, missed_bars
@@ -92,7 +93,10 @@ def write_report(
     functions = (heading, columns, cell, picture, colour)
     environment.filters |= {function.__name__: function for function in functions}
     page = environment.get_template("page.html")
+    shown = [FAMILIES[name] for name in dict.fromkeys(split(g)[0] for g in groups["group"])]
+    families = {family.label.format("N"): family.what for family in shown}
     content = {"lead": lead, "facts": facts, "groups": groups, "sections": sections}
+    content["families"] = families
     write_text(path, page.render(title="Is it new? The audit of one p-diff run", **content))
 
 
@@ -131,15 +135,18 @@ def heading(name: str) -> str:
 
 
 def number(column: str, value: Any) -> str:
-    """A value as readers see it: percent with two digits, all else with three; a dash for NaN."""
+    """A value as readers see it: percent with two digits, else three; a dash for what is unknown.
+
+    Counts have none, and distances that three digits do not hold an exponent.
+    """
     if isinstance(value, str):
         return value
     if pd.isna(value):
         return "-"
     if PERCENT.fullmatch(column):
-        return f"{100 * value:.2f}"
-    if float(value).is_integer():
-        return f"{value:,.0f}"
-    if abs(value) < 0.0005:
+        return f"{100 * value:z.2f}"
+    if isinstance(value, Integral):
+        return f"{value:,}"
+    if column.startswith("nearest") and 0 < value < 0.0005:
         return f"{value:.1e}"
-    return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:z,.3f}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -1,6 +1,7 @@
 """Baselines that the codec decodes: latents made of the originals' without a diffusion model.
 
-Axes: K originals, M models, L latent length, D parameters.
+Axes: K originals, M models, L latent length, D parameters;
+S samples that are followed, P points on the way of each.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 
 from pdiff.autoencoder.codec import Codec
@@ -48,22 +49,24 @@ def decoded(
 
 
 def follow(
-    codec: Codec, samples: Mapping[str, Tensor], evaluation: Evaluation, log: Log, folder: Path
+    codec: Codec,
+    latents: Float[Tensor, "S P L"],
+    steps: Int64[Tensor, " P"],
+    evaluation: Evaluation,
+    log: Log,
+    folder: Path,
 ) -> Curve:
     """Test accuracy of samples on their way from noise to latent: each one's, and their mean.
 
-    Args:
-        samples: `trajectories` (S, P, L), S being 0 where no sample was followed, and the
-            sampler's step at each of the P points, `trajectory_steps`.
+    S is 0 where no sample was followed; `steps` are the sampler's at each of the P points.
     """
-    steps, latents = samples["trajectory_steps"].tolist(), samples["trajectories"]
     curve = Curve(log, "trajectory", "mean", *map(str, range(len(latents))))
-    if not steps:
+    if not len(steps):
         return curve
     with decoded(codec, {"trajectory": latents.flatten(0, 1)}, folder) as groups:
         found = evaluation.predict("test", groups["trajectory"], "evaluate the trajectories")
     along = evaluation.accuracy("test", found).view(len(latents), -1)  # (S, P)
-    for step, values in zip(steps, along.T.tolist(), strict=True):
+    for step, values in zip(steps.tolist(), along.T.tolist(), strict=True):
         points = {str(i): value for i, value in enumerate(values)}
         curve({"mean": sum(values) / len(values), **points}, step)
     return curve

@@ -7,7 +7,6 @@ from matplotlib import pyplot as plt
 
 from pdiff.audit.analysis import analyses
 from pdiff.audit.distances import places, plot_distances
-from pdiff.audit.draw import few_levels
 from pdiff.audit.evidence import Evidence
 from pdiff.audit.parameters import pairs, plot_heat_map
 from pdiff.audit.pareto import plot_pareto
@@ -77,11 +76,6 @@ def test_a_kind_holds_its_levels_as_they_rise():
         "soup_greedy": ["soup_greedy"],
         "noised": ["noised_0.1", "noised_0.5"],
     }
-
-
-def test_of_many_levels_three_remain():
-    groups = [f"noised_{level}" for level in (0.1, 0.2, 0.3, 0.4, 0.5)] + ["original"]
-    assert few_levels(groups) == ["original", "noised_0.1", "noised_0.3", "noised_0.5"]
 
 
 def test_failed_models_do_not_flatten_the_picture():
