@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -52,23 +53,10 @@ def test_nearby_models_far_from_zero_keep_their_distance(step):
     """Checkpoints that differ by a small share of their norm, which fp32 or |a|^2 would lose."""
     base = 1000 + normal(1, 0, 3000)
     models = (base.double() + step * 1000 * normal(6, 1, 3000)).float()
-    direct = torch.cdist(
-        models.double(), models.double(), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    found = distances(models, models)
-    torch.testing.assert_close(found, direct, rtol=1e-12, atol=0)
-
-
-def test_copies_are_at_distance_zero_exactly():
-    models = 50 + normal(5, 0, 3000)
-    assert distances(models.clone(), models).diagonal().tolist() == [0.0] * 5
-
-
-def test_a_nearly_equal_model_far_from_the_others_keeps_its_distance():
-    """The squares cancel to nothing: 1e-6 beside a norm of 1e4."""
-    models = torch.cat([line(0, 1), line(2000)])
-    moved = models.double() + torch.tensor([0, 1e-6], dtype=torch.float64)
-    assert distances(moved, models).diagonal().tolist() == pytest.approx([1e-6] * 3, rel=1e-3)
+    exact = models.double().numpy()
+    direct = np.linalg.norm(exact[:, None] - exact, axis=2)
+    np.testing.assert_allclose(distances(models, models).numpy(), direct, rtol=1e-12)
+    assert distances(models.clone(), models).diagonal().tolist() == [0.0] * 6  # copies
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
@@ -114,18 +102,11 @@ def test_a_row_says_where_a_model_lies():
     assert row["interpolation_index"] == pytest.approx(0.75 / math.sqrt(1.25))
 
 
-@pytest.mark.parametrize("missing", [True, False])
-def test_without_held_out_checkpoints_their_columns_are_unknown(missing):
-    matrices = groups(held_back=line(), second_run=line())
-    if missing:
-        del matrices["held_back"], matrices["second_run"]
-    table = distance_table(matrices)
-    for column in ("nearest_held_back", "nearest_second_run"):
-        assert table[column].isna().all()
+def test_without_held_out_checkpoints_their_columns_are_unknown():
+    table = distance_table({"original": line(0, 1), "generated": line(2.25)})
+    assert table[["nearest_held_back", "nearest_second_run"]].isna().all(axis=None)
     assert table["nearest"].notna().all()
-    found = distance_summary(table)
-    assert found["nearest_held_back_mean"].isna().all()
-    assert found["group"].tolist() == ["original", "generated"]
+    assert distance_summary(table)["nearest_held_back_mean"].isna().all()
 
 
 def test_a_single_original_has_no_neighbour_and_no_radius():
@@ -178,12 +159,6 @@ def test_fresh_points_have_an_interpolation_index_of_one_and_the_mean_has_zero()
     assert interpolation_index(mean, originals).item() == 0
 
 
-def test_originals_have_a_root_mean_square_index_of_one():
-    originals = normal(30, 0)
-    index = interpolation_index(originals, originals)
-    assert index.square().mean().sqrt().item() == pytest.approx(1)
-
-
 def test_the_summary_of_a_group_by_hand():
     """At 1.75, 2.25 and 2.5: 0.25, 0.25 and 0.5 steps of five from an original."""
     found = summary(generated=line(1.75, 2.25, 2.5)).loc["generated"]
@@ -193,11 +168,7 @@ def test_the_summary_of_a_group_by_hand():
     assert found["nearest_held_back_mean"] == pytest.approx((11.25 + 8.75 + 7.5) / 3)
     assert found["interpolation_mean"] == pytest.approx((0.25 + 0.75 + 1) / 3 / math.sqrt(1.25))
     assert found["outside_span_mean"] == pytest.approx(0, abs=1e-9)
-
-
-def test_relative_distances_are_in_units_of_the_originals_own():
-    assert summary().loc["generated", "nearest_relative"] == pytest.approx(0.25)
-    assert summary().loc["original", "nearest_relative"] == pytest.approx(1)
+    assert found["nearest_relative"] == pytest.approx(1 / 3)  # originals are one step apart
 
 
 def test_mixtures_of_originals_lie_in_their_span_and_other_directions_outside():

@@ -9,7 +9,7 @@ from pdiff.audit.analysis import analyses
 from pdiff.audit.distances import places, plot_distances
 from pdiff.audit.evidence import Evidence
 from pdiff.audit.parameters import pairs, plot_heat_map
-from pdiff.audit.pareto import plot_pareto
+from pdiff.audit.pareto import pareto_front, plot_pareto
 from pdiff.audit.projection import plot_projection
 from pdiff.novelty.pictures import back_to_front, kinds, plot_scatter, plot_similarities
 from tests.toys.audit import toy_evidence, toy_matrices, toy_models, toy_wrong
@@ -83,29 +83,21 @@ def test_failed_models_do_not_flatten_the_picture():
     low, high = figure.axes[0].get_ylim()
     assert 70 < low < high < 100
     assert "5 of 77 models lie below this picture: noise 2 (5)" in texts(figure)
-
-
-def test_a_picture_without_failures_says_nothing_of_them():
-    models = toy_models(toy_wrong())
-    assert "lie below" not in texts(plot_scatter(models[models["group"] != "noised_2"], "test"))
+    assert "Pareto front" not in texts(figure)
 
 
 def test_generated_models_that_all_fail_are_in_the_picture():
     models = toy_models(toy_wrong())
-    models.loc[models["group"] == "generated", "accuracy"] = 0.1
-    assert plot_scatter(models, "test").axes[0].get_ylim()[0] < 10
+    models.loc[models["group"].isin(("generated", "noised_2")), "accuracy"] = 0.1
+    figure = plot_scatter(models, "test", pareto_front(models))
+    assert figure.axes[0].get_ylim()[0] < 10
+    assert "lie below" not in texts(figure) and "Pareto front" in texts(figure)
 
 
 def test_no_similarity_at_all_is_said():
     evidence = toy_evidence()
     evidence.models["max_similarity"] = np.nan
     assert "no model has a maximum similarity" in texts(plot_pareto(evidence, None))
-
-
-def test_the_front_is_marked_in_the_audit_alone():
-    evidence = toy_evidence()
-    assert "Pareto front" in texts(plot_pareto(evidence, None))
-    assert "Pareto front" not in texts(plot_scatter(evidence.models, "test"))
 
 
 def test_a_row_of_similarities_names_its_group_and_counts_its_models():

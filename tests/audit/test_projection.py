@@ -28,6 +28,12 @@ def test_a_group_shows_a_few_of_its_models_spread_evenly(monkeypatch):
     assert table.loc[table["group"] == "original", "model"].tolist() == [0, 4, 7, 11]
 
 
+def test_of_many_levels_three_are_shown():
+    table, _ = project(toy_matrices() | {f"noised_{n}": torch.ones(1, 24) for n in (0.1, 0.2)})
+    shown = table["group"][table["group"].str.startswith("noised")]
+    assert list(shown.unique()) == ["noised_0.05", "noised_0.2", "noised_2"]
+
+
 def test_models_with_nan_are_left_out():
     m = toy_matrices()
     m["generated"][[0, 3], 1] = torch.nan

@@ -68,14 +68,9 @@ def test_another_model_seed_changes_only_what_comes_after_the_checkpoints(
     }
 
 
-def test_generated_models_are_a_stack_of_the_originals_shape(finished, tiny):
-    subset, originals = load_stack(finished / "data/checkpoints.safetensors")
-    other, generated = load_stack(finished / "data/generated.safetensors")
-    assert other == subset
-    assert originals.shape == (12, subset.length)
-    assert generated.shape == (6, subset.length)
-    assert generated.isfinite().all()
-    assert len(generated.unique(dim=0)) == 6
+def test_generated_models_differ_and_are_finite(finished):
+    _, generated = load_stack(finished / "data/generated.safetensors")
+    assert generated.isfinite().all() and len(generated.unique(dim=0)) == 6
 
 
 def test_every_group_has_predictions_on_both_splits(finished):
@@ -103,21 +98,13 @@ def test_as_many_models_are_counted_for_an_estimate_as_there_are(tiny, plain_raw
     assert count_models(without) == sum(GROUPS.values())
 
 
-def test_the_greedy_soup_is_the_mean_of_its_members(finished, tiny):
-    """Evaluated the plain way, on both splits."""
+def test_the_greedy_soup_begins_with_the_best_original_and_rises(finished):
     soup = json.loads((finished / "data/greedy_soup.json").read_text())
-    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
     saved, labels = load_predictions(finished / PREDICTIONS[0], "validation")
-    single = accuracy(saved["original"], labels)
-    assert soup["members"][0] == single.argmax()
+    assert soup["members"][0] == accuracy(saved["original"], labels).argmax()
     assert soup["validation_accuracy"] == sorted(soup["validation_accuracy"])
     reached = accuracy(saved["soup_greedy"], labels).item()
     assert soup["validation_accuracy"][-1] == pytest.approx(reached, abs=1e-6)
-    net = load_net(finished / "models/base.safetensors")
-    mean = Models(subset, matrix[soup["members"]].double().mean(0, keepdim=True).float())
-    net.load_state_dict(mean[0], strict=False)
-    images = load_images(finished / "data/images.safetensors")
-    assert measure_accuracy(net, images.validation, tiny.data, 500) == pytest.approx(reached)
 
 
 def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
@@ -130,18 +117,22 @@ def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
         found |= groups
     labels = {f"labels.{split}" for split in SPLITS}
     assert found.keys() - labels == {f"{g}.{s}" for g in GROUPS for s in SPLITS}
-    soup = json.loads((unaudited / "data/greedy_soup.json").read_text())
-    assert soup == {"members": [], "validation_accuracy": []}
-
-
-def test_the_report_has_every_group_and_the_headline(finished):
-    summary = pd.read_csv(finished / "report/summary.csv").set_index("group")
-    assert GROUPS.items() <= summary["models"].to_dict().items()
-    headline = json.loads((finished / "metrics/novelty.json").read_text())
-    assert headline["accuracy"]["original_mean"] == pytest.approx(
-        summary.loc["original", "accuracy_mean"], abs=1e-6
+    soup, numbers = (
+        json.loads((unaudited / name).read_text())
+        for name in ("data/greedy_soup.json", "metrics/audit.json")
     )
-    assert {"scatter.png", "similarity.png"} <= {p.name for p in (finished / "report").iterdir()}
+    assert soup == {"members": [], "validation_accuracy": []}
+    assert numbers == {} and list((unaudited / "report/audit").iterdir()) == []
+    for name in ("report/summary.csv", "report/similarity.csv", "metrics/novelty.json"):
+        assert (unaudited / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_the_summary_has_the_papers_groups_and_the_headline_their_means(finished):
+    summary = pd.read_csv(finished / "report/summary.csv").set_index("group")
+    assert summary["models"].to_dict() == GROUPS
+    headline = json.loads((finished / "metrics/novelty.json").read_text())["accuracy"]
+    mean = summary.loc["original", "accuracy_mean"]
+    assert headline["original_mean"] == pytest.approx(mean, abs=1e-6)
 
 
 def test_no_output_holds_a_path_or_a_time_of_this_run(finished):
@@ -190,24 +181,15 @@ def test_a_trajectory_is_evaluated_at_its_own_step(followed, tiny):
             assert curve.loc[step, f"trajectory_{i}"] == pytest.approx(accuracy)
 
 
-def test_reconstructions_are_those_of_originals_spread_evenly(finished, tiny):
-    """Of 12 originals 4: 0, 4, 7 and 11."""
-    saved = load_tensors(finished / "data/predictions_generated.safetensors")[0]
-    originals = load_tensors(finished / "data/predictions_originals.safetensors")[0]
-    codec = ConvCodec.load(finished / "models/autoencoder.safetensors")
-    subset, matrix = load_stack(finished / "data/checkpoints.safetensors")
-    ((_, decoded),) = codec.decode(codec.encode(Models(subset, matrix)))
-    images = load_images(finished / "data/images.safetensors").test
-    for row, original in enumerate([0, 4, 7, 11]):
-        net = load_net(finished / "models/base.safetensors")
-        net.load_state_dict(Models(subset, decoded)[original], strict=False)
-        accuracy = measure_accuracy(net, images, tiny.data, 500)
-        right = saved["reconstructed.test"][row] == images.labels
-        assert right.float().mean().item() == pytest.approx(accuracy)
+def test_the_drop_in_accuracy_is_that_of_the_originals_that_were_reconstructed(finished):
+    """Of 12 originals 4 are spread evenly: 0, 4, 7 and 11."""
+    (originals, labels), (decoded, _) = (
+        load_predictions(finished / p, "test") for p in PREDICTIONS
+    )
+    before = accuracy(originals["original"][[0, 4, 7, 11]], labels).mean()
     metrics = json.loads((finished / "metrics/evaluate_generated.json").read_text())
-    before = (originals["original.test"][[0, 4, 7, 11]] == images.labels).float().mean().item()
-    after = (saved["reconstructed.test"] == images.labels).float().mean().item()
-    assert metrics["accuracy_drop"] == pytest.approx(before - after, abs=1e-6)
+    drop = (before - accuracy(decoded["reconstructed"], labels).mean()).item()
+    assert metrics["accuracy_drop"] == pytest.approx(drop, abs=1e-6)
 
 
 def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
@@ -324,8 +306,7 @@ def test_own_checkpoints_take_the_place_of_training(plain_raw, tmp_path):
     for name, stack in checkpoints.items():
         assert torch.equal(stack, torch.stack([state[name] for state in own.states]))
     assert (folder / "plots/finetune.csv").read_text() == "step,finetune_loss,finetune_lr\n"
-    summary = pd.read_csv(folder / "report/summary.csv").set_index("group")
-    assert summary.loc["original", "models"] == 5
+    assert len(pd.read_csv(folder / "data/models.csv").query("group == 'original'")) == 5
 
 
 def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsys):
@@ -449,23 +430,6 @@ def test_the_fit_leads_the_headline_and_the_terminal(unaudited, plain_raw, tmp_p
     out, error = capsys.readouterr()
     assert out.startswith(f"generator does not fit: r2 {fit['r2']:.3f}, ")
     assert "WARNING: The generator does not fit: " in error
-
-
-def test_the_bars_are_those_of_the_parameters(unaudited, plain_raw, tmp_path, capsys):
-    """With bars that anything reaches, only what the reconstructed models show can be missed."""
-    folder = tmp_path / "copy"
-    shutil.copytree(unaudited, folder)
-    path = folder / "metrics/generate.json"
-    latents = json.loads(path.read_text())["latent_fit"] | {"loss_held_out": None}
-    path.write_text(json.dumps({"latent_fit": latents}))
-    wide = {"generate.variance_ratio": [0.0, 1e9], "generate.max_outside": 1.0}
-    run_stages(folder, change(plain_raw, **wide), ("novelty",))
-    out, error = capsys.readouterr()
-    fit = json.loads((folder / "metrics/novelty.json").read_text())["fit"]
-    alike = fit["reconstructed_more_alike"] > 0.03
-    assert out.startswith("generator does not fit" if alike else "generator fits")
-    assert ("WARNING: The generator does not fit: reconstructed" in error) == alike
-    assert "leading directions" not in error
 
 
 def test_a_poor_autoencoder_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
