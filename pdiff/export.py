@@ -34,7 +34,7 @@ from pdiff.nets.minis import MINIS
 from pdiff.nets.own import is_own, split_own
 from pdiff.nets.registry import has_fixed_size, load_net
 from pdiff.parameters.stack import StackFile
-from pdiff.parameters.subset import Models, Rows, Subset, spread_evenly
+from pdiff.parameters.subset import Models, Subset, spread_evenly
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import git
 
@@ -138,25 +138,21 @@ def choose(rows: pd.DataFrame, model: str, group: str) -> int:
 
 def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]]:
     """One model of a group that has `count` rows in the table, in the order of these rows."""
+    codec = None
     if group == "reconstructed":
-        device = get_device()
+        device, wanted = get_device(), load_params().baselines.reconstructed_models
         codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
         latents = load_tensor(outputs.LATENTS, "latents", device)
-        wanted = load_params().baselines.reconstructed_models
-        latents = latents[spread_evenly(len(latents), wanted)]
-        _check_count(group, len(latents), count)
-        row = torch.cat([block[index] for _, block in codec.decode(latents)])
-        models: Rows = Models(codec.subset, row[None].cpu())
-        return codec.subset, models[0]
-    models = StackFile(outputs.GENERATED if group == "generated" else outputs.CHECKPOINTS)
-    models = ensemble(models) if group == "ensemble" else models
-    _check_count(group, len(models), count)
-    return models.subset, models[index]
-
-
-def _check_count(group: str, found: int, count: int) -> None:
-    if found != count:
+        models = latents[spread_evenly(len(latents), wanted)]
+    else:
+        models = StackFile(outputs.GENERATED if group == "generated" else outputs.CHECKPOINTS)
+        models = ensemble(models) if group == "ensemble" else models
+    if len(models) != count:
         raise InputError(f"{outputs.MODELS} and the {group} models are of different runs")
+    if codec is None:
+        return models.subset, models[index]
+    row = torch.cat([block[index] for _, block in codec.decode(models)])
+    return codec.subset, Models(codec.subset, row[None].cpu())[0]
 
 
 def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -52,21 +52,35 @@ def ensemble(originals: Rows, _draw: Draw | None = None) -> Models:
 
 @baseline("exponential average", "#9467bd", order=100)
 def ema(originals: Rows, draw: Draw) -> Rows:
-    """Exponential average along the run."""
-    weights = exponential_averages(len(originals), draw.models, draw.config.ema_decay)
-    return Combined(originals, weights)
+    """The exponential average along the run, at steps spread evenly over it."""
+    decay, count = draw.config.ema_decay, len(originals)
+    steps = torch.tensor(spread_evenly(count, draw.models))
+    age = steps[:, None] - torch.arange(count)
+    weights = (1 - decay) * torch.full((), decay, dtype=torch.float64) ** age
+    weights[:, 0] = decay ** steps.double()  # it starts as the first original
+    return Combined(originals, weights.where(age >= 0, 0.0))
 
 
 @baseline("interpolated", "#c77dba", order=110)
 def interpolated(originals: Rows, draw: Draw) -> Rows:
     """A random point between two random originals."""
-    return Combined(originals, interpolations(len(originals), draw.models, draw.seed))
+    weights = torch.zeros(draw.models, len(originals), dtype=torch.float64)
+    for index, row in enumerate(weights):
+        generator = generator_of(draw.seed, index)
+        pair = torch.randperm(len(originals), generator=generator)[:2]
+        share = torch.rand((), generator=generator, dtype=torch.float64)
+        row[pair] = torch.stack([share, 1 - share])
+    return Combined(originals, weights)
 
 
 @baseline("soup of {}", "Purples", order=120, levels="soups", most=lambda count: count)
 def soup(originals: Rows, draw: Draw) -> Rows:
     """The mean of N random originals."""
-    return Combined(originals, soups(len(originals), draw.level, draw.models, draw.seed))
+    weights = torch.zeros(draw.models, len(originals), dtype=torch.float64)
+    for index, row in enumerate(weights):
+        order = torch.randperm(len(originals), generator=generator_of(draw.seed, index))
+        row[order[: draw.level]] = 1 / draw.level
+    return Combined(originals, weights)
 
 
 @baseline("rank {}", "RdPu", order=140, levels="ranks", most=lambda count: count - 2)
@@ -99,38 +113,6 @@ def noised(originals: Rows, draw: Draw) -> Rows:
 def absolute(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise of this std."""
     return Noised(originals, draw.level, draw.models, draw.seed, absolute=True)
-
-
-def soups(count: int, size: int, models: int, seed: int) -> Weights:
-    """The mean of `size` different originals out of `count`, drawn anew for each model."""
-    weights = torch.zeros(models, count, dtype=torch.float64)
-    for index, row in enumerate(weights):
-        row[torch.randperm(count, generator=generator_of(seed, index))[:size]] = 1 / size
-    return weights
-
-
-def interpolations(count: int, models: int, seed: int) -> Weights:
-    """A point on the line between two different originals, anywhere with the same chance."""
-    weights = torch.zeros(models, count, dtype=torch.float64)
-    for index, row in enumerate(weights):
-        generator = generator_of(seed, index)
-        pair = torch.randperm(count, generator=generator)[:2]
-        share = torch.rand((), generator=generator, dtype=torch.float64)
-        row[pair] = torch.stack([share, 1 - share])
-    return weights
-
-
-def exponential_averages(count: int, models: int, decay: float) -> Weights:
-    """The exponential average along the run, as it stands at `models` steps spread evenly over it.
-
-    It starts as the first original, so the first model is a copy; `decay` is what it keeps of
-    itself at each further original.
-    """
-    steps = torch.tensor(spread_evenly(count, models))
-    age = steps[:, None] - torch.arange(count)
-    weights = (1 - decay) * torch.full((), decay, dtype=torch.float64) ** age
-    weights[:, 0] = decay ** steps.double()
-    return weights.where(age >= 0, 0.0)
 
 
 def projections(originals: Rows, rank: int, models: int) -> Weights:

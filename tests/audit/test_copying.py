@@ -119,25 +119,6 @@ def test_identical_originals_are_their_own_copies():
     assert found.loc["original", "farther_second_run"] == 0
 
 
-def test_models_of_nan_weights_are_left_out():
-    generated = normal(200, 1)
-    expected = table(**sets(generated=generated[1:]))
-    generated[0, 0] = NAN
-    found = table(**sets(generated=generated))
-    assert found.loc["generated", "models"] == 200
-    pd.testing.assert_series_equal(
-        found.loc["generated"].drop("models"), expected.loc["generated"].drop("models")
-    )
-
-
-def test_originals_of_nan_weights_are_left_out():
-    originals = normal(300, 0)
-    originals[3, 1] = NAN
-    found = table(**sets(original=originals))
-    assert found.loc["generated"].notna().all()
-    assert found.loc["original"].notna().all()
-
-
 def null_scores(simulations: int, count: int, shared: bool = False) -> np.ndarray:
     """Z_U of sets that are independent draws of one distribution, with new or shared originals."""
     scores = []

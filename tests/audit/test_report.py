@@ -4,6 +4,7 @@ import base64
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
 from PIL import Image
 
 import pdiff.audit
@@ -53,22 +53,16 @@ class Page(HTMLParser):
         return [attributes[name] for _, attributes in self.elements if name in attributes]
 
 
-def stub(monkeypatch) -> None:
-    """Pictures of one pixel, since drawing takes most of an audit's time."""
-
-    def save(figure: plt.Figure, path: Path) -> None:
-        plt.close(figure)
-        Image.new("P", (1, 1)).save(path)
-
-    monkeypatch.setattr(report, "save_figure", save)
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory) -> tuple[Path, dict]:
+    """An audit with real pictures, and its headline numbers."""
+    folder, lead = tmp_path_factory.mktemp("audit"), "The generator fits & <learned>."
+    return folder, write_audit(folder, toy_evidence(), lead, {"data": "made up"})
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """An audit with real pictures."""
-    folder = tmp_path_factory.mktemp("audit")
-    write_audit(folder, toy_evidence(), "The generator fits & <learned>.", {"data": "made up"})
-    return folder
+def folder(audited) -> Path:
+    return audited[0]
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +81,8 @@ def test_every_analysis_leaves_its_files_and_the_report_holds_its_pictures(folde
     assert text.count("data:image/png") == len(FIGURES)
 
 
-def test_every_element_is_closed(page):
+def test_every_element_is_closed_and_nothing_is_fetched(page, text):
     assert page.open == []
-
-
-def test_nothing_is_fetched(page, text):
     links = page.values("src") + page.values("href")
     assert links
     assert [link[:40] for link in links if not link.startswith(("#", "data:"))] == []
@@ -120,6 +111,7 @@ def test_the_fit_and_the_differences_stand_before_the_analyses(text):
     fit, table = top.index("The generator fits"), top.index("accuracy difference (%)")
     assert fit < table < top.index("made up")
     assert top.count('<span class="dot"') == len(SIZES)
+    assert "<dt>soup of N</dt><dd>The mean of N random originals.</dd>" in top
 
 
 def test_all_text_is_escaped(tmp_path, monkeypatch, text):
@@ -134,10 +126,15 @@ def test_all_text_is_escaped(tmp_path, monkeypatch, text):
     assert found.count("&lt;b&gt;&amp;") == 11
 
 
-def test_the_same_evidence_gives_the_same_bytes(folder, tmp_path):
-    write_audit(tmp_path, toy_evidence(), "The generator fits & <learned>.", {"data": "made up"})
-    for path in folder.iterdir():
-        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+def test_the_same_evidence_gives_the_same_bytes(folder, tmp_path, monkeypatch):
+    """All tables, and one picture, which takes most of the time."""
+    drawn = [replace(each, figures={}) for each in analyses() if each.name != "pareto"]
+    shown = [analyses()[0], *drawn]
+    monkeypatch.setattr(report, "analyses", lambda: shown)
+    write_audit(tmp_path, toy_evidence(), "lead", {})
+    assert {path.name for path in tmp_path.glob("*.csv")} == {f"{name}.csv" for name in TABLES}
+    for path in (*tmp_path.glob("*.csv"), tmp_path / "pareto.png"):
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
 
 NEW = '''
@@ -163,7 +160,8 @@ ANALYSIS = Analysis(
 def test_an_analysis_is_added_by_one_file(tmp_path, monkeypatch):
     (tmp_path / "throw_away.py").write_text(NEW)
     monkeypatch.setattr(pdiff.audit, "__path__", [*pdiff.audit.__path__, str(tmp_path)])
-    stub(monkeypatch)
+    shown = [each if each.order == 0 else replace(each, figures={}) for each in analyses()]
+    monkeypatch.setattr(report, "analyses", lambda: shown)
     found = write_audit(tmp_path / "out", toy_evidence(), "lead", {})
     text = (tmp_path / "out/report.html").read_text()
     assert found["most_models"] == 12
@@ -173,9 +171,8 @@ def test_an_analysis_is_added_by_one_file(tmp_path, monkeypatch):
     assert pd.read_csv(tmp_path / "out/throw_away.csv")["models"].tolist() == [*SIZES.values()]
 
 
-def test_the_headline_numbers_are_those_of_the_generated_models(folder, tmp_path, monkeypatch):
-    stub(monkeypatch)
-    found = write_audit(tmp_path, toy_evidence(), "lead", {})
+def test_the_headline_numbers_are_those_of_the_generated_models(audited):
+    folder, found = audited
     table = {name: pd.read_csv(folder / f"{name}.csv").set_index("group") for name in TABLES}
     groups = table["groups"]["accuracy"]
     difference = groups["generated"] - groups["gaussian_full"]
@@ -188,7 +185,8 @@ def test_the_headline_numbers_are_those_of_the_generated_models(folder, tmp_path
 
 
 def test_a_number_that_is_not_defined_is_none(tmp_path, monkeypatch):
-    stub(monkeypatch)
+    tables = [replace(each, figures={}) for each in analyses()]
+    monkeypatch.setattr(report, "analyses", lambda: tables)
     evidence = toy_evidence()
     kept = {g: m for g, m in evidence.matrices.items() if g not in ("held_back", "second_run")}
     found = write_audit(tmp_path, toy_evidence(kept), "lead", {})
@@ -223,6 +221,8 @@ def test_the_lead_says_the_fit_and_what_it_misses(params):
         ("models", np.int64(2300), "2,300"),
         ("nearest", 12345.6, "12,346"),
         ("nearest", 0.00012, "1.2e-04"),
+        ("max_similarity", 1.0, "1.000"),
+        ("r2", -7.2e-10, "0.000"),
         ("nearest", float("nan"), "-"),
         ("rank", pd.NA, "-"),
     ],

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from pdiff.baselines.originals import (
-    Combined,
+    ema,
     ensemble,
-    exponential_averages,
     gaussian,
     greedy_soup,
-    interpolations,
+    interpolated,
     matrix,
     projections,
+    soup,
     soup_of,
-    soups,
 )
+from pdiff.baselines.registry import Draw
 from pdiff.parameters.subset import Models, Subset
 
 SUBSET = Subset({"a": (3,), "b": (2, 2)})
@@ -34,42 +34,55 @@ def originals(generator):
 # weights
 
 
-def test_a_soup_has_equal_parts_of_different_originals():
-    weights = soups(10, 4, 30, seed=0)
+@pytest.fixture
+def drawn(params):
+    """A function that draws a family's models, of these originals or of so many equal ones."""
+
+    def draw(make, originals: Models | int, models: int, level=None, **changes):
+        if isinstance(originals, int):
+            originals = Models(Subset({"x": (1,)}), torch.zeros(originals, 1))
+        config = params.baselines.model_copy(update={"rival_models": models} | changes)
+        return make(originals, Draw(make.__name__, level, config, 0))
+
+    return draw
+
+
+def test_a_soup_has_equal_parts_of_different_originals(drawn):
+    weights = drawn(soup, 10, 30, level=4).weights
     assert ((weights == 0.25).sum(1) == 4).all()
     assert ((weights == 0).sum(1) == 6).all()
     assert len(weights.unique(dim=0)) > 20
     assert (weights.sum(0) > 0).all()  # each original has its turn
 
 
-def test_a_soup_of_all_is_the_ensemble(originals):
-    models = Combined(originals, soups(5, 5, 3, seed=0))
+def test_a_soup_of_all_is_the_ensemble(originals, drawn):
+    models = drawn(soup, originals, 3, level=5)
     torch.testing.assert_close(
         matrix(models), ensemble(originals).row(0).repeat(3, 1), rtol=1e-6, atol=1e-7
     )
 
 
-def test_an_interpolation_lies_between_two_different_originals():
-    weights = interpolations(6, 400, seed=0)
+def test_an_interpolation_lies_between_two_different_originals(drawn):
+    weights = drawn(interpolated, 6, 400).weights
     assert ((weights > 0).sum(1) == 2).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(400).double())
 
 
-def test_the_share_of_an_interpolation_is_uniform():
-    weights = interpolations(2, 2000, seed=0)[:, 0]
+def test_the_share_of_an_interpolation_is_uniform(drawn):
+    weights = drawn(interpolated, 2, 2000).weights[:, 0]
     assert weights.mean().item() == pytest.approx(1 / 2, abs=4 * (1 / 12 / 2000) ** 0.5)
     assert weights.var().item() == pytest.approx(1 / 12, rel=0.06)
 
 
-def test_exponential_averages_by_hand():
+def test_exponential_averages_by_hand(drawn):
     x = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]).double()
     by_hand, average = [], x[0]
     for value in x:
         average = average if not by_hand else 0.75 * average + 0.25 * value
         by_hand.append(average)
-    found = exponential_averages(5, 3, 0.75) @ x  # as it stands at steps 0, 2 and 4
+    found = drawn(ema, 5, 3, ema_decay=0.75).weights @ x  # as it stands at steps 0, 2 and 4
     torch.testing.assert_close(found, torch.stack(by_hand)[[0, 2, 4]])
-    assert len(exponential_averages(5, 50, 0.75)) == 5
+    assert len(drawn(ema, 5, 50)) == 5
 
 
 def test_gaussian_draws_have_the_mean_and_covariance_of_the_points(generator):
