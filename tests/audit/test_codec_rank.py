@@ -39,18 +39,13 @@ def wrong(matrices) -> dict[str, torch.Tensor]:
     return {group: (values - 2) @ images > 0.8 for group, values in matrices.items()}
 
 
-def evidence_of(wrong, matrices) -> Evidence:
-    return Evidence(wrong, matrices, toy_models(wrong), {}, "test")
+def table_of(wrong, matrices) -> pd.DataFrame:
+    return rank_table(Evidence(wrong, matrices, toy_models(wrong), {}, "test"))
 
 
 @pytest.fixture(scope="module")
-def evidence(matrices, wrong) -> Evidence:
-    return evidence_of(wrong, matrices)
-
-
-@pytest.fixture(scope="module")
-def table(evidence) -> pd.DataFrame:
-    return rank_table(evidence)
+def table(matrices, wrong) -> pd.DataFrame:
+    return table_of(wrong, matrices)
 
 
 def test_ranks_rise_from_the_ensemble_to_the_originals_and_the_others_follow(table):
@@ -105,7 +100,7 @@ def test_the_ensemble_is_alike_to_itself_and_the_originals_leave_themselves_out(
 def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices, wrong):
     """With its own original it has similarity 1, which would say nothing of the others."""
     same = {**wrong, "projected_4": wrong["original"][[0, 2, 4, 6, 8]]}
-    row = rank_table(evidence_of(same, matrices)).set_index("group").loc["projected_4"]
+    row = table_of(same, matrices).set_index("group").loc["projected_4"]
     models = toy_models(wrong)
     among = models.loc[models["group"] == "original", "max_similarity"].iloc[[0, 2, 4, 6, 8]]
     assert row["max_similarity"] == 1
@@ -115,11 +110,12 @@ def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices
 
 def test_without_a_second_run_or_ranks_the_rest_stands(matrices, wrong):
     left = {g: errors for g, errors in wrong.items() if g[:6] not in ("second", "projec")}
-    found = rank_table(evidence_of(left, matrices))
+    found = table_of(left, matrices)
     assert list(found["group"]) == ["ensemble", "original", "reconstructed", "generated"]
 
 
-def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, evidence):
+def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, matrices, wrong):
+    evidence = Evidence(wrong, matrices, toy_models(wrong), {}, "test")
     figure = plot_codec_rank(evidence, table)
     exact = table[:4]
     for axes, y in zip(figure.axes, (100 * exact["accuracy"], exact[OTHERS]), strict=True):

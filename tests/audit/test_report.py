@@ -20,6 +20,7 @@ from pdiff.audit.analysis import Analysis, analyses
 from pdiff.audit.report import Section, cell, columns, heading, lead, number, write_audit
 from pdiff.config import GenerateConfig
 from tests.toys.audit import SIZES, toy_evidence
+from tests.toys.runs import FIT
 
 VOID = {"meta", "img", "br"}
 CHROMES = ("chromium", "chromium-browser", "google-chrome")
@@ -193,18 +194,11 @@ def test_a_number_that_is_not_defined_is_none(tmp_path, monkeypatch):
     assert found["z_second_run"] is None and found["z_held_back"] is None
 
 
-FIT = {
-    **{"r2": 0.987, "variance_first": 0.9, "variance_least": 0.81, "variance_median": 1.0},
-    **{"variance_most": 1.15, "outside": 0.01, "loss_held_out": 0.27, "loss_training": 0.26},
-    **{"loss_gaussian": 0.28, "reconstructed_more_alike": 0.01},
-}
-
-
 def test_the_lead_says_the_fit_and_what_it_misses(params):
     similarity = {"reconstructed_within": 0.749, "original_within": 0.735}
     config: GenerateConfig = params.generate
     said = lead({"fit": FIT, "similarity": similarity}, config, 0.98)
-    assert said.startswith("The codec explains R² = 0.987 of the checkpoints' deviation")
+    assert said.startswith("The codec explains R² = 0.990 of the checkpoints' deviation")
     assert said.endswith("The generator fits.")
     missed = lead({"fit": FIT | {"r2": 0.87}, "similarity": similarity}, config, 0.98)
     assert "The generator does not fit: the codec's R² is 0.87" in missed

@@ -11,9 +11,9 @@ import torch
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.baselines.registry import count_models
 from pdiff.config import parse_params
-from pdiff.core.files import load_tensors, save_tensors
+from pdiff.core.files import load_tensors
 from pdiff.core.runtime import make_generator
-from pdiff.diffusion.latents import LatentModel, held_out_rows
+from pdiff.diffusion.latents import LatentModel
 from pdiff.evaluation.predict import accuracy
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.images.batches import load_images
@@ -244,25 +244,6 @@ def test_minibatch_statistics_change_what_the_denoiser_learns_and_no_latent(auth
     after = [(folder / name).read_bytes() for name in files]
     assert before[0] == after[0]
     assert before[1] != after[1]
-
-
-def test_held_out_latents_are_not_learned(finished, tiny_raw, tmp_path):
-    """The denoiser is the same whatever they are."""
-    folder, latents = tmp_path / "run", "data/latents.safetensors"
-    shutil.copytree(finished, folder)
-    tensors, header = load_tensors(folder / latents)
-    held_out = held_out_rows(len(tensors["latents"]), tiny_raw["ddpm"]["held_out"])
-    assert held_out.sum() == 1
-    tensors["latents"][held_out] += 100
-    save_tensors(folder / latents, tensors, **header)
-    denoiser = folder / "models/denoiser.safetensors"
-    before = denoiser.read_bytes()
-    run_stages(folder, tiny_raw, ("train_ddpm",))
-    assert denoiser.read_bytes() == before
-    tensors["latents"][0] += 1
-    save_tensors(folder / latents, tensors, **header)
-    run_stages(folder, tiny_raw, ("train_ddpm",))
-    assert denoiser.read_bytes() != before
 
 
 def test_a_generator_that_does_not_fit_is_said_loudly(finished, tiny_raw, tmp_path, capsys):
