@@ -60,11 +60,11 @@ def explained(models: Float[Tensor, "M D"], originals: Float[Tensor, "K D"]) -> 
     """R2: what share of the originals' squared deviation from their mean these copies keep.
 
     Model i stands for the i-th of M originals that are spread evenly over the K. 1 for the
-    originals, 0 for their mean, less for copies that are worse than it.
+    originals, 0 for their mean, less for copies that are worse than it, NaN if originals are equal.
     """
     chosen = originals[spread_evenly(len(originals), len(models))].double()
     deviation = (chosen - originals.mean(0, dtype=torch.float64)).square().sum()
-    return float(1 - (models - chosen).square().sum() / deviation)
+    return float(1 - (models - chosen).square().sum() / deviation.where(deviation > 0, torch.nan))
 
 
 def _similarity_to_others(wrong: Wrong, group: str, *, leave_out: bool) -> float:

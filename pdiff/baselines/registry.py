@@ -81,7 +81,7 @@ class Family:
 
 
 _GENERATED = "Latents from the diffusion model, decoded."
-_SOUP = "The mean of originals, each added if the choosing split likes it."
+_SOUP = "The mean of originals, each added if the mean gets no worse on the choosing split."
 _HELD_BACK = "The checkpoints that follow the K, which nothing learns from."
 _SECOND_RUN = "Checkpoints of another fine-tuning run, with other batches."
 

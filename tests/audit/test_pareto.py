@@ -24,9 +24,7 @@ def test_a_model_without_similarity_is_not_on_the_front():
 
 
 def test_the_front_equals_the_definition_on_random_models(generator):
-    points = (
-        torch.rand(200, 2, generator=generator) * 20
-    ).round() / 20  # many are equal
+    points = (torch.rand(200, 2, generator=generator) * 20).round() / 20  # many are equal
     table = models(*map(tuple, points.tolist()))
     similarity, accuracy = points.T
     front = pareto_front(table)
