@@ -32,7 +32,7 @@ def main() -> None:
         numbers = summary.headline(table, shown)
         fit = fit_numbers(codec, latents, numbers["similarity"])
         missed = missed_bars(fit, params.generate, params.autoencoder.min_r2)
-        replicates = bootstrap(wrong, choosing, params.novelty.bootstrap, params.seed.model)
+        replicates = bootstrap(wrong, params.novelty.bootstrap, params.seed.model)
         summary.save_table(outputs.MODELS, models)
         save_replicates(outputs.BOOTSTRAP, replicates)
         summary.save_table(outputs.SUMMARY, table)

@@ -5,8 +5,7 @@ generator learned from these originals, so redrawing them would ask about anothe
 draws the same images for all groups and in every run with as many images, so replicates may be
 subtracted row by row: they are paired on the images.
 
-Axes: R replicates, M models of a group, T models of all groups, K originals, N images, V images
-of the split that chooses.
+Axes: R replicates, M models of a group, T models of all groups, K originals, N images.
 """
 
 from collections.abc import Mapping
@@ -33,8 +32,6 @@ class Replicates:
     accuracy: Numbers
     """The mean over the models."""
     best: Numbers
-    chosen: Numbers
-    """The accuracy of the model that errs least on the split that chooses."""
     similarity: Numbers
     """The mean over the models of the maximum similarity."""
     similarity_low: Numbers
@@ -42,15 +39,12 @@ class Replicates:
 
 
 def bootstrap(
-    wrong: Mapping[str, Bool[Tensor, "_ N"]],
-    wrong_choosing: Mapping[str, Bool[Tensor, "_ V"]],
-    replicates: int,
-    seed: int,
+    wrong: Mapping[str, Bool[Tensor, "_ N"]], replicates: int, seed: int
 ) -> dict[str, Replicates]:
     """Replicates of every group; `seed` draws the generated models.
 
-    The split that chooses is not redrawn. A maximum over models or originals is larger on redrawn
-    images, which are fewer different ones: `interval_around` moves replicates to the estimate.
+    A maximum over models or originals is larger on redrawn images, which are fewer different ones:
+    `interval_around` moves replicates to the estimate.
 
     Raises:
         InputError: a group has no model.
@@ -69,54 +63,31 @@ def bootstrap(
             models = torch.stack(drawn)
         accuracy = 1 - (weights @ errors.float().T).double() / weights.sum(1, keepdim=True)
         accuracy, own = accuracy.gather(1, models), similar[group].double().gather(1, models)
-        chosen = preference(wrong_choosing[group])[models].argmin(1, keepdim=True)
-        columns = (
-            *(accuracy.mean(1), accuracy.amax(1), accuracy.gather(1, chosen)[:, 0]),
-            *(own.mean(1), own.amin(1), own.amax(1)),
-        )
+        columns = (accuracy.mean(1), accuracy.amax(1), own.mean(1), own.amin(1), own.amax(1))
         found[group] = Replicates(*(column.numpy() for column in columns))
     return found
 
 
-def preference(wrong_choosing: Bool[Tensor, "M V"]) -> Tensor:
-    """Each model's place in the order in which the choosing split likes them; 0 is the chosen.
-
-    Of models that err equally often the first comes first.
-    """
-    return wrong_choosing.sum(1).argsort(stable=True).argsort()
-
-
-def interval(replicates: "np.ndarray | pd.Series", level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval: each tail leaves out at most (1 - level) / 2 of the replicates.
-
-    NaN without replicates, and where one is NaN.
-    """
-    values = np.sort(np.asarray(replicates, dtype=float))
-    if len(values) == 0 or np.isnan(values).any():
-        return float("nan"), float("nan")
-    left_out = min(int(len(values) * (1 - level) / 2 + 1e-9), (len(values) - 1) // 2)
-    return float(values[left_out]), float(values[-1 - left_out])
-
-
 def interval_around(estimate: float, replicates: Numbers) -> tuple[float, float]:
-    """The 95 % interval of replicates that are moved so that their mean is the estimate.
+    """The 95 % percentile interval of replicates that are moved until their mean is the estimate.
 
+    Each tail leaves out at most 2.5 % of them. NaN without replicates, and where one is NaN.
     Efron & Tibshirani 1993, section 10.2: the bootstrap's estimate of bias. The interval is for
     the number on as many images as there are, not for the limit of many images.
     """
-    return interval(replicates + (estimate - replicates.mean()))
+    if not len(replicates) or np.isnan(replicates).any():
+        return float("nan"), float("nan")
+    values = np.sort(replicates + (estimate - replicates.mean()))
+    left_out = int(len(values) * 0.025 + 1e-9)
+    return float(values[left_out]), float(values[-1 - left_out])
 
 
 def save_replicates(path: Path, found: Mapping[str, Replicates]) -> None:
     """A CSV with one row per group and replicate: group, replicate, the fields, in six digits."""
-    tables = []
-    for group, own in found.items():
-        table = pd.DataFrame(asdict(own))
-        table.insert(0, "replicate", range(len(table)))
-        table.insert(0, "group", group)
-        tables.append(table)
+    tables = {group: pd.DataFrame(asdict(own)) for group, own in found.items()}
+    table = pd.concat(tables, names=["group", "replicate"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(tables).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    table.to_csv(path, float_format="%.6f", lineterminator="\n")
 
 
 def by_group(table: pd.DataFrame) -> dict[str, Replicates]:
@@ -126,21 +97,6 @@ def by_group(table: pd.DataFrame) -> dict[str, Replicates]:
         str(group): Replicates(*(part[name].to_numpy(dtype=float) for name in names))
         for group, part in table.groupby("group", sort=False)
     }
-
-
-def weighted_iou(
-    a: Float[Tensor, "M N"], b: Float[Tensor, "Q N"], weights: Float[Tensor, " N"]
-) -> Float[Tensor, "M Q"]:
-    """IoU of wrong predictions (0 or 1) where image i was drawn `weights[i]` times."""
-    return _iou(a @ (b * weights).T, a @ weights, b @ weights)
-
-
-def _iou(
-    both: Float[Tensor, "M Q"], a: Float[Tensor, " M"], b: Float[Tensor, " Q"]
-) -> Float[Tensor, "M Q"]:
-    """From numbers of images: wrong in both, in a, in b. Two without any are identical."""
-    either = (a[:, None] + b) - both
-    return torch.where(either > 0, both / either, 1.0)
 
 
 def _image_weights(count: int, replicates: int) -> Float[Tensor, "R N"]:
@@ -171,8 +127,9 @@ def _max_similarities(
     for r in tqdm(range(len(weights)), "bootstrap", unit="replicate", disable=None):
         shown = weights[r, seen].nonzero().flatten()
         a = table.index_select(1, shown)
-        both = a @ (a[:count] * weights[r, seen][shown]).T
-        similarity = _iou(both, totals[r], totals[r, :count])
+        both = a @ (a[:count] * weights[r, seen][shown]).T  # (T, K)
+        either = totals[r][:, None] + totals[r, :count] - both
+        similarity = torch.where(either > 0, both / either, 1.0)
         similarity[itself, itself] = -1 if count > 1 else torch.nan
         found[r] = similarity.amax(1)
     sizes = [len(errors) for errors in groups.values()]

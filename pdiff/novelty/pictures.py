@@ -1,9 +1,9 @@
 """The paper's figures of one run, and what all figures share: legends, rows of boxes, small files.
 
-A group's name is a kind, with a level behind it where there are several: `noised_0.15`.
+A kind is a family of groups; a group's name has a level behind it where the family has several.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
@@ -38,9 +38,8 @@ def kinds(groups: Iterable[str]) -> dict[str, list[str]]:
 
 def back_to_front(groups: Iterable[str]) -> list[str]:
     """Groups in the order in which a figure draws them, one over the other."""
-    names = list(reversed(ordered(set(groups))))
-    front = [group for group in FRONT if group in names]
-    return [group for group in names if group not in front] + front
+    names = ordered(set(groups))[::-1]
+    return sorted(names, key=lambda group: FRONT.index(group) if group in FRONT else -1)
 
 
 def plot_scatter(
@@ -101,12 +100,12 @@ def _focus(axes: Axes, models: pd.DataFrame) -> None:
 def plot_similarities(models: pd.DataFrame) -> plt.Figure:
     """Distribution of the maximum similarity in each group (the paper's Figure 5c)."""
     groups = ordered(set(models["group"]))
-    values = {g: models.loc[models["group"] == g, "max_similarity"].to_numpy() for g in groups}
+    values = {g: models.loc[models["group"] == g, "max_similarity"] for g in groups}
     figure, axes = plt.subplots(figsize=(7.6, rows_height(len(groups))), layout="constrained")
-    draw_boxes(axes, values)
+    draw_boxes(axes, {group: own.to_numpy() for group, own in values.items()})
     for group in ("original", "generated"):
-        middle = np.nanmedian(values[group]) if np.isfinite(values[group]).any() else np.nan
-        axes.axvline(middle, color=colour(group, [group]), lw=1, ls="--", zorder=0)
+        style = {"color": colour(group, [group]), "lw": 1, "ls": "--", "zorder": 0}
+        axes.axvline(values[group].median(), **style)
     axes.set_xlabel(SIMILARITY)
     tidy(axes)
     name_rows(axes, [f"{label(group)} ({len(values[group])})" for group in groups])
@@ -142,34 +141,27 @@ def rows_height(count: int) -> float:
     return 1.3 + 0.21 * max(count, 4)
 
 
-def group_legend(figure: plt.Figure, counts: Mapping[str, int], extra: Iterable[Line2D] = ()):
+def group_legend(
+    figure: plt.Figure, counts: Mapping[str, int], extra: Sequence[Line2D] = ()
+) -> None:
     """One entry per kind, right of the axes, with the number of its models.
 
     A kind with levels shows three of its colours and the range of its levels.
     """
     handles, labels = [], []
     for groups in kinds(counts).values():
-        shown = [groups[0], groups[len(groups) // 2], groups[-1]] if len(groups) > 2 else groups
-        handles.append(tuple(_dot(colour(group, counts), group) for group in shown))
         last = f" to {split(groups[-1])[1]:g}" if len(groups) > 1 else ""
         labels.append(f"{label(groups[0])}{last} ({sum(counts[g] for g in groups):,})")
-    for line in extra:
-        handles.append((line,))
-        labels.append(line.get_label())
-    figure.legend(
-        handles,
-        labels,
-        loc="outside right upper",
-        frameon=False,
-        fontsize=8,
-        labelspacing=0.6,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
-    )
-
-
-def _dot(shade: str, group: str) -> Line2D:
-    marker, size = ("*", 10) if group == "ensemble" else ("o", 5)
-    return Line2D([], [], color=shade, marker=marker, markersize=size, linestyle="none")
+        marker, size = ("*", 10) if "ensemble" in groups else ("o", 5)
+        style = {"marker": marker, "markersize": size, "linestyle": "none"}
+        shown = [groups[0], groups[len(groups) // 2], groups[-1]] if len(groups) > 2 else groups
+        dots = (Line2D([], [], color=colour(group, counts), **style) for group in shown)
+        handles.append(tuple(dots))
+    handles += [(line,) for line in extra]
+    labels += [line.get_label() for line in extra]
+    style = {"loc": "outside right upper", "frameon": False, "fontsize": 8, "labelspacing": 0.6}
+    beside = {tuple: HandlerTuple(ndivide=None, pad=0.2)}
+    figure.legend(handles, labels, handler_map=beside, **style)
 
 
 def tidy(axes: Axes) -> None:

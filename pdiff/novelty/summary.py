@@ -3,6 +3,7 @@
 Axes: M models of a group, N images of the split that is reported, V of the one that chooses.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,20 +44,17 @@ def model_table(errors: Wrong, choosing: Wrong) -> pd.DataFrame:
     Accuracies are fractions. `max_similarity` is the IoU with the most similar original; an
     original leaves out itself.
     """
-    tables = []
+    tables = {}
     for group in ordered(errors):
-        own = errors[group]
-        original = group == "original"
+        own, original = errors[group], group == "original"
         similar = max_similarity_among(own) if original else max_similarity(own, errors["original"])
         columns = {
-            "group": group,
-            "model": range(len(own)),
             "accuracy": _accuracy(own),
             "choosing_accuracy": _accuracy(choosing[group]),
             "max_similarity": similar.double().numpy(),
         }
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True)
+        tables[group] = pd.DataFrame(columns)
+    return pd.concat(tables, names=["group", "model"]).reset_index()
 
 
 def _accuracy(errors: Bool[Tensor, "M N"]) -> Any:
@@ -95,27 +93,22 @@ def difference_table(
     paired on the images. They describe this run; a claim needs several (`pdiff.paper.verdict`).
     """
     means = models.groupby("group", sort=False)[["accuracy", "max_similarity"]].mean()
-    ours, rows = replicates["generated"], []
+    rows = []
     for group in means.index:
         row: dict[str, Any] = {"group": group, "models": len(errors[group])}
-        theirs = replicates[group]
-        for column, name, own, other in (
-            ("accuracy", "accuracy", ours.accuracy, theirs.accuracy),
-            ("max_similarity", "similarity", ours.similarity, theirs.similarity),
-        ):
+        for column, name in (("accuracy", "accuracy"), ("max_similarity", "similarity")):
             estimate = means.loc[group, column]
             difference = means.loc["generated", column] - estimate
-            row[column] = estimate
-            row[f"{column}_low"], row[f"{column}_high"] = interval_around(estimate, other)
-            ends = interval_around(difference, own - other)
-            numbers = (difference, *ends) if group != "generated" else (float("nan"),) * 3
-            row |= zip(
-                (f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high"),
-                numbers,
-                strict=True,
-            )
+            ours, theirs = (getattr(replicates[g], name) for g in ("generated", group))
+            low, high = interval_around(estimate, theirs)
+            row |= {column: estimate, f"{column}_low": low, f"{column}_high": high}
+            low, high = interval_around(difference, ours - theirs)
+            name = f"{name}_difference"
+            row |= {name: difference, f"{name}_low": low, f"{name}_high": high}
         rows.append(row | {"similarity_within": similarity_within(errors[group])})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.loc[table["group"] == "generated", table.columns.str.contains("difference")] = math.nan
+    return table
 
 
 def similarity_table(errors: Wrong) -> pd.DataFrame:
@@ -140,27 +133,24 @@ def headline(summary: pd.DataFrame, models: pd.DataFrame) -> dict[str, Any]:
     """The numbers that experiments are compared by, nested as DVC and MLflow show them."""
     rows = summary.set_index("group").to_dict("index")
     pair = ("original", "generated")
-    values = {g: models.loc[models["group"] == g, "accuracy"].to_numpy() for g in pair}
-    n = min(len(own) for own in values.values())
+    n = min(rows[group]["models"] for group in pair)
     accuracy: dict[str, float] = {}
-    for group, own in values.items():
-        accuracy |= {
-            f"{group}_best": rows[group]["accuracy_best"],
-            f"{group}_mean": rows[group]["accuracy_mean"],
-            f"{group}_chosen": rows[group]["accuracy_chosen"],
-            f"{group}_best_of_n": best_of_n(torch.tensor(own), n),
-        }
+    for group in pair:
+        own = torch.tensor(models.loc[models["group"] == group, "accuracy"].to_numpy())
+        names = ("best", "mean", "chosen")
+        accuracy |= {f"{group}_{name}": rows[group][f"accuracy_{name}"] for name in names}
+        accuracy[f"{group}_best_of_n"] = best_of_n(own, n)
     accuracy["ensemble"] = rows["ensemble"]["accuracy_mean"]
     others = [group for group in rows if group not in (*pair, "ensemble")]
     accuracy |= {f"{group}_mean": rows[group]["accuracy_mean"] for group in others}
-    original, generated = (rows[group] for group in pair)
     similarity = {
-        "original_max_mean": original["max_similarity_mean"],
-        "original_within": original["similarity_within"],
-        "generated_max_mean": generated["max_similarity_mean"],
-        "generated_max_low": generated["max_similarity_low"],
-        "generated_max_high": generated["max_similarity_high"],
-        "generated_within": generated["similarity_within"],
+        "original_max_mean": rows["original"]["max_similarity_mean"],
+        "original_within": rows["original"]["similarity_within"],
+        **{
+            f"generated_max_{name}": rows["generated"][f"max_similarity_{name}"]
+            for name in ("mean", "low", "high")
+        },
+        "generated_within": rows["generated"]["similarity_within"],
         "reconstructed_within": rows["reconstructed"]["similarity_within"],
     }
     return {"accuracy": accuracy, "similarity": similarity, "n": n}

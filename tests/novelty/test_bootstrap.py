@@ -15,13 +15,10 @@ from pdiff.novelty.bootstrap import (
     Replicates,
     bootstrap,
     by_group,
-    interval,
     interval_around,
-    preference,
     save_replicates,
-    weighted_iou,
 )
-from pdiff.novelty.iou import max_similarity, max_similarity_among, wrong_iou
+from pdiff.novelty.iou import max_similarity, max_similarity_among
 from pdiff.system.errors import InputError
 
 IMAGES = 400
@@ -37,14 +34,13 @@ def groups(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
     return made | {"ensemble": coins(1, 0.1, 2)} | changed
 
 
-def drawn(wrong: dict[str, torch.Tensor], replicates: int, seed: int = 1) -> dict[str, Replicates]:
-    """Where the split that chooses is the one that is reported."""
-    return bootstrap(wrong, wrong, replicates, seed)
+def drawn(count: int, seed: int = 1, **changed: torch.Tensor) -> dict[str, Replicates]:
+    return bootstrap(groups(**changed), count, seed)
 
 
 @pytest.fixture(scope="module")
 def replicates() -> dict[str, Replicates]:
-    return drawn(groups(), 2000)
+    return drawn(2000)
 
 
 @pytest.mark.parametrize("group", ["original", "generated", "ensemble"])
@@ -66,62 +62,49 @@ HALVES = torch.tensor([False, True]).repeat(8)[:, None].expand(-1, IMAGES)
 
 def test_generated_models_are_drawn_too():
     """The mean of M varies by std / sqrt(M), though all images agree."""
-    found = drawn(groups(generated=HALVES), 2000)["generated"]
+    found = drawn(2000, generated=HALVES)["generated"]
     assert found.accuracy.std() == pytest.approx(0.5 / math.sqrt(16), rel=0.08)
 
 
 @pytest.mark.parametrize("group", ["original", "soup_2", "second_run"])
 def test_originals_and_rivals_stay_as_they_are(group):
-    found = drawn(groups(**{group: HALVES}), 50)[group]
-    assert set(found.accuracy) == {0.5}
-
-
-def test_the_best_is_the_best_of_the_models_drawn():
-    found = drawn(groups(generated=HALVES[:2]), 2000)["generated"].best
-    assert set(found) == {0.0, 1.0}
-    assert found.mean() == pytest.approx(0.75, abs=0.04)
+    assert set(drawn(50, **{group: HALVES})[group].accuracy) == {0.5}
 
 
 def test_two_runs_draw_the_same_images():
     """Whatever their other models and seeds are."""
-    shared = coins(1, 0.1, 2)
-    first = drawn(groups(ensemble=shared), 50)
-    others = {"original": coins(9, 0.5, 3), "generated": coins(2, 0.4, 4), "ensemble": shared}
-    second = drawn(others, 50, seed=6)
-    assert first["ensemble"].accuracy.tolist() == second["ensemble"].accuracy.tolist()
-    assert len(set(first["ensemble"].accuracy)) > 10
+    first = drawn(50)["ensemble"].accuracy
+    others = {"original": coins(9, 0.5, 3), "generated": coins(2, 0.4, 4)}
+    second = drawn(50, seed=6, **others)["ensemble"].accuracy
+    assert first.tolist() == second.tolist()
+    assert len(set(first)) > 10
 
 
 def test_the_same_seed_gives_the_same_replicates_and_another_draws_other_models():
-    first, again, other = drawn(groups(), 20), drawn(groups(), 20), drawn(groups(), 20, seed=2)
-    for group in first:
-        pd.testing.assert_frame_equal(
-            pd.DataFrame(asdict(first[group])), pd.DataFrame(asdict(again[group]))
-        )
+    first, again, other = drawn(20), drawn(20), drawn(20, seed=2)
+    for name, values in asdict(first["generated"]).items():
+        assert values.tolist() == asdict(again["generated"])[name].tolist()
     assert (first["original"].accuracy == other["original"].accuracy).all()
     assert (first["generated"].accuracy != other["generated"].accuracy).any()
 
 
 def test_identical_originals_are_fully_similar():
     same = coins(1, 0.3, 0).expand(4, -1)
-    found = drawn(groups(original=same, generated=same), 50)
-    for group in ("original", "generated"):
-        own = found[group]
+    found = drawn(50, original=same, generated=same)
+    for own in (found["original"], found["generated"]):
         assert {*own.similarity, *own.similarity_low, *own.similarity_high} == {1.0}
 
 
 def test_models_without_errors_are_identical():
     none = torch.zeros(3, IMAGES, dtype=torch.bool)
-    found = drawn({"original": none, "generated": none, "ensemble": none[:1]}, 5)
+    found = drawn(5, original=none, generated=none)
     assert {*found["original"].similarity, *found["generated"].similarity} == {1.0}
-    assert set(found["ensemble"].accuracy) == {1.0}
 
 
 def test_a_single_original_has_no_similarity_and_the_rest_stays():
-    found = drawn(groups(original=coins(1, 0.3, 0)), 20)
     undefined = [
         (group, name)
-        for group, own in found.items()
+        for group, own in drawn(20, original=coins(1, 0.3, 0)).items()
         for name, values in asdict(own).items()
         if np.isnan(values).any()
     ]
@@ -137,8 +120,7 @@ def test_replicates_equal_a_direct_computation():
         "ensemble": coins(1, 0.2, 2, 30),
         "soup_2": coins(4, 0.3, 5, 30),
     }
-    choosing = {group: coins(len(errors), 0.4, 7, 20) for group, errors in wrong.items()}
-    found = bootstrap(wrong, choosing, 25, 1)
+    found = bootstrap(wrong, 25, 1)
     images = make_generator(30, "bootstrap", "images")
     random = make_generator(1, "bootstrap", "generated")
     for r in range(25):
@@ -153,12 +135,9 @@ def test_replicates_equal_a_direct_computation():
                 max_similarity_among(own) if group == "original" else max_similarity(own, originals)
             )[models]
             accuracy = 1 - own[models].double().mean(1)
-            liked = 1 - choosing[group][models].double().mean(1)
-            first = min(models[liked == liked.max()].tolist())
             row = {
                 "accuracy": accuracy.mean(),
                 "best": accuracy.max(),
-                "chosen": accuracy[models == first][0],
                 "similarity": similar.mean(),
                 "similarity_low": similar.min(),
                 "similarity_high": similar.max(),
@@ -167,20 +146,9 @@ def test_replicates_equal_a_direct_computation():
                 assert getattr(found[group], name)[r] == pytest.approx(value.item(), abs=1e-6)
 
 
-def test_the_chosen_model_is_the_first_that_the_choosing_split_likes_best():
-    assert preference(torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 1]]).bool()).tolist() == [2, 0, 1]
-
-
-def test_a_chosen_model_keeps_its_own_accuracy_on_the_split_that_is_reported():
-    wrong = groups(generated=torch.tensor([[False], [True]]).expand(-1, IMAGES))
-    choosing = wrong | {"generated": ~wrong["generated"]}
-    found = bootstrap(wrong, choosing, 400, 1)["generated"].chosen
-    assert set(found) == {0.0, 1.0}
-    assert found.mean() == pytest.approx(0.25, abs=0.07)  # only if the worse is not drawn
-
-
 def test_a_group_has_the_same_replicates_whatever_other_groups_there_are():
-    alone, beside = drawn(groups(), 20), drawn({"soup_2": coins(3, 0.2, 8), **groups()}, 20)
+    alone = drawn(20)
+    beside = bootstrap({"soup_2": coins(3, 0.2, 8), **groups()}, 20, 1)
     for group, own in alone.items():
         assert own.accuracy.tolist() == beside[group].accuracy.tolist()
         assert own.similarity.tolist() == beside[group].similarity.tolist()
@@ -188,11 +156,11 @@ def test_a_group_has_the_same_replicates_whatever_other_groups_there_are():
 
 def test_a_group_without_models_is_refused_by_name():
     with pytest.raises(InputError, match="groups without a model: soup_2"):
-        drawn(groups(soup_2=torch.zeros(0, IMAGES, dtype=torch.bool)), 5)
+        drawn(5, soup_2=torch.zeros(0, IMAGES, dtype=torch.bool))
 
 
 def test_replicates_come_back_from_their_file_in_six_digits(tmp_path):
-    found = drawn(groups(), 5)
+    found = drawn(5)
     save_replicates(tmp_path / "data/bootstrap.csv", found)
     table = pd.read_csv(tmp_path / "data/bootstrap.csv")
     assert table["group"].tolist() == [group for group in found for _ in range(5)]
@@ -202,14 +170,6 @@ def test_replicates_come_back_from_their_file_in_six_digits(tmp_path):
     for group, own in found.items():
         for name, values in asdict(own).items():
             np.testing.assert_allclose(getattr(again[group], name), values, atol=6e-7)
-
-
-def test_the_weighted_iou_is_that_of_repeated_images():
-    a, b = coins(4, 0.3, 0, 12), coins(3, 0.5, 1, 12)
-    times = torch.tensor([0, 1, 2, 3] * 3)
-    repeated = [errors.repeat_interleave(times, 1) for errors in (a, b)]
-    found = weighted_iou(a.float(), b.float(), times.float())
-    torch.testing.assert_close(found, wrong_iou(*repeated))
 
 
 def test_the_interval_covers_a_difference_given_the_originals(monkeypatch):
@@ -234,22 +194,20 @@ def test_the_interval_covers_a_difference_given_the_originals(monkeypatch):
         for group, level in (("original", levels), ("generated", own)):
             chance = random.normal(0, 0.5, size=(40, 150))
             wrong[group] = torch.from_numpy(level + images + chance > 0)
-        found = drawn(wrong, 100)
-        low, high = interval(found["generated"].accuracy - found["original"].accuracy)
+        found = bootstrap(wrong, 100, 1)
+        difference = wrong["original"].double().mean() - wrong["generated"].double().mean()
+        draws = found["generated"].accuracy - found["original"].accuracy
+        low, high = interval_around(difference.item(), draws)
         hits += low <= true <= high
     assert hits / sets >= 0.93
 
 
-def test_the_interval_holds_the_middle_95_percent():
-    assert interval(pd.Series(range(1001))) == pytest.approx((25.0, 975.0))
-    assert interval(np.array([1.0, 2.0, 3.0]), level=0.0) == (2.0, 2.0)
-
-
 def test_the_interval_of_an_undefined_number_is_undefined():
-    assert all(math.isnan(end) for end in interval(np.array([])))
-    assert all(math.isnan(end) for end in interval(np.array([0.5, math.nan])))
+    assert all(math.isnan(end) for end in interval_around(0.5, np.array([])))
+    assert all(math.isnan(end) for end in interval_around(0.5, np.array([0.5, math.nan])))
 
 
-def test_an_interval_around_an_estimate_keeps_its_width():
+def test_an_interval_holds_the_middle_95_percent_around_the_estimate():
     replicates = np.arange(1001.0)  # their mean is 500
+    assert interval_around(500.0, replicates) == pytest.approx((25.0, 975.0))
     assert interval_around(2.0, replicates) == pytest.approx((-473.0, 477.0))

@@ -104,7 +104,7 @@ def test_groups_without_an_error_are_fully_similar_and_an_empty_one_not_at_all()
 def constant(value: float, similarity: float, shift: float = 0.0) -> Replicates:
     """Replicates around these values that all groups share, up to a `shift`."""
     images = np.linspace(-0.1, 0.1, 1001) + shift
-    return Replicates(*[value + images] * 3, *[similarity + images] * 3)
+    return Replicates(*[value + images] * 2, *[similarity + images] * 3)
 
 
 def test_differences_are_the_generated_models_less_each_group(models):

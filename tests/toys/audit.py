@@ -54,4 +54,4 @@ def toy_evidence(
     matrices, wrong = matrices or toy_matrices(), wrong or toy_wrong()
     wrong = {group: errors for group, errors in wrong.items() if group in matrices}
     matrices = {group: matrices[group] for group in wrong}
-    return Evidence(wrong, matrices, toy_models(wrong), bootstrap(wrong, wrong, 20, 0), "test")
+    return Evidence(wrong, matrices, toy_models(wrong), bootstrap(wrong, 20, 0), "test")
