@@ -10,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from pdiff import tracking
-from pdiff.paper.complete import complete, repeatable, seed_list
 from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
-from pdiff.paper.experiments import Experiment, make_experiment, short_name
-from pdiff.paper.fit import RECIPES, gather_fit, write_fit
+from pdiff.paper.experiments import Experiment, make_experiment, shareable, short_name, telling
+from pdiff.paper.fit import RECIPES, write_fit
 from pdiff.paper.memory import plan
+from pdiff.paper.pipelines import Setting, gather, seed_list, seed_pairs
 from pdiff.paper.render import write
-from pdiff.paper.results import ABLATIONS, Measured, Pair, Setting, gather, seed_pairs
-from pdiff.paper.verdict import write_verdict
+from pdiff.paper.results import Measured
+from pdiff.paper.runner import complete
+from pdiff.paper.verdict import ABLATIONS, write_verdict
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 
@@ -32,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "pdiff.paper", *repeatable(arguments)])
-    makers = {VERDICT: _make_verdict, FIT: _make_fit}
+    make = make_pipelines if options.table in (VERDICT, FIT) else make_table
     try:
-        return makers.get(options.table, _make_table)(options, command)
+        return make(options, command)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -64,13 +65,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_table(options: argparse.Namespace, command: str) -> int:
+def make_table(options: argparse.Namespace, command: str) -> int:
     """A table or figure of the paper."""
     if options.whole or options.base_seeds or options.ablations:
         raise InputError(f"--whole, --base-seeds and --ablations belong to `{VERDICT}`")
     wanted = table(options.table)
-    cells = [(row, _experiments(row, wanted, options)) for row in chosen_rows(wanted, options)]
-    asked = [experiment for _, experiments in cells for experiment in experiments]
+    rows = chosen_rows(wanted, options)
+    cells = [_experiments(row, wanted, options) for row in rows]
+    asked = [experiment for experiments in cells for experiment in experiments]
     if options.dry_run and wanted.kind == "memory":
         print(plan(options.full))
         return 0
@@ -79,52 +81,38 @@ def _make_table(options: argparse.Namespace, command: str) -> int:
         return 0
     library, failures = completed
     measured = [
-        Measured(row, experiments, [library.find(e) for e in experiments], failures)
-        for row, experiments in cells
+        Measured(row, experiments, list(map(library.find, experiments)), failures)
+        for row, experiments in zip(rows, cells, strict=True)
     ]
-    paths, frame = write(
-        wanted, measured, options.out or result_folder(options), command, options.full
-    )
+    folder = options.out or result_folder(options)
+    paths, frame = write(wanted, measured, folder, command, options.full)
     own = (None, None) if wanted.own_cells else PAPER[1:]
     setting = filter(None, (options.recipe, options.data or own[0], options.net or own[1]))
     return _publish(f"{wanted.file} ({', '.join(setting)})", frame, paths, asked, failures)
 
 
-def _make_verdict(options: argparse.Namespace, command: str) -> int:
-    """The verdict on one setting, from whole pipelines or from bases x model seeds."""
-    setting, pairs = _pipelines(options)
-    names = ("", *ABLATIONS) if options.ablations else ("",)
-    asked = [setting.experiment(*pair, name) for pair in pairs for name in names]
-    completed = complete(asked, options, VERDICT)
-    if completed is None:
-        return 0
-    library, failures = completed
-    found, absent = gather(setting, pairs, library, failures)
-    folder = options.out or root() / "results"
-    paths, frame = write_verdict(setting, found, absent, folder, command)
-    return _publish(f"{VERDICT} ({setting.title})", frame, paths, asked, failures)
-
-
-def _make_fit(options: argparse.Namespace, command: str) -> int:
-    """Whether the recipe's generator fits, beside that of the first version."""
-    setting, pairs = _pipelines(options)
-    asked = [setting.experiment(*pair, name) for name in RECIPES for pair in pairs]
-    completed = complete(asked, options, FIT)
-    if completed is None:
-        return 0
-    library, failures = completed
-    found = gather_fit(setting, pairs, library)
-    paths, frame = write_fit(setting, found, options.out or root() / "results", command)
-    return _publish(f"{FIT} ({setting.title})", frame, paths, asked, failures)
-
-
-def _pipelines(options: argparse.Namespace) -> tuple[Setting, list[Pair]]:
-    """What all runs of a verdict or a fit share, and their pairs of seeds."""
+def make_pipelines(options: argparse.Namespace, command: str) -> int:
+    """The verdict on one setting, or whether its generator fits beside the first version's."""
     if options.rows:
         raise InputError(f"--rows: `{options.table}` has none")
-    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
+    setting = Setting(*_presets(options), tuple(options.set))
     pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
-    return Setting(*chosen, tuple(options.set)), pairs
+    known = RECIPES if options.table == FIT else ("", *ABLATIONS)
+    ablations = known if options.table == FIT or options.ablations else ("",)
+    asked = [setting.experiment(*pair, name) for pair in pairs for name in ablations]
+    completed = complete(asked, options, options.table)
+    if completed is None:
+        return 0
+    library, failures = completed
+    found, absent = gather(setting, pairs, known, library, failures)
+    write = write_fit if options.table == FIT else write_verdict
+    paths, frame = write(setting, found, absent, options.out or root() / "results", command)
+    return _publish(f"{options.table} ({setting.title})", frame, paths, asked, failures)
+
+
+def _presets(options: argparse.Namespace) -> tuple[str, str, str]:
+    """Recipe, data set and net, the paper's where none is chosen."""
+    return options.recipe, options.data or PAPER[1], options.net or PAPER[2]
 
 
 def _publish(
@@ -138,13 +126,21 @@ def _publish(
     print(paths[1].read_text())
     for path in paths:
         print(f"wrote {path}")
-    rounded = frame.round(6).astype(object)
-    rows = rounded.where(frame.notna(), None).to_numpy().tolist()
+    rows = frame.round(6).astype(object).where(frame.notna(), None).to_numpy().tolist()
     tracking.log_table(name, list(frame.columns), rows, paths)
     for sha, reason in failures.items():
         failed = next(e.name for e in experiments if e.sha == sha)
         print(f"failed: {failed}: {reason}", file=sys.stderr)
     return 3 if failures else 0
+
+
+def repeatable(arguments: Sequence[str]) -> list[str]:
+    """The arguments that say what is in the table, for whoever wants to make it anew."""
+    parts = list(arguments)
+    if "--out" in parts:
+        place = parts.index("--out")
+        del parts[place : place + 2]
+    return [shareable(part) for part in parts if part not in ("--no-run", "--any-code")]
 
 
 def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
@@ -180,18 +176,15 @@ def _experiments(row: Row, wanted: Table, options: argparse.Namespace) -> list[E
     """One experiment a seed."""
     base = [f"recipe={options.recipe}"]
     if not wanted.own_cells:
-        base += [f"data={options.data or PAPER[1]}", f"net={options.net or PAPER[2]}"]
-    return [
-        make_experiment([*base, *row.overrides, *options.set, f"seed.model={seed}"])
-        for seed in seed_list(options.seeds, "--seeds")
-    ]
+        _, data, net = _presets(options)
+        base += [f"data={data}", f"net={net}"]
+    seeds = [f"seed.model={seed}" for seed in seed_list(options.seeds, "--seeds")]
+    return [make_experiment([*base, *row.overrides, *options.set, seed]) for seed in seeds]
 
 
 def result_folder(options: argparse.Namespace) -> Path:
     """`results`, and below it a folder for what is not the paper's own setting."""
-    chosen = (options.recipe, options.data or PAPER[1], options.net or PAPER[2])
-    if chosen == PAPER and not options.set:
+    if _presets(options) == PAPER and not options.set:
         return root() / "results"
-    more = [override for override in options.set if not override.startswith("data.root=")]
-    name = short_name(*filter(None, (options.recipe, options.data, options.net)), *more)
-    return root() / "results" / name
+    chosen = (options.recipe, options.data or "", options.net or "")
+    return root() / "results" / short_name(*chosen, *telling(options.set))

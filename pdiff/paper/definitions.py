@@ -4,13 +4,13 @@
 everywhere else.
 """
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from pdiff.system.errors import InputError
@@ -19,12 +19,12 @@ TABLES = Path(__file__).with_name("tables.yaml")
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 DEFAULT = ("data=cifar100", "net=resnet18")
 """The paper's setting where a row names no other."""
-LOGGED = {  # our names of the columns of the authors' logs
-    "original_best": "original_acc_max",
-    "original_mean": "original_acc_mean",
-    "generated_best": "generated_acc_max",
-    "generated_mean": "generated_acc_mean",
-    "generated_similarity": "origin-generated(max)",
+LOGGED = {  # columns of the authors' logs, and our names
+    "original_acc_max": "original_best",
+    "original_acc_mean": "original_mean",
+    "generated_acc_max": "generated_best",
+    "generated_acc_mean": "generated_mean",
+    "origin-generated(max)": "generated_similarity",
 }
 GENERAL = (  # the paper's claims in every table: text, larger measure, smaller measure
     ("generated best beats the originals' best", "generated_best", "original_best"),
@@ -47,17 +47,11 @@ class Row:
 
     def authors(self) -> dict[str, float]:
         """The numbers of the authors' own log, in our names; empty where there is no log."""
-        log = _logs().get(self.log or "", {})
-        return {name: float(log[key]) for name, key in LOGGED.items() if log.get(key)}
+        return _logs().get(self.log or "", {})
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One number is larger than another; each is (label of a row, measure)."""
-
-    text: str
-    larger: tuple[str, str]
-    smaller: tuple[str, str]
+Difference = tuple[str, tuple[str, str], tuple[str, str]]
+"""What the paper claims to be larger, and than what: text, (label, measure), (label, measure)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class Table:
     title: str
     measures: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Difference, ...] = ()
     own_cells: bool = False
     """Rows name their data set and net themselves (Tables 1, 2 and 7)."""
     kind: str = "experiments"
@@ -95,14 +89,14 @@ def table(name: str) -> Table:
         raise InputError(f"unknown table {name!r}; there are {', '.join(names())}")
     entry = dict(_read(TABLES)["tables"][name])
     columns, cells = entry.pop("columns", entry.get("measures", [])), entry.pop("cells", {})
-    rows = tuple(_cells(cells, columns) if cells else _rows(entry.pop("rows", {}), columns))
-    more, default = entry.pop("claims", []), entry.pop("default", None)
-    claims = [Claim(text, (a, measure), (b, measure)) for text, a, b, measure in more]
+    rows = list(_cells(cells, columns) if cells else _rows(entry.pop("rows", {}), columns))
+    claims = [(text, (a, measure), (b, measure)) for text, a, b, measure in entry.pop("claims", [])]
+    default = entry.pop("default", None)
     if rows and not cells:
         default = default or next((r.label for r in rows if not r.overrides), rows[-1].label)
-        claims = [Claim(text, (default, a), (default, b)) for text, a, b in GENERAL] + claims
-    found = {"rows": rows, "claims": tuple(claims), "own_cells": bool(cells)}
-    return Table(name, **(entry | found | {"measures": tuple(entry.get("measures", []))}))
+        claims = [(text, (default, a), (default, b)) for text, a, b in GENERAL] + claims
+    entry["measures"] = tuple(entry.get("measures", []))
+    return Table(name, rows=tuple(rows), claims=tuple(claims), own_cells=bool(cells), **entry)
 
 
 def label(group: str, preset: str) -> str:
@@ -110,25 +104,25 @@ def label(group: str, preset: str) -> str:
     return _read(TABLES)["names"][group].get(preset, preset)
 
 
-def _rows(rows: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Row]:
+def _rows(rows: Mapping[str, Any], columns: list[str]) -> Iterator[Row]:
     for name, row in rows.items():
         overrides = (f"ablation={row['ablation']}",) if "ablation" in row else ()
         log = row.get("log") or " ".join(["recipe=paper", *DEFAULT, *overrides])
         yield Row(name, overrides, _fractions(columns, row.get("paper")), log)
 
 
-def _cells(cells: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> Iterator[Row]:
+def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterator[Row]:
     for outer, inner in cells.items():
-        by_data = outer in _read(TABLES)["names"]["data"]
         for other, paper in inner.items():
+            by_data = outer in _read(TABLES)["names"]["data"]
             data, net = (outer, other) if by_data else (other, outer)
-            title = f"{label('data', data)}, {label('net', net)}"
             overrides = (f"data={data}", f"net={net}")
             log = " ".join(["recipe=paper", *overrides])
+            title = f"{label('data', data)}, {label('net', net)}"
             yield Row(title, overrides, _fractions(columns, paper), log)
 
 
-def _fractions(columns: Sequence[str], values: Sequence[float] | None) -> dict[str, float]:
+def _fractions(columns: list[str], values: list[float] | None) -> dict[str, float]:
     pairs = zip(columns, values, strict=True) if values else ()
     return {name: value if "similarity" in name else value / 100 for name, value in pairs}
 
@@ -139,10 +133,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @cache
-def _logs() -> dict[str, dict[str, str]]:
+def _logs() -> dict[str, dict[str, float]]:
     """The authors' logs, by their folder and by the overrides of our experiment."""
-    with (REFERENCE / "author_logs.csv").open(newline="") as file:
-        logs = {row["tag"]: row for row in csv.DictReader(file)}
-    with (REFERENCE / "recipes.csv").open(newline="") as file:
-        tags = {row["overrides"]: row["tag"] for row in csv.DictReader(file)}
-    return logs | {overrides: logs[tag] for overrides, tag in tags.items() if tag in logs}
+    logs = pd.read_csv(REFERENCE / "author_logs.csv", index_col="tag")
+    logs = logs[list(LOGGED)].rename(columns=LOGGED)
+    recipes = pd.read_csv(REFERENCE / "recipes.csv", usecols=["overrides", "tag"])
+    ours = recipes.join(logs, on="tag", how="inner").set_index("overrides").drop(columns="tag")
+    return {name: row.dropna().to_dict() for name, row in pd.concat([logs, ours]).iterrows()}

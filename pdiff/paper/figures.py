@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from torch import Tensor
 
+from pdiff import outputs
 from pdiff.baselines import registry as families
 from pdiff.core.files import load_tensors
 from pdiff.novelty.pictures import save_figure, tidy
 from pdiff.paper.results import Measured
 from pdiff.system.errors import InputError
 
-CHECKPOINTS = "data/checkpoints.safetensors"
-TRAJECTORY = "plots/evaluate_generated.csv"
 PAIR = ("original", "generated")
 LINES = ("#3b6fb6", "#d1495b", "#e0a030", "#5cae72", "#7a5195", "#444444")
 SHOWN = 64
@@ -27,18 +25,16 @@ SHOWN = 64
 
 def draw(name: str, path: Path, rows: Sequence[Measured]) -> bool:
     """Draw figure `name` from the rows that have run; False, and no file, if none has."""
-    ready = [row for row in rows if row.found and row.models is not None]
-    if not ready:
-        return False
-    DRAW[name](path, ready)
-    return True
+    ready = [row for row in rows if len(row.models)]
+    if ready:
+        DRAW[name](path, ready)
+    return bool(ready)
 
 
 def _finish(figure: plt.Figure, axes: Axes, path: Path, columns: int = 6) -> None:
     """Write the figure with the legend of `axes` above it."""
-    place = "outside upper center"
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc=place, ncols=columns, frameon=False, fontsize=8)
+    style = {"loc": "outside upper center", "frameon": False, "fontsize": 8}
+    figure.legend(*axes.get_legend_handles_labels(), ncols=columns, **style)
     for each in figure.axes:
         tidy(each)
     save_figure(figure, path)
@@ -78,14 +74,13 @@ def scatter_together(path: Path, rows: Sequence[Measured]) -> None:
 
 def trajectories(path: Path, rows: Sequence[Measured]) -> None:
     """Accuracy of unfinished samples along the reverse process (Figure 5b)."""
-    frame = rows[0].found[0].frame(TRAJECTORY)
+    frame = rows[0].found[0].frame(outputs.TRAJECTORY_CURVE)
     if frame is None or frame.empty:
         raise InputError("figure_5b: the experiment followed no sample; generate.trajectories is 0")
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    samples = frame.columns.drop(["step", "trajectory_mean"])
-    for name, colour in zip(samples, LINES, strict=False):
-        label = name.replace("trajectory_", "sample ")
-        axes.plot(frame["step"], 100 * frame[name], color=colour, linewidth=1.3, label=label)
+    samples = 100 * frame.set_index("step").drop(columns="trajectory_mean")
+    samples.columns = samples.columns.str.replace("trajectory_", "sample ")
+    samples.iloc[:, : len(LINES)].plot(ax=axes, color=LINES, linewidth=1.3, legend=False)
     mean = 100 * rows[0].value("original_mean")
     axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
     axes.set(xlabel="sampling step", ylabel="test accuracy (%)")
@@ -114,7 +109,7 @@ def violins(path: Path, rows: Sequence[Measured]) -> None:
 
 def heat_map(path: Path, rows: Sequence[Measured]) -> None:
     """Values of the generated tensors at every checkpoint, weights above biases (Figure 1)."""
-    found = rows[0].found[0].file(CHECKPOINTS)
+    found = rows[0].found[0].file(outputs.CHECKPOINTS)
     if found is None:
         raise InputError("figure_1: the checkpoints are no longer on this machine")
     stack, header = load_tensors(found)
@@ -122,7 +117,8 @@ def heat_map(path: Path, rows: Sequence[Measured]) -> None:
     size = (8, 1.5 * len(names) + 0.6)
     figure, panels = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
     for axes, name in zip(panels[:, 0], names, strict=True):
-        values = _deviation(stack[name])
+        flat = stack[name].flatten(1)[:, :SHOWN]  # (K, SHOWN)
+        values = (flat - flat[0]).numpy()
         limit = float(np.abs(values).max()) or 1.0
         style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
         image = axes.imshow(values.T, aspect="auto", **style)
@@ -131,12 +127,6 @@ def heat_map(path: Path, rows: Sequence[Measured]) -> None:
         figure.colorbar(image, ax=axes, pad=0.01)
     panels[-1, 0].set_xlabel("checkpoint")
     save_figure(figure, path)
-
-
-def _deviation(tensor: Tensor) -> np.ndarray:
-    """(K, at most SHOWN) values, less those of the first checkpoint."""
-    flat = tensor.flatten(1)[:, :SHOWN]
-    return (flat - flat[0]).numpy()
 
 
 FIGURES = (scatter_panels, scatter_together, trajectories, violins, heat_map)

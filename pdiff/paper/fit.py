@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from pdiff import outputs
 from pdiff.baselines.registry import label
-from pdiff.core.files import write_text
 from pdiff.diffusion.bars import MORE_ALIKE, SLACK
-from pdiff.paper.experiments import Library, Result
-from pdiff.paper.render import grid
-from pdiff.paper.results import Pair, Setting
+from pdiff.paper.pipelines import Found, Setting
+from pdiff.paper.render import grid, write_pair
+from pdiff.paper.results import Result
 from pdiff.system.errors import InputError
 
 RECIPES = {"": "generated", "normalise_tensor": "generated, `ablation=normalise_tensor`"}
@@ -36,11 +36,13 @@ BARS = {  # what is measured; the least and the most that it may be
 }
 OF_DIGITS = {"right": 0.006}
 """Wider on 360 test images than on thousands: how far accuracy may lie from fresh runs."""
+READING = """Variance ratios are generated over originals, along each principal direction of the
+originals' latents that holds more than 1 % of their variance."""
 
 
 def numbers(result: Result) -> pd.Series:
     """What `BARS` measure in one run, and `GROUP.COLUMN`; InputError where it has no audit."""
-    groups = result.frame("report/audit/groups.csv")
+    groups = result.frame(outputs.AUDIT / "groups.csv")
     if groups is None or "fit" not in result.metrics:
         raise InputError(f"{result.name}: no audit or no measured fit; run it anew")
     table = groups.set_index("group").reindex([*RIVALS, *MADE])[[*COLUMNS]]
@@ -55,44 +57,42 @@ def numbers(result: Result) -> pd.Series:
 
 
 def write_fit(
-    setting: Setting,
-    found: Mapping[str, Sequence[Result]],
-    folder: Path,
-    command: str,
+    setting: Setting, found: Found, absent: Sequence[str], folder: Path, command: str
 ) -> tuple[list[Path], pd.DataFrame]:
-    """Write the table of the results of each ablation; its paths and its rows."""
-    if not found.get(""):
-        raise InputError(f"fit: no experiment of {setting.title} is there")
-    runs = {n: pd.DataFrame(map(numbers, results)) for n, results in found.items() if results}
+    """Write the table of the results of each ablation; its paths and its rows.
+
+    `absent` are lines on runs that are not there. Raises `InputError` if nothing has run.
+    """
+    results = {name: [runs[name] for runs in found.values() if name in runs] for name in RECIPES}
+    if not results[""]:
+        raise InputError(f"fit: no experiment of {setting.title} is there: {'; '.join(absent)}")
+    runs = {n: pd.DataFrame(map(numbers, own)) for n, own in results.items() if own}
     bars, groups = _bar_rows(setting, runs), _group_rows(runs)
-    frame = pd.concat([bars, groups], ignore_index=True)
-    commits = ", ".join(dict.fromkeys(r.commit for results in found.values() for r in results))
-    counts = ", ".join(f"{len(r)} of {name or 'this recipe'}" for name, r in found.items())
-    text = f"""# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}
-
-`{command}`, run at commit {commits}. Whole pipelines: {counts};
-mean ± standard deviation over them. Variance ratios are generated over
-originals, along each principal direction of the originals' latents that holds more than
-1 % of their variance.
-
-"""
+    commits = ", ".join(dict.fromkeys(r.commit for own in results.values() for r in own))
+    counts = ", ".join(f"{len(own)} of {n or 'this recipe'}" for n, own in results.items())
     cells = []
     for name, rows in bars.groupby("row", sort=False):
         own = {row.recipe: _bar_cell(row) for row in rows.itertuples()}
         wanted = _wanted(rows["low"].iloc[0], rows["high"].iloc[0])
         cells.append([name, wanted, *(own.get(recipe, "not run") for recipe in RECIPES)])
-    lines = [*grid(["bar", "wanted", *RECIPES.values()], cells), ""]
-    cells = []
+    models = []
     for row in groups.to_dict("records"):
         name = RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
         accuracy = _spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
-        cells.append([name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])])
-    lines += grid(["group", "accuracy, %", "maximum similarity", "similarity within"], cells)
-    name = "_".join(["fit", setting.recipe, setting.data, setting.net])  # overrides are too long
-    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
-    write_text(paths[0], frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_text(paths[1], text + "\n".join(lines) + "\n")
-    return paths, frame
+        models.append([name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])])
+    lines = [
+        f"# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}",
+        "",
+        f"`{command}`, run at commit {commits}. Whole pipelines: {counts};",
+        f"mean ± standard deviation over them. {READING}",
+        "",
+        *grid(["bar", "wanted", *RECIPES.values()], cells),
+        "",
+        *grid(["group", "accuracy, %", "maximum similarity", "similarity within"], models),
+        *(["", *(f"- {line}" for line in absent)] if absent else []),
+    ]
+    frame = pd.concat([bars, groups], ignore_index=True)
+    return write_pair(folder, f"fit_{setting.name}", frame, "\n".join(lines) + "\n"), frame
 
 
 def _bar_rows(setting: Setting, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -137,11 +137,3 @@ def _spread(mean: float, std: float, digits: int) -> str:
     if math.isnan(mean):
         return "-"
     return f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
-
-
-def gather_fit(
-    setting: Setting, pairs: Sequence[Pair], library: Library
-) -> dict[str, list[Result]]:
-    """The results of each ablation that there are."""
-    found = {n: [library.find(setting.experiment(*pair, n)) for pair in pairs] for n in RECIPES}
-    return {name: [r for r in results if r is not None] for name, results in found.items()}

@@ -41,7 +41,6 @@ from pdiff.system.errors import InputError
 
 Precision = Literal["float32", "bfloat16"]
 CPU = torch.device("cpu")
-HERE = Path()
 NOISE = NoiseConfig(param=0.001, latent=0.1)
 PAPERS = "as in the paper"
 MODES: dict[str, dict[str, Any]] = {
@@ -90,15 +89,15 @@ class Training:
         return f"{self.net}, {self.parameters:,} parameters, {self.mode}"
 
     def prepare(
-        self, device: torch.device, precision: Precision, folder: Path = HERE
+        self, device: torch.device, precision: Precision, folder: Path | None = None
     ) -> Callable[[], object]:
         """One step, with everything that is there before it; `linear` keeps files in `folder`."""
         if self.net == "linear":
-            stack, count = folder / f"stack_{self.parameters}", self.values["checkpoints"]
+            count, models = self.values["checkpoints"], self.values["models"]
+            stack, out = folder / f"stack_{self.parameters}", folder / "decoded"
             rows = (torch.randn(self.parameters) for _ in range(count))
             write_rows(stack, Subset({"values": (self.parameters,)}), count, rows)
-            models, out = self.values["models"], folder / "decoded"
-            return lambda: round_trip(stack, self.latent, models, out)
+            return partial(round_trip, stack, self.latent, models, out)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
         generator = torch.Generator(device)
         if self.net == "autoencoder":
@@ -106,23 +105,22 @@ class Training:
             with device:
                 model = make_autoencoder(self.parameters, config)
                 batch = torch.randn(config.batch_size, self.parameters)
-            optimizer = make_optimizer(
-                config.optimizer, model.parameters(), config.lr, config.weight_decay
-            )
             loss = partial(batch_loss, model, batch, config, NOISE, generator, autocast)
+            name = config.optimizer
         else:
             config = DdpmConfig.model_validate(self.values)
             diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
             with device:
                 model = Denoiser(self.latent, config.channels, config.kernel_size)
                 batch = torch.randn(config.batch_size, self.latent)
-            optimizer = make_optimizer("adamw", model.parameters(), config.lr, config.weight_decay)
             loss = autocast(partial(diffusion.loss, model, batch, generator))
+            name = "adamw"
+        optimizer = make_optimizer(name, model.parameters(), config.lr, config.weight_decay)
         for parameter in model.parameters():  # a step to nowhere gives the optimiser its state
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-        return lambda: train_step(optimizer, loss)
+        return partial(train_step, optimizer, loss)
 
     def toy(self) -> "Training":
         """The same in small, which loads the libraries."""
@@ -214,16 +212,14 @@ def _measure_here(training: Training) -> Peak:
 
 def _held(device: torch.device) -> int:
     """Bytes on the device now: of tensors on a GPU, of the process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated()
-    return _kilobytes("self/status", "VmRSS") * 1024
+    cuda = device.type == "cuda"
+    return torch.cuda.memory_allocated() if cuda else _kilobytes("self/status", "VmRSS") * 1024
 
 
 def available_memory() -> int:
     """Bytes that a training may take here without pushing others out: of the GPU or the machine."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    return _kilobytes("meminfo", "MemAvailable") * 1024
+    cuda = torch.cuda.is_available()
+    return torch.cuda.mem_get_info()[0] if cuda else _kilobytes("meminfo", "MemAvailable") * 1024
 
 
 def _kilobytes(file: str, key: str) -> int:
@@ -244,8 +240,7 @@ def trainings() -> list[Training]:
     for size, latent, paper in [row[:3] for row in papers] + LARGER:
         for mode, changes in MODES.items():
             if size >= LARGE or "adafactor" not in mode:
-                known = paper if mode == PAPERS else math.nan
-                values = params["autoencoder"] | changes
+                known, values = math.nan if changes else paper, params["autoencoder"] | changes
                 found.append(Training("autoencoder", size, latent, values, mode, known))
         few = min(latent, CODEC["checkpoints"] - 1)
         found.append(Training("linear", size, few, CODEC, LINEAR))
@@ -272,12 +267,12 @@ def why_not(training: Training, full: bool) -> str:
 
     Libraries may take as much again as is computed: that must be free.
     """
+    codec, cuda = training.net == "linear", torch.cuda.is_available()
     size = training.latent if training.net == "denoiser" else training.parameters
-    if training.net == "linear":
-        return "" if full or size <= LARGE else "not measured without --full"
-    cuda = torch.cuda.is_available()
-    if not (full or cuda or size <= QUICK):
+    if not (full or size <= (LARGE if codec else QUICK) or (cuda and not codec)):
         return "not measured without --full"
+    if codec:
+        return ""
     computed = compute_peak(training, "bfloat16" if cuda else "float32").peak
     return "" if 2 * computed < available_memory() else "too large for this machine"
 

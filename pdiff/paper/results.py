@@ -1,42 +1,150 @@
-"""What finished experiments measured: rows of a table over seeds, and whole pipelines.
+"""What finished experiments measured, and the rows of a table over seeds.
+
+Results are found by their parameters, whatever the experiment is called: among DVC's experiments,
+in the last commit, and in the workspace.
 
 Axes: R bootstrap replicates.
 """
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from pdiff.config import GenerateConfig
-from pdiff.diffusion.bars import missed_bars
+from pdiff import outputs
 from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
 from pdiff.novelty.claims import Claim, Kind
-from pdiff.paper.complete import seed_list
 from pdiff.paper.definitions import Row
-from pdiff.paper.experiments import Experiment, Library, Result, make_experiment
-from pdiff.system.errors import InputError
-from pdiff.tracking.files import read_json
+from pdiff.paper.experiments import CODE, Experiment, code_hashes
+from pdiff.system.paths import root
+from pdiff.tracking.files import Folder, Tree, git, read_json, read_yaml
+from pdiff.tracking.process import git_commit
+from pdiff.tracking.sync import Commit, Source, experiments, workspace
 
-MODELS = "data/models.csv"
-REPLICATES = "data/bootstrap.csv"
-AUDIT = "metrics/audit.json"
-HEADLINE = {  # where `metrics/novelty.json` has our measures; group and statistic of replicates
-    "original_best": ("accuracy.original_best", "original", "best"),
-    "original_mean": ("accuracy.original_mean", "original", "accuracy"),
-    "ensemble": ("accuracy.ensemble", "ensemble", "accuracy"),
-    "generated_best": ("accuracy.generated_best", "generated", "best"),
-    "generated_mean": ("accuracy.generated_mean", "generated", "accuracy"),
-    "original_similarity": ("similarity.original_max_mean", "original", "similarity"),
-    "generated_similarity": ("similarity.generated_max_mean", "generated", "similarity"),
-    "generated_similarity_low": ("similarity.generated_max_low", "generated", "similarity_low"),
-    "generated_similarity_high": ("similarity.generated_max_high", "generated", "similarity_high"),
+MEASURES = {  # heading, and name in its section of metrics/novelty.json
+    "original_best": ("originals, best", "original_best"),
+    "original_mean": ("originals, mean", "original_mean"),
+    "ensemble": ("ensemble", "ensemble"),
+    "generated_best": ("generated, best", "generated_best"),
+    "generated_mean": ("generated, mean", "generated_mean"),
+    "original_similarity": ("maximum similarity, originals", "original_max_mean"),
+    "generated_similarity": ("maximum similarity, generated", "generated_max_mean"),
+    "generated_similarity_low": ("maximum similarity, lowest", "generated_max_low"),
+    "generated_similarity_high": ("maximum similarity, highest", "generated_max_high"),
 }
+
+
+def kind_of(measure: str) -> Kind:
+    """Also the section of metrics/novelty.json that has it."""
+    return "similarity" if "similarity" in measure else "accuracy"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one finished experiment left."""
+
+    tree: Tree
+    commit: str
+    """Short hash of the commit that its code came from, or `unknown`."""
+    name: str
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        return read_yaml(self.tree, "params.yaml")
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The headline numbers by section; `audit` holds those of the audit."""
+        audit = read_json(self.tree, str(outputs.AUDIT_METRICS))
+        return read_json(self.tree, str(outputs.NOVELTY_METRICS)) | {"audit": audit}
+
+    def metric(self, name: str) -> float:
+        """A number such as `fit.r2`; NaN where the experiment has none."""
+        section, _, key = name.partition(".")
+        value = self.metrics.get(section, {}).get(key)
+        return math.nan if value is None else float(value)
+
+    @cached_property
+    def _stages(self) -> list[dict[str, Any]]:
+        """What dvc.lock says of each stage; empty where there is no dvc.lock."""
+        return list(read_yaml(self.tree, "dvc.lock").get("stages", {}).values())
+
+    @cached_property
+    def _outputs(self) -> dict[str, str]:
+        """md5 of each output."""
+        return {out["path"]: out["md5"] for stage in self._stages for out in stage.get("outs", [])}
+
+    @property
+    def lock(self) -> str:
+        """Eight letters of the generated models' md5: two results that agree here are the same."""
+        return self._outputs.get(str(outputs.GENERATED), "unknown")[:8]
+
+    def file(self, path: Path) -> Path | None:
+        """An output on this machine: in the folder, or in DVC's cache; None if it is not here."""
+        if isinstance(self.tree, Folder):
+            found = self.tree.path / path
+        else:
+            md5 = self._outputs.get(str(path), "missing")
+            found = cache_folder() / "files" / "md5" / md5[:2] / md5[2:]
+        return found if found.exists() else None
+
+    def frame(self, path: Path) -> pd.DataFrame | None:
+        """A CSV that is an output in Git or in the cache; None if it is not on this machine."""
+        if (text := self.tree.read(str(path))) is not None:
+            return pd.read_csv(io.BytesIO(text))
+        found = self.file(path)
+        return None if found is None else pd.read_csv(found)
+
+    @cached_property
+    def is_current(self) -> bool:
+        """Whether every room and script that its stages depended on is the same here and now."""
+        deps = [dep for stage in self._stages for dep in stage.get("deps", [])]
+        code = {dep["path"]: dep.get("md5") for dep in deps if dep["path"].startswith(CODE)}
+        return bool(code) and all(code_hashes().get(path) == md5 for path, md5 in code.items())
+
+
+class Library:
+    """All results on this machine, by the hash of their parameters."""
+
+    def __init__(self, *, any_code: bool = False) -> None:
+        """`any_code` also takes results of other versions of the code."""
+        self._any_code = any_code
+        self._found: dict[str, Result | None] = {}
+        here, commit = root(), git_commit(root())
+        self._sources = [*experiments(here), *workspace(here)]
+        head = Commit(here, "HEAD")
+        if commit and head.results():
+            tags = {"mlflow.source.git.commit": commit}
+            self._sources.append(Source("HEAD", head, 0.0, tags))
+
+    def find(self, experiment: Experiment) -> Result | None:
+        """The newest whole result of these parameters, of the code that is here unless any."""
+        if experiment.sha not in self._found:
+            self._found[experiment.sha] = next(self._look_up(experiment.sha), None)
+        return self._found[experiment.sha]
+
+    def _look_up(self, sha: str) -> Iterator[Result]:
+        for source in (s for s in self._sources if s.marks["pdiff.params_sha"] == sha):
+            commit = source.tags.get("mlflow.source.git.commit", "")[:7] or "unknown"
+            result = Result(source.tree, commit, source.key)
+            if (self._any_code or result.is_current) and source.is_complete():
+                yield result
+
+
+@cache
+def cache_folder() -> Path:
+    """DVC's cache: the project's own, or one that `dvc cache dir` names."""
+    for name in (".dvc/config.local", ".dvc/config"):
+        if configured := git("config", "-f", name, "cache.dir", folder=root()):
+            return (root() / ".dvc" / configured.decode().strip()).resolve()
+    return root() / ".dvc" / "cache"
 
 
 @dataclass
@@ -59,73 +167,52 @@ class Measured:
         reasons = [self.failures[e.sha] for e in self.experiments if e.sha in self.failures]
         if reasons:
             return f"failed: {reasons[0]}"
-        if not self.found:
-            return "not run"
-        if len(self.found) < len(self.results):
-            return f"{len(self.found)} of {len(self.results)} seeds"
-        return "run"
+        done, wanted = len(self.found), len(self.results)
+        return "run" if done == wanted else f"{done} of {wanted} seeds" if done else "not run"
 
-    @property
-    def not_run(self) -> list[Experiment]:
-        pairs = zip(self.experiments, self.results, strict=True)
-        return [experiment for experiment, result in pairs if result is None]
-
-    @property
-    def commits(self) -> str:
-        return " ".join(dict.fromkeys(result.commit for result in self.found))
-
-    @property
-    def locks(self) -> str:
-        return " ".join(result.lock for result in self.found)
+    def values(self, measure: str) -> pd.Series:
+        """One number a seed that has run; NaN where the experiment has none."""
+        name = f"{kind_of(measure)}.{MEASURES[measure][1]}"
+        return pd.Series([result.metric(name) for result in self.found], dtype=float)
 
     def value(self, measure: str) -> float:
         """The mean over seeds; NaN where nothing has run."""
-        values = self._values(measure)
-        return sum(values) / len(values) if values else math.nan
+        return float(self.values(measure).mean(skipna=False))
 
     def spread(self, measure: str) -> float:
         """Standard deviation over seeds; NaN for fewer than two."""
-        values = self._values(measure)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-    def _values(self, measure: str) -> list[float]:
-        """One number a seed that has run; NaN where the experiment has none, null in its JSON."""
-        section, key = HEADLINE[measure][0].split(".")
-        values = [result.metrics[section].get(key) for result in self.found]
-        return [math.nan if value is None else value for value in values]
+        return float(self.values(measure).std(skipna=False))
 
     def interval(self, measure: str) -> tuple[float, float]:
         """95 %, over images and models and averaged over seeds; NaN without replicates."""
-        draws = self.replicates(measure)
-        if draws is None:
-            return math.nan, math.nan
-        return interval_around(self.value(measure), draws)
+        return interval_around(self.value(measure), self.replicates(measure))
 
-    def replicates(self, measure: str) -> Float[np.ndarray, " R"] | None:
-        """The mean over seeds of replicates that are paired on the images."""
-        _, group, statistic = HEADLINE[measure]
+    def replicates(self, measure: str) -> Float[np.ndarray, " R"]:
+        """The mean over seeds of replicates that are paired on the images; empty without any."""
+        group, _, statistic = measure.partition("_")
+        statistic = "accuracy" if statistic in ("", "mean") else statistic
         draws = [getattr(groups[group], statistic) for groups in self._groups]
-        if not draws or len({len(own) for own in draws}) > 1:
-            return None
-        return sum(draws) / len(draws)
+        alike = len({len(own) for own in draws}) == 1
+        return sum(draws) / len(draws) if alike else np.zeros(0)
 
     @cached_property
     def _groups(self) -> list[dict[str, Replicates]]:
-        """The replicates of each seed; none where those of one are missing."""
-        frames = [result.frame(REPLICATES) for result in self.found]
-        return [] if any(f is None for f in frames) else [by_group(f) for f in frames]
+        return [by_group(frame) for frame in self._frames(outputs.BOOTSTRAP)]
+
+    def _frames(self, path: Path) -> list[pd.DataFrame]:
+        """The table of each seed; none where that of one is missing."""
+        frames = [result.frame(path) for result in self.found]
+        return [] if any(frame is None for frame in frames) else frames
 
     @cached_property
-    def models(self) -> pd.DataFrame | None:
-        """Every model of every seed: group, accuracy, max_similarity and the seed's number."""
-        frames = [result.frame(MODELS) for result in self.found]
-        if not frames or any(frame is None for frame in frames):
-            return None
-        return pd.concat([f.assign(seed=i) for i, f in enumerate(frames)], ignore_index=True)
+    def models(self) -> pd.DataFrame:
+        """Every model of every seed: group, accuracy and max_similarity; empty if not known."""
+        frames = self._frames(outputs.MODELS)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"group": []})
 
     def count(self, group: str) -> int:
         """Models of a group in all seeds, 0 where that is not known."""
-        return 0 if self.models is None else int((self.models["group"] == group).sum())
+        return int((self.models["group"] == group).sum())
 
 
 def difference(
@@ -138,114 +225,5 @@ def difference(
     """
     (first, a), (second, b) = ((rows[label], measure) for label, measure in (larger, smaller))
     estimate, x, y = first.value(a) - second.value(b), first.replicates(a), second.replicates(b)
-    kind: Kind = "similarity" if "similarity" in a else "accuracy"
-    if x is None or y is None or len(x) != len(y):
-        return Claim(text, kind, estimate, math.nan, math.nan)
-    return Claim(text, kind, estimate, *interval_around(estimate, x - y))
-
-
-ABLATIONS = ("checkpoints_10", "noise_latent", "noise_param", "noise_none")
-"""What a verdict describes beside the experiment itself, which is called ""."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all runs of one verdict share."""
-
-    recipe: str
-    data: str
-    net: str
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """Where images lie does not tell settings apart, other overrides do."""
-        other = [o for o in self.overrides if not o.startswith("data.root=")]
-        return ", ".join([self.data, self.net, f"recipe {self.recipe}", *other])
-
-    def experiment(self, base: int, model: int, ablation: str = "") -> Experiment:
-        chosen = (f"recipe={self.recipe}", f"data={self.data}", f"net={self.net}")
-        more = (f"ablation={ablation}",) if ablation else ()
-        seeds = (f"seed.base={base}", f"seed.model={model}")
-        return make_experiment([*chosen, *more, *self.overrides, *seeds])
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished experiment."""
-
-    result: Result
-    params: Mapping[str, Any]
-
-    @cached_property
-    def means(self) -> pd.DataFrame:
-        """Each group's mean accuracy, choosing_accuracy and max_similarity; `chosen`: its accuracy.
-
-        The chosen model is the one that the choosing split likes best, of equal ones the first.
-        """
-        models = self.result.frame(MODELS)
-        if models is None:
-            raise InputError(f"{self.result.name}: {MODELS} is not on this machine; `dvc pull`")
-        groups = models.groupby("group", sort=False)
-        chosen = models.loc[groups["choosing_accuracy"].idxmax()].set_index("group")["accuracy"]
-        columns = ["accuracy", "choosing_accuracy", "max_similarity"]
-        return groups[columns].mean().assign(chosen=chosen)
-
-    def mean(self, group: str, column: str) -> float:
-        """A column of `means`; NaN for a group that is not there."""
-        return float(self.means[column].get(group, math.nan))
-
-    def metric(self, section: str, name: str) -> float:
-        """A number of a section of metrics/novelty.json, or of `audit`; NaN where it has none."""
-        audit = section == "audit"
-        values = (
-            read_json(self.result.tree, AUDIT) if audit else self.result.metrics.get(section, {})
-        )
-        value = values.get(name)
-        return math.nan if value is None else float(value)
-
-    @cached_property
-    def missed(self) -> list[str] | None:
-        """The bars that the generator misses; None for a run that has not measured its fit."""
-        found = self.result.metrics.get("fit")
-        if found is None:
-            return None
-        config = GenerateConfig.model_validate(self.params["generate"])
-        return missed_bars(found, config, self.params["autoencoder"]["min_r2"])
-
-
-Pair = tuple[int, int]
-"""seed.base and seed.model."""
-Runs = Mapping[str, Run]
-"""The runs of one pair, by ablation; "" is the experiment itself."""
-
-
-def seed_pairs(models: str, bases: str | None, whole: bool) -> list[Pair]:
-    """Whole pipelines have both seeds equal; otherwise each base goes with each model."""
-    seeds = seed_list(models, "--seeds")
-    if whole and bases:
-        raise InputError("--base-seeds: --whole gives each pipeline its own base")
-    if whole:
-        return [(seed, seed) for seed in dict.fromkeys(seeds)]
-    pairs = [(base, model) for base in seed_list(bases or "0", "--base-seeds") for model in seeds]
-    return list(dict.fromkeys(pairs))
-
-
-def gather(
-    setting: Setting, pairs: Sequence[Pair], library: Library, failures: Mapping[str, str]
-) -> tuple[dict[Pair, Runs], list[str]]:
-    """What has run, the experiment itself at least; and a line for each run that is not there.
-
-    `failures` says why some did not run, by sha; ablations that nobody asked for are no failure.
-    """
-    found, absent = {}, []
-    for pair in pairs:
-        wanted = {name: setting.experiment(*pair, name) for name in ("", *ABLATIONS)}
-        results = {name: library.find(e) for name, e in wanted.items()}
-        runs = {n: Run(r, wanted[n].params) for n, r in results.items() if r is not None}
-        for name, experiment in wanted.items():
-            if name not in runs and (not name or experiment.sha in failures):
-                absent.append(f"{experiment.name}: {failures.get(experiment.sha, 'not run')}")
-        if "" in runs:
-            found[pair] = runs
-    return found, absent
+    draws = x - y if len(x) == len(y) else np.zeros(0)
+    return Claim(text, kind_of(a), estimate, *interval_around(estimate, draws))

@@ -1,21 +1,77 @@
-"""Run experiments through DVC's queue.
+"""Complete a set of experiments: say what would run, run what is missing in DVC's queue.
 
 A stage whose parameters, inputs and code have run before is not run again.
 """
 
+import argparse
+import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from pdiff.paper.experiments import Experiment
+from pdiff.paper.experiments import Experiment, pipeline
+from pdiff.paper.results import Library
+from pdiff.system.errors import InputError
 from pdiff.system.paths import root
+from pdiff.tracking import runs_folder
+from pdiff.tracking.process import git_commit
 
 POLL_S = 3
-ENDED = {"Success", "Failed"}
+STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
+"""A task's line in `dvc queue status`: its name and its state."""
+
+
+def complete(
+    wanted: Sequence[Experiment], options: argparse.Namespace, name: str
+) -> tuple[Library, Mapping[str, str]] | None:
+    """Run those that have no result; all results, and why some failed by their sha.
+
+    None after a dry run, which only says what would run.
+
+    Raises:
+        InputError: experiments are missing and there is no DVC to run them.
+    """
+    library = Library(any_code=options.any_code)
+    unique = {experiment.sha: experiment for experiment in wanted}
+    todo = [experiment for experiment in unique.values() if library.find(experiment) is None]
+    if wanted:
+        print(f"{name}: {len(unique)} experiments, {len(todo)} to run", flush=True)
+    if options.dry_run:
+        print_plan(todo)
+        return None
+    if not todo or options.no_run:
+        return library, {}
+    if not has_dvc():
+        raise InputError(
+            f"{len(todo)} experiments have no result, and without DVC and its repository none can "
+            "run: --no-run makes the table of what is there"
+        )
+    failures = run_with_dvc(todo, options.jobs)
+    return Library(any_code=options.any_code), failures
+
+
+def print_plan(todo: Sequence[Experiment]) -> None:
+    """The commands of the experiments, and how long each stage took when it last ran here."""
+    for experiment in todo:
+        print(f"  {experiment.name}: {experiment.command}")
+    if todo:
+        print("\nDVC runs the stages whose inputs differ; each took, when it last ran here:")
+        records = [json.loads(path.read_text()) for path in runs_folder().glob("*/*.json")]
+        done = [r for r in records if r["status"] == "FINISHED" and "duration_s" in r["timing"]]
+        last = {r["stage"]: r for r in sorted(done, key=lambda record: record["started"])}
+        times = {s: f"{r['timing']['duration_s']:8.1f} s in {r['key']}" for s, r in last.items()}
+        for stage in pipeline():
+            print(f"  {stage:20} {times.get(stage, 'not yet timed')}")
+
+
+def has_dvc() -> bool:
+    """Whether experiments can run through DVC: it is installed, and this is its repository."""
+    return (root() / ".dvc").is_dir() and bool(git_commit(root()) and find_spec("dvc"))
 
 
 def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]:
@@ -27,7 +83,7 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     failures: dict[str, str] = {}
     queued: dict[str, Experiment] = {}
     for experiment in experiments:
-        if _status().get(experiment.name) in ENDED:
+        if _status().get(experiment.name) in ("Success", "Failed"):
             _dvc("queue", "remove", experiment.name)
         arguments = [x for override in experiment.overrides for x in ("-S", override)]
         done = _dvc("exp", "run", "--queue", "--name", experiment.name, *arguments)
@@ -38,25 +94,24 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     if queued:
         _say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
         _dvc("queue", "start", "--jobs", str(jobs))
-    for name in _as_they_end(queued):
-        if _status().get(name) != "Success":
-            log = _dvc("queue", "logs", name)
-            failures[queued[name].sha] = last_error(log.stdout + log.stderr)
+        _wait(queued)
+    status = _status()
+    for name in (name for name in queued if status.get(name) != "Success"):
+        log = _dvc("queue", "logs", name)
+        failures[queued[name].sha] = last_error(log.stdout + log.stderr)
     return failures
 
 
-def _as_they_end(queued: dict[str, Experiment]) -> Iterator[str]:
-    """Names of the experiments, each once it has ended or its worker is gone."""
-    waiting, idle = set(queued), 0
+def _wait(names: Collection[str]) -> None:
+    """Until every experiment has ended or is gone from the queue."""
+    waiting, idle = set(names), 0
     while waiting:
         status = _status()
-        running = {name for name in waiting if status.get(name) in {"Running", "Queued"}}
-        for name in sorted(waiting - running):
-            _say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
-            yield name
-        waiting = running
-        active = any(status[name] == "Running" for name in running)
-        idle = 0 if active else idle + 1
+        for name in sorted(waiting):
+            if status.get(name) not in ("Running", "Queued"):
+                _say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
+                waiting.remove(name)
+        idle = 0 if "Running" in map(status.get, waiting) else idle + 1
         if waiting and idle > 20:  # a worker that died leaves its tasks queued
             _dvc("queue", "start")
             idle = 0
@@ -65,26 +120,15 @@ def _as_they_end(queued: dict[str, Experiment]) -> Iterator[str]:
 
 
 def _status() -> dict[str, str]:
-    """Name and state of every task that DVC's queue knows."""
-    lines = _dvc("queue", "status").stdout.splitlines()
-    found = {}
-    for line in lines:
-        match = re.match(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", line)
-        if match:
-            found.setdefault(match[1], match[2])
-    return found
+    """Name and state of every task that DVC's queue knows; the newest of a name comes first."""
+    return dict(reversed(STATUS.findall(_dvc("queue", "status").stdout)))
 
 
 def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root(),
-        env=os.environ | {"PATH": path},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "dvc", *arguments]
+    settings = {"cwd": root(), "env": os.environ | {"PATH": path}}
+    return subprocess.run(command, **settings, text=True, capture_output=True, check=False)
 
 
 def last_error(text: str) -> str:

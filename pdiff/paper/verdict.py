@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from pdiff import outputs
 from pdiff.baselines.registry import label
-from pdiff.config import NoveltyConfig
-from pdiff.core.files import write_text
+from pdiff.config import GenerateConfig, NoveltyConfig
+from pdiff.diffusion.bars import missed_bars
 from pdiff.novelty.claims import Claim, Kind, bracket, judge, margins, over_pipelines, shown
-from pdiff.paper.render import grid
-from pdiff.paper.results import Pair, Run, Runs, Setting
+from pdiff.paper.pipelines import Found, Setting
+from pdiff.paper.render import grid, write_pair
+from pdiff.paper.results import Result
 from pdiff.system.errors import InputError
 
 READING = """# Do the paper's claims hold?
@@ -38,6 +39,8 @@ interval is Student's, 95 %, over pipelines.
   accuracy is nearest to the generated models'.
 - **All other rows** describe: their intervals are not corrected, and nothing is called significant.
 """
+ABLATIONS = ("checkpoints_10", "noise_latent", "noise_param", "noise_none")
+"""What is described beside the experiment itself, which is called ""."""
 GENERATED, SOUP, LATENT = "generated", "soup of equal accuracy", "ablation=noise_latent"
 
 
@@ -50,7 +53,7 @@ class Question:
 
     text: str
     column: str
-    """Of `Run.means`."""
+    """Of `group_means`."""
     rival: str
     mine: str = GENERATED
 
@@ -58,27 +61,44 @@ class Question:
     def kind(self) -> Kind:
         return "similarity" if self.column == NOVEL else "accuracy"
 
-    def measure(self, runs: Runs) -> float:
-        """The difference, positive if the paper is right; NaN where something has not run."""
-        gap = self._mean(runs, self.mine) - self._mean(runs, self.rival)
+    def measure(self, means: Mapping[str, pd.DataFrame]) -> float:
+        """The difference, positive if the paper is right; NaN where something has not run.
+
+        `means` are those of each ablation.
+        """
+        gap = self._mean(means, self.mine) - self._mean(means, self.rival)
         return -gap if self.kind == "similarity" else gap
 
-    def _mean(self, runs: Runs, name: str) -> float:
+    def _mean(self, means: Mapping[str, pd.DataFrame], name: str) -> float:
         _, _, ablation = name.partition("ablation=")
-        if ablation:
-            return runs[ablation].mean(GENERATED, self.column) if ablation in runs else math.nan
-        return runs[""].mean(nearest_soup(runs[""]) if name == SOUP else name, self.column)
+        if ablation not in means:
+            return math.nan
+        group = GENERATED if ablation else nearest_soup(means[""]) if name == SOUP else name
+        return float(means[ablation][self.column].get(group, math.nan))
 
 
-def nearest_soup(run: Run) -> str:
+def group_means(result: Result) -> pd.DataFrame:
+    """Each group's mean accuracy, choosing_accuracy and max_similarity; `chosen`: its accuracy.
+
+    The chosen model is the one that the choosing split likes best, of equal ones the first.
+    """
+    models = result.frame(outputs.MODELS)
+    if models is None:
+        raise InputError(f"{result.name}: {outputs.MODELS} is not on this machine; `dvc pull`")
+    groups = models.groupby("group", sort=False)
+    chosen = models.loc[groups["choosing_accuracy"].idxmax()].set_index("group")["accuracy"]
+    columns = ["accuracy", "choosing_accuracy", "max_similarity"]
+    return groups[columns].mean().assign(chosen=chosen)
+
+
+def nearest_soup(means: pd.DataFrame) -> str:
     """The average of originals that validation finds most nearly as good as the generated models.
 
     The ensemble is one of them; "" where there is no other.
     """
-    soups = run.means.filter(regex="^(ensemble$|soup)", axis=0)["choosing_accuracy"]
-    if len(soups) < 2:
-        return ""
-    return str((soups - run.mean(GENERATED, "choosing_accuracy")).abs().idxmin())
+    choosing = means["choosing_accuracy"]
+    soups = choosing.filter(regex="^(ensemble$|soup)")
+    return str((soups - choosing[GENERATED]).abs().idxmin()) if len(soups) > 1 else ""
 
 
 BETTER, NOVEL, CHOSEN = "accuracy", "max_similarity", "chosen"
@@ -104,30 +124,41 @@ QUESTIONS = PRIMARY | {
 }
 
 
-def learned(runs: Sequence[Run]) -> tuple[str, str]:
+def learned(runs: Sequence[Result]) -> tuple[str, str]:
     """Row 0: its word, and what the first run that does not fit misses.
 
     `fits` if more than half of the runs reach every bar; `not measured` if none is known not to.
     """
-    missed = [run.missed for run in runs]
+    missed = [
+        missed_bars(
+            run.metrics["fit"],
+            GenerateConfig.model_validate(run.params["generate"]),
+            run.params["autoencoder"]["min_r2"],
+        )
+        for run in runs
+        if "fit" in run.metrics
+    ]
     why = "; ".join(next((bars for bars in missed if bars), []))
     if 2 * missed.count([]) > len(runs):
         return "fits", why
     return ("does not fit" if why else "not measured"), why
 
 
-def claims_of(found: Mapping[Pair, Runs]) -> dict[str, Claim]:
+def claims_of(found: Found) -> dict[str, Claim]:
     """All rows over the pipelines; the primary ones have their words if the generators fit.
 
     Several models of one base are averaged first. Raises `InputError` if the runs' margins differ.
     """
-    runs = [runs[""] for runs in found.values()]
+    runs = [own[""] for own in found.values()]
     limits = [margins(NoveltyConfig.model_validate(run.params["novelty"])) for run in runs]
     if any(limit != limits[0] for limit in limits):
         raise InputError("verdict: the runs' novelty.margin_* differ; one margin is fixed for all")
+    means = {
+        pair: {name: group_means(run) for name, run in own.items()} for pair, own in found.items()
+    }
     claims = {}
     for key, question in QUESTIONS.items():
-        measured = pd.Series({pair: question.measure(own) for pair, own in found.items()})
+        measured = pd.Series({pair: question.measure(own) for pair, own in means.items()})
         pipelines = measured.dropna().groupby(level=0).mean()
         claims[key] = over_pipelines(question.text, question.kind, pipelines.tolist())
     if learned(runs)[0] == "fits":
@@ -137,16 +168,13 @@ def claims_of(found: Mapping[Pair, Runs]) -> dict[str, Claim]:
 
 
 def write_verdict(
-    setting: Setting,
-    found: Mapping[Pair, Runs],
-    absent: Sequence[str],
-    folder: Path,
-    command: str,
+    setting: Setting, found: Found, absent: Sequence[str], folder: Path, command: str
 ) -> tuple[list[Path], pd.DataFrame]:
     """Write the setting's section of both files; their paths, and its rows of the CSV.
 
     `absent` are lines on runs that are not there. Raises `InputError` if nothing has run.
     """
+    found = {pair: runs for pair, runs in found.items() if "" in runs}
     if not found:
         raise InputError(f"verdict: no experiment of {setting.title} is there: {'; '.join(absent)}")
     frame = rows_of(found)
@@ -155,23 +183,27 @@ def write_verdict(
         more.append(f"What was not run, runs with `{command} --ablations`.")
     frame = pd.concat([frame, pd.DataFrame({"row": "note", "text": more})])
     frame.insert(0, "section", setting.title)
-    paths = [folder / "verdict.csv", folder / "verdict.md"]
-    everything = frame
-    if paths[0].exists():
-        before = pd.read_csv(paths[0], dtype={"row": str})
+    everything, path = frame, folder / "verdict.csv"
+    if path.exists():
+        before = pd.read_csv(path, dtype={"row": str})
         everything = pd.concat([before[before["section"] != setting.title], frame])
-    write_text(paths[0], everything.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     sections = everything.groupby("section", sort=False)
     text = "\n".join([READING, *(_section(str(title), rows) for title, rows in sections)])
-    write_text(paths[1], text)
-    return paths, frame
+    return write_pair(folder, "verdict", everything, text), frame
 
 
-def rows_of(found: Mapping[Pair, Runs]) -> pd.DataFrame:
+def rows_of(found: Found) -> pd.DataFrame:
     """Row 0 and one row a claim, numbers as fractions; empty where there are none."""
-    runs = [runs[""] for runs in found.values()]
+    runs = [own[""] for own in found.values()]
     word, why = learned(runs)
-    first = {"row": "0", "text": f"did the generator learn? ({_fit(runs)})", "n": len(runs)}
+    names = ("r2", "variance_first", "outside", "loss_held_out", "loss_gaussian")
+    fit = pd.DataFrame([{n: run.metric(f"fit.{n}") for n in names} for run in runs]).mean()
+    numbers = (
+        f"R² {fit['r2']:.2f}, variance of the first latent direction {fit['variance_first']:.2f}, "
+        f"outside {fit['outside']:.2f}, held-out / Gaussian loss "
+        f"{fit['loss_held_out'] / fit['loss_gaussian']:.2f}"
+    ).replace("nan", "-")
+    first = {"row": "0", "text": f"did the generator learn? ({numbers})", "n": len(runs)}
     rows = [first | {"answer": f"{word}: {why}" if why else word}]
     names = ("text", "kind", "estimate", "low", "high", "p", "power")
     for key, claim in claims_of(found).items():
@@ -180,42 +212,32 @@ def rows_of(found: Mapping[Pair, Runs]) -> pd.DataFrame:
         elif key not in PRIMARY:
             answer = "described"
         else:
-            answer = claim.word or (f"no word: {'one pipeline' if word == 'fits' else word}")
+            answer = claim.word or f"no word: {'one pipeline' if word == 'fits' else word}"
         row = {name: getattr(claim, name) for name in names}
         rows.append({"row": key, **row, "n": len(claim.differences), "answer": answer})
     return pd.DataFrame(rows)
 
 
-def _fit(runs: Sequence[Run]) -> str:
-    """The means over the runs that have measured their fit."""
-    names = ("r2", "variance_first", "outside", "loss_held_out", "loss_gaussian")
-    fit = pd.DataFrame([{n: run.metric("fit", n) for n in names} for run in runs]).mean()
-    return (
-        f"R² {fit['r2']:.2f}, variance of the first latent direction {fit['variance_first']:.2f}, "
-        f"outside {fit['outside']:.2f}, held-out / Gaussian loss "
-        f"{fit['loss_held_out'] / fit['loss_gaussian']:.2f}"
-    ).replace("nan", "-")
-
-
-def _notes(found: Mapping[Pair, Runs], command: str) -> list[str]:
+def _notes(found: Found, command: str) -> list[str]:
     """What was run, which soups were as accurate, and how near to checkpoints models lie."""
     runs = [own[""] for own in found.values()]
-    commits = dict.fromkeys(run.result.commit for own in found.values() for run in own.values())
-    split = runs[0].params["novelty"]["split"]
+    commits = dict.fromkeys(run.commit for own in found.values() for run in own.values())
+    split, bases = runs[0].params["novelty"]["split"], {base for base, _ in found}
     notes = [
-        f"`{command}`, run at commit {', '.join(commits)}: {len({base for base, _ in found})} "
-        f"pipelines, {len(runs)} runs, reported on the {split} split."
+        f"`{command}`, run at commit {', '.join(commits)}: {len(bases)} pipelines, {len(runs)} "
+        f"runs, reported on the {split} split."
     ]
     if runs[0].params["data"]["split"] == "paper":
         notes.append(
             "Both splits are the test images (`data.split: paper`): 3 and 6 chose on them."
         )
-    soups = Counter(label(soup) for soup in map(nearest_soup, runs) if soup)
+    soups = Counter(label(soup) for run in runs if (soup := nearest_soup(group_means(run))))
     if soups:
         counts = ", ".join(f"{name} in {count} runs" for name, count in soups.items())
         notes.append(f"Soups of equal accuracy: {counts}.")
     names = ("nearest_relative", "interpolation_index", "outside_span")
-    near, index, outside = (np.mean([run.metric("audit", n) for run in runs]) for n in names)
+    audits = pd.DataFrame([{n: run.metric(f"audit.{n}") for n in names} for run in runs])
+    near, index, outside = audits.mean(skipna=False)
     if not math.isnan(near):
         notes.append(
             f"In parameters, generated models lie {near:.2f} times as far from the nearest "
@@ -234,13 +256,10 @@ def _section(title: str, rows: pd.DataFrame) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    numbers, answer = ["-", "-", "-"], row["answer"]
-    if isinstance(row["kind"], str):
-        numbers = [
-            shown(row["estimate"], row["kind"]),
-            bracket(row["low"], row["high"], row["kind"]),
-        ]
-        numbers.append("-" if math.isnan(row["p"]) else f"{row['p']:.3f}")
+    kind, numbers, answer = row["kind"], ["-", "-"], row["answer"]
+    if isinstance(kind, str):
+        numbers = [shown(row["estimate"], kind), bracket(row["low"], row["high"], kind)]
+    numbers.append("-" if math.isnan(row["p"]) else f"{row['p']:.3f}")
     if row["row"] in ("0", *PRIMARY):
         power = f" (power at the margin {row['power']:.0%})" if answer == "unknown" else ""
         answer = f"**{answer}**{power}"

@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
-from pdiff.core.files import save_tensors
+from pdiff import outputs
+from pdiff.core.files import save_tensors, write_json
 from pdiff.novelty.bootstrap import Replicates, save_replicates
-from pdiff.paper import cli, complete, definitions, experiments, figures, results
-from pdiff.paper.complete import repeatable
+from pdiff.novelty.summary import save_table
+from pdiff.paper import cli, definitions, experiments, figures, results, runner
+from pdiff.paper.cli import repeatable
 from pdiff.paper.definitions import Row, names, table
-from pdiff.paper.experiments import Experiment, Library, Result, make_experiment, short_name
+from pdiff.paper.experiments import Experiment, make_experiment, short_name
 from pdiff.paper.render import long_table, markdown, recipe_table
-from pdiff.paper.results import Measured, difference
+from pdiff.paper.results import Library, Measured, Result, difference
 from pdiff.paper.runner import last_error
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
@@ -36,11 +39,8 @@ CONF = ROOT / "pdiff/conf"
 # what a table consists of
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_table_of_the_paper_has_a_definition(name):
-    found = table(name)
-    assert found.title
-    assert found.rows or found.kind != "experiments"
+def row_of(name: str, label: str) -> Row:
+    return next(row for row in table(name).rows if row.label == label)
 
 
 def test_an_unknown_table_is_named_with_those_there_are():
@@ -55,33 +55,32 @@ def test_every_row_of_every_table_is_made_of_presets():
         assert (CONF / f"{override.replace('=', '/')}.yaml").exists(), override
 
 
-def test_every_claim_and_number_belongs_to_a_row_and_a_measure():
-    for found in map(table, names()):
-        labels = {row.label for row in found.rows}
-        for claim in found.claims:
-            assert {claim.larger[0], claim.smaller[0]} <= labels
-        used = {*found.measures, *(measure for row in found.rows for measure in row.paper)}
-        assert used <= results.HEADLINE.keys()
+@pytest.mark.parametrize("name", names())
+def test_every_claim_and_number_of_a_table_belongs_to_a_row_and_a_measure(name):
+    found = table(name)
+    assert found.rows or found.kind != "experiments"
+    labels = {row.label for row in found.rows}
+    assert {label for _, *pair in found.claims for label, _ in pair} <= labels
+    used = {*found.measures, *(measure for row in found.rows for measure in row.paper)}
+    assert used <= results.MEASURES.keys()
 
 
 def test_accuracies_of_the_paper_become_fractions_and_similarities_stay():
-    (row,) = (row for row in table("4").rows if row.label == "x10")
+    row = row_of("4", "x10")
     assert row.paper["generated_best"] == pytest.approx(0.779)
     assert row.paper["generated_similarity_high"] == 0.87
 
 
 @pytest.mark.parametrize(
     ("name", "label", "logged"),
-    [("3a", "none", 0.7715), ("3c", "0.1", 0.7755), ("1", "Flowers, ResNet-18", 0.8086)],
+    [
+        *(("3a", "none", 0.7715), ("3c", "0.1", 0.7755), ("1", "Flowers, ResNet-18", 0.8086)),
+        ("3c", "x10", None),
+    ],
 )
-def test_a_row_finds_the_authors_log_of_its_presets(name, label, logged):
-    (row,) = (row for row in table(name).rows if row.label == label)
-    assert row.authors()["generated_best"] == pytest.approx(logged, abs=5e-5)
-
-
-def test_a_row_that_the_authors_have_not_run_has_no_log():
-    (row,) = (row for row in table("3c").rows if row.label == "x10")
-    assert row.authors() == {}
+def test_a_row_finds_the_authors_log_of_its_presets_if_they_have_one(name, label, logged):
+    found = row_of(name, label).authors().get("generated_best")
+    assert found == (logged and pytest.approx(logged, abs=5e-5))
 
 
 EXTRA = {
@@ -113,7 +112,7 @@ def test_table_9_always_samples_with_ddpm():
 
 
 def test_the_general_claims_are_about_the_default_row():
-    about = {name: table(name).claims[0].larger[0] for name in ("3a", "3c", "3e", "9")}
+    about = {name: table(name).claims[0][1][0] for name in ("3a", "3c", "3e", "9")}
     assert about == {"3a": "both", "3c": "0.1", "3e": "300", "9": "1000"}
 
 
@@ -155,13 +154,14 @@ def test_a_name_that_is_too_long_for_a_file_is_cut_and_stays_its_own():
     assert one != other and len(other) == len(one)
 
 
-def test_the_folder_of_a_table_with_many_overrides_can_be_made(tmp_path, monkeypatch):
+def test_the_folder_of_a_table_names_what_is_not_the_papers(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    sets = [x for i in range(60) for x in ("-S", f"data.mean=[{i / 7}]")]
-    options = cli.parser().parse_args(["3c", "--recipe", "quick", "-S", "data.root=/a", *sets])
+    sets = ["-S", "data.root=/a", *(x for i in range(60) for x in ("-S", f"data.mean=[{i / 7}]"))]
+    options = cli.parser().parse_args(["3c", "--recipe", "quick", *sets])
     cli.result_folder(options).mkdir(parents=True)
-    without = cli.parser().parse_args(["3c", "--recipe", "quick", "-S", "data.root=/a"])
+    without = cli.parser().parse_args(["3c", "--recipe", "quick", *sets[:2]])
     assert cli.result_folder(without) == tmp_path / "results/quick"
+    assert cli.result_folder(cli.parser().parse_args(["3c"])) == tmp_path / "results"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def workplace(tmp_path, monkeypatch):
     write_lock(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(quick().params))
     source = Source("run", Folder(folder), 0.0, {}, verified=True)
-    monkeypatch.setattr(experiments, "experiments", lambda here: [source])
+    monkeypatch.setattr(results, "experiments", lambda here: [source])
     yield tmp_path
     experiments.code_hashes.cache_clear()
 
@@ -243,7 +243,7 @@ def test_a_dry_run_names_what_would_run_and_when_each_stage_last_ran(workplace, 
 
 
 def test_without_dvc_a_table_says_how_to_be_made_of_what_is_there(workplace, monkeypatch, capsys):
-    monkeypatch.setattr(complete, "has_dvc", lambda: False)
+    monkeypatch.setattr(runner, "has_dvc", lambda: False)
     monkeypatch.setenv("PDIFF_TRACKING", "off")
     arguments = ["3c", "--recipe", "quick", "--data", "digits", "--rows", "0.1;x10"]
     assert cli.main(arguments) == 1
@@ -271,31 +271,26 @@ def test_make_stages_runs_the_commands_of_the_pipeline_until_one_fails(tmp_path)
 
 
 def make_result(folder: Path, best: float, noise: int = 0) -> Result:
-    """What an experiment leaves, by hand: 40 replicates and 3 + 4 models."""
-    random = np.random.default_rng(7)  # the same images for everyone
-    images = random.normal(0, 0.01, 40)
-    accuracy = {"generated_best": best, "original_best": 0.8, "generated_mean": best - 0.01}
-    accuracy |= {"original_mean": 0.79, "ensemble": 0.795}
-    for name in ("metrics", "data", "plots"):
-        (folder / name).mkdir(parents=True)
-    similarity = {"original_max_mean": 0.9, "generated_max_mean": 0.8}
-    (folder / "metrics/novelty.json").write_text(
-        json.dumps({"accuracy": accuracy, "similarity": similarity})
-    )
+    """What an experiment leaves, by hand: 40 replicates and 3 + 1 + 4 + 2 models."""
+    images = np.random.default_rng(7).normal(0, 0.01, 40)  # the same images for everyone
     own = np.random.default_rng(noise).normal(0, 1e-4, 40)
     means = {"original": (0.79, 0.8, 0.9), "generated": (best - 0.01, best, 0.8)}
     means["ensemble"] = (0.795, 0.795, 0.9)
-    replicates = {}
-    for group, (mean, top, similar) in means.items():
-        draws = [value + images + own for value in (mean, top, top)]
-        replicates[group] = Replicates(*draws, *[np.full(40, similar)] * 3)
-    save_replicates(folder / "data/bootstrap.csv", replicates)
+    accuracy = {"ensemble": 0.795, "original_mean": 0.79, "original_best": 0.8}
+    accuracy |= {"generated_mean": best - 0.01, "generated_best": best}
+    similarity = {"original_max_mean": 0.9, "generated_max_mean": 0.8}
+    write_json(folder / outputs.NOVELTY_METRICS, {"accuracy": accuracy, "similarity": similarity})
+    replicates = {
+        group: Replicates(mean + images + own, top + images + own, *[np.full(40, similar)] * 3)
+        for group, (mean, top, similar) in means.items()
+    }
+    save_replicates(folder / outputs.BOOTSTRAP, replicates)
     groups = ["original"] * 3 + ["ensemble"] + ["generated"] * 4 + ["noised_0.05"] * 2
-    models = {"group": groups, "model": range(10), "accuracy": np.linspace(0.7, 0.8, 10)}
+    models = {"group": groups, "accuracy": np.linspace(0.7, 0.8, 10)}
     models["max_similarity"] = np.linspace(0.8, 0.9, 10)
-    pd.DataFrame(models).to_csv(folder / "data/models.csv", index=False)
+    save_table(folder / outputs.MODELS, pd.DataFrame(models))
     points = {"step": [0, 20], "trajectory_mean": [0.1, 0.7], "trajectory_0": [0.1, 0.7]}
-    pd.DataFrame(points).to_csv(folder / "plots/evaluate_generated.csv", index=False)
+    save_table(folder / outputs.TRAJECTORY_CURVE, pd.DataFrame(points))
     return Result(Folder(folder), "abc1234", folder.name)
 
 
@@ -321,10 +316,6 @@ def test_a_value_is_the_mean_over_seeds_and_its_spread_their_deviation(measured)
     row = measured("a", 0.80, 0.82)
     assert row.value("generated_best") == pytest.approx(0.81)
     assert row.spread("generated_best") == pytest.approx(math.sqrt(2) * 0.01)
-
-
-def test_a_number_that_an_experiment_does_not_have_is_nan(measured):
-    row = measured("a", 0.80, 0.82)
     for result in row.found:
         result.metrics["similarity"]["original_max_mean"] = None  # a single original has none
     assert math.isnan(row.value("original_similarity"))
@@ -353,20 +344,17 @@ def test_the_status_tells_run_partly_run_not_run_and_failed(measured):
     assert measured("d", None, failure="lr: too much").status == "failed: lr: too much"
 
 
-def test_a_cell_that_was_not_run_says_so_with_its_command(measured):
-    default, missing = measured("0.1", 0.8), measured("x0.01", None)
-    text = markdown(table("3c"), [default, missing], "make table")
+def test_a_cell_that_was_not_run_or_failed_says_so_with_its_command_or_reason(measured):
+    missing, failed = measured("x0.01", None), measured("x10", None, failure="train_ddpm: lr")
+    rows = [measured("0.1", 0.8), missing, failed]
+    text = markdown(table("3c"), rows, "make table")
     assert re.search(r"\| x0\.01 \| .* / not run \|", text)
     assert "    dvc exp run -S seed.model=0" in text
     assert "| 0.1 beats a hundredth of it (mean) | - | - |" in text
-
-
-def test_a_failed_cell_is_failed_in_the_table_with_the_reason(measured):
-    rows = [measured("0.1", 0.8), measured("x0.01", None, failure="train_ddpm: lr")]
-    text = markdown(table("3c"), rows, "make table")
-    assert "/ failed |" in text
-    assert "- x0.01: failed: train_ddpm: lr" in text
-    assert set(long_table(table("3c"), rows)["status"]) == {"run", "failed: train_ddpm: lr"}
+    assert re.search(r"\| x10 \| .* / failed \|", text)
+    assert "- x10: failed: train_ddpm: lr" in text
+    status = long_table(table("3c"), rows).groupby("row", sort=False)["status"].first()
+    assert status.tolist() == ["run", "not run", "failed: train_ddpm: lr"]
 
 
 def test_the_csv_holds_paper_log_ours_interval_n_and_commit(measured):
@@ -377,20 +365,13 @@ def test_the_csv_holds_paper_log_ours_interval_n_and_commit(measured):
     assert line["commit"] == "abc1234"
 
 
-@pytest.mark.parametrize("name", sorted(set(figures.DRAW) - {"heat_map"}))
+@pytest.mark.parametrize("name", figures.DRAW)
 def test_every_figure_is_drawn_from_results(tmp_path, measured, name):
-    path = tmp_path / "figure.png"
-    assert figures.draw(name, path, [measured("a", 0.8), measured("b", 0.81), measured("c", None)])
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_heat_map_is_drawn_from_the_checkpoints(tmp_path, measured):
-    import torch
-
-    row = measured("a", 0.8)
+    rows = [measured("a", 0.8), measured("b", 0.81), measured("c", None)]
     tensors = {"n.weight": torch.randn(5, 9), "n.bias": torch.zeros(5, 3)}
-    save_tensors(tmp_path / "a0/data/checkpoints.safetensors", tensors, names=list(tensors))
-    assert figures.draw("heat_map", tmp_path / "f.png", [row])
+    save_tensors(tmp_path / "a0" / outputs.CHECKPOINTS, tensors, names=list(tensors))
+    assert figures.draw(name, tmp_path / "figure.png", rows)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_figure_of_nothing_leaves_no_file(tmp_path, measured):
@@ -419,6 +400,11 @@ def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
         (["3c", "--data", "cifar11"], "error: recipe=paper data=cifar11"),
         (["1", "--net", "vgg"], "error: --data and --net leave no row"),
         (["3c", "--recipe", "quick", "--data", "folder"], "want more: -S data.root=ROOT"),
+        (["3c", "--whole"], "error: --whole, --base-seeds and --ablations belong to `verdict`"),
+        (["3c", "--ablations"], "error: --whole, --base-seeds and --ablations belong to `verdict`"),
+        (["verdict", "--whole", "--base-seeds", "0,1"], "error: --base-seeds: --whole gives each"),
+        (["fit", "--base-seeds", "a"], "error: --base-seeds: 'a' is not a list of numbers"),
+        (["verdict", "--rows", "a"], "error: --rows: `verdict` has none"),
     ],
 )
 def test_a_wrong_argument_is_one_line(capsys, arguments, message):
@@ -428,19 +414,22 @@ def test_a_wrong_argument_is_one_line(capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+def rows_of(*arguments: str) -> list[Row]:
+    options = cli.parser().parse_args(arguments)
+    return cli.chosen_rows(table(options.table), options)
+
+
 def test_table_2_on_a_folder_of_the_same_images_keeps_the_papers_numbers():
-    options = cli.parser().parse_args(["2", "--data", "cifar10_images"])
-    rows = cli.chosen_rows(table("2"), options)
+    rows = rows_of("2", "--data", "cifar10_images")
     assert [row.overrides[0] for row in rows] == ["data=cifar10_images"] * 5
     assert rows[0].paper["generated_best"] == pytest.approx(0.558)
     assert rows[0].authors() == table("2").rows[0].authors() != {}
 
 
 def test_table_1_on_another_data_set_has_each_net_once():
-    options = cli.parser().parse_args(["1", "--data", "digits"])
-    rows = cli.chosen_rows(table("1"), options)
-    assert [row.label for row in rows][:2] == ["digits, ResNet-18", "digits, ResNet-50"]
-    assert len(rows) == 6
+    labels = [row.label for row in rows_of("1", "--data", "digits")]
+    assert labels[:2] == ["digits, ResNet-18", "digits, ResNet-50"]
+    assert len(labels) == 6
 
 
 # for real, on a tiny pipeline

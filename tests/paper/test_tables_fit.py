@@ -1,14 +1,16 @@
 """The table that says whether generators learned, from what finished runs have left."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pdiff.paper.experiments import Result
 from pdiff.paper.fit import write_fit
-from pdiff.paper.results import Setting
+from pdiff.paper.pipelines import Setting
+from pdiff.paper.results import Result
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
 
@@ -37,22 +39,25 @@ def result(folder: Path, fit: dict, accuracy: float = 0.91, within: float = 0.7)
 
 @pytest.fixture
 def written(tmp_path):
-    def write(**found):
-        paths, frame = write_fit(SETTING, found, tmp_path / "out", "python -m pdiff.paper fit")
-        return paths[1].read_text(), frame
+    def write(recipe: list[Result], old: Sequence[Result] = (), setting: Setting = SETTING):
+        found = {(i, i): {"": run} for i, run in enumerate(recipe)}
+        found |= {(9, i): {"normalise_tensor": run} for i, run in enumerate(old)}
+        paths, frame = write_fit(setting, found, ["s7: not run"], tmp_path / "out", "make fit")
+        return paths[1], frame
 
     return write
 
 
-def cells(text: str, start: str) -> list[str]:
-    [line] = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+def cells(path: Path, start: str) -> list[str]:
+    [line] = [line for line in path.read_text().splitlines() if line.startswith(f"| {start}")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_bars_are_held_against_the_mean_over_runs(tmp_path, written):
     runs = [result(tmp_path / "a", FITTED), result(tmp_path / "b", FITTED | {"r2": 0.98})]
     old = FITTED | {"r2": 0.2, "variance_least": 0.1, "loss_held_out": None}
-    text, frame = written(**{"": runs, "normalise_tensor": [result(tmp_path / "c", old)]})
+    text, frame = written(runs, [result(tmp_path / "c", old)])
+    assert "2 of this recipe, 1 of normalise_tensor" in text.read_text()
     assert cells(text, "codec: R²")[1:] == ["at least 0.98", "0.985 ± 0.007", "**0.200**, missed"]
     assert cells(text, "latents: least")[2:] == ["0.900 ± 0.000", "**0.100**, missed"]
     assert cells(text, "latents: held-out")[2:] == ["0.800 ± 0.000", "**not measured**, missed"]
@@ -63,7 +68,7 @@ def test_bars_are_held_against_the_mean_over_runs(tmp_path, written):
 
 @pytest.mark.parametrize(("accuracy", "within"), [(0.92, 0.7), (0.912, 0.8)])
 def test_models_are_held_against_fresh_runs(tmp_path, written, accuracy, within):
-    _, frame = written(**{"": [result(tmp_path / "a", FITTED, accuracy, within)]})
+    _, frame = written([result(tmp_path / "a", FITTED, accuracy, within)])
     bars = frame.dropna(subset="met").set_index("row")
     wrong = [name for name, met in bars["met"].items() if not met]
     expected = "accuracy" if accuracy > 0.915 else "similarity within"
@@ -72,7 +77,7 @@ def test_models_are_held_against_fresh_runs(tmp_path, written, accuracy, within)
 
 def test_groups_stand_beside_each_other_with_their_spread(tmp_path, written):
     runs = [result(tmp_path / "a", FITTED, 0.91), result(tmp_path / "b", FITTED, 0.93)]
-    text, _ = written(**{"": runs})
+    text, _ = written(runs)
     assert cells(text, "generated")[1:] == ["92.00 ± 1.41", "0.800 ± 0.000", "0.700 ± 0.000"]
     assert cells(text, "ensemble")[1:] == ["92.00 ± 0.00", "0.800 ± 0.000", "-"]
 
@@ -81,11 +86,19 @@ def test_a_run_without_an_audit_is_named(tmp_path, written):
     old = result(tmp_path / "old", FITTED)
     (tmp_path / "old/report/audit/groups.csv").unlink()
     with pytest.raises(InputError, match="old: no audit or no measured fit"):
-        written(**{"": [old]})
+        written([old])
 
 
-def test_nothing_run_is_said(written):
-    with pytest.raises(
-        InputError, match="no experiment of digits, resnet18, recipe quick is there"
-    ):
-        written(**{"": []})
+def test_nothing_run_is_said_with_what_is_missing(written):
+    expected = "no experiment of digits, resnet18, recipe quick is there: s7: not run"
+    with pytest.raises(InputError, match=expected):
+        written([])
+
+
+def test_other_overrides_have_files_of_their_own_and_many_fit_the_file_system(tmp_path, written):
+    run = result(tmp_path / "a", FITTED)
+    assert written([run])[0].name == "fit_quick_digits_resnet18.md"
+    many = (*SETTING.overrides, *(f"data.mean=[{i / 7}]" for i in range(60)))
+    path, _ = written([run], setting=replace(SETTING, overrides=many))
+    assert path.name.startswith("fit_quick_digits_resnet18_data.mean")
+    assert path.read_text().endswith("\n- s7: not run\n")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from pdiff.paper.experiments import Result, code_hashes
-from pdiff.paper.results import Pair, Run, Runs
+from pdiff.paper.experiments import code_hashes
+from pdiff.paper.pipelines import Found
+from pdiff.paper.results import Result
 from pdiff.tracking.files import Folder
 from tests.conftest import ROOT, change
 
@@ -62,18 +63,19 @@ def write_results(
     (folder / "metrics/audit.json").write_text(json.dumps(dict(audit or {})))
 
 
-def make_run(folder: Path, shift: float = 0.0, **options: object) -> Run:
+def make_run(folder: Path, shift: float = 0.0, **options: object) -> Result:
     """A run whose generated models are more accurate by `shift` than `GROUPS` says."""
     groups = dict(options.pop("groups", GROUPS))
     accuracy, similarity, choosing = groups["generated"]
     groups["generated"] = (accuracy + shift, similarity, choosing)
+    changes = {"autoencoder.min_r2": 0.1} | dict(options.pop("params", {}))
     write_results(folder, groups, **options)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params = change(params, autoencoder__min_r2=0.1, finetune__checkpoints=300)
-    return Run(Result(Folder(folder), "abc1234", folder.name), params)
+    params = change(yaml.safe_load((ROOT / "params.yaml").read_text()), **changes)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return Result(Folder(folder), "abc1234", folder.name)
 
 
-def make_pipelines(folder: Path, *shifts: float, **options: object) -> dict[Pair, Runs]:
+def make_pipelines(folder: Path, *shifts: float, **options: object) -> Found:
     """Whole pipelines, one a shift."""
     return {
         (i, i): {"": make_run(folder / f"run{i}", shift, **options)}
