@@ -133,7 +133,7 @@ def learned(runs: Sequence[Result]) -> tuple[str, str]:
         missed_bars(
             run.metrics["fit"],
             GenerateConfig.model_validate(run.params["generate"]),
-            run.params["autoencoder"]["min_r2"],
+            float(run.params["autoencoder"]["min_r2"]),
         )
         for run in runs
         if "fit" in run.metrics

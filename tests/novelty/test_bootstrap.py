@@ -38,24 +38,6 @@ def drawn(count: int, seed: int = 1, **changed: torch.Tensor) -> dict[str, Repli
     return bootstrap(groups(**changed), count, seed)
 
 
-@pytest.fixture(scope="module")
-def replicates() -> dict[str, Replicates]:
-    return drawn(2000)
-
-
-@pytest.mark.parametrize("group", ["original", "generated", "ensemble"])
-def test_means_of_replicates_are_the_true_accuracies(replicates, group):
-    found = replicates[group].accuracy
-    true = 1 - groups()[group].double().mean().item()
-    assert found.mean() == pytest.approx(true, abs=4 * found.std() / math.sqrt(len(found)))
-
-
-def test_the_standard_error_of_one_model_is_the_binomials(replicates):
-    p = 1 - groups()["ensemble"].double().mean().item()
-    error = math.sqrt(p * (1 - p) / IMAGES)
-    assert replicates["ensemble"].accuracy.std() == pytest.approx(error, rel=0.08)
-
-
 HALVES = torch.tensor([False, True]).repeat(8)[:, None].expand(-1, IMAGES)
 """Models that are all right or all wrong, whatever images are drawn."""
 
@@ -86,13 +68,6 @@ def test_the_same_seed_gives_the_same_replicates_and_another_draws_other_models(
         assert values.tolist() == asdict(again["generated"])[name].tolist()
     assert (first["original"].accuracy == other["original"].accuracy).all()
     assert (first["generated"].accuracy != other["generated"].accuracy).any()
-
-
-def test_identical_originals_are_fully_similar():
-    same = coins(1, 0.3, 0).expand(4, -1)
-    found = drawn(50, original=same, generated=same)
-    for own in (found["original"], found["generated"]):
-        assert {*own.similarity, *own.similarity_low, *own.similarity_high} == {1.0}
 
 
 def test_models_without_errors_are_identical():
@@ -144,14 +119,6 @@ def test_replicates_equal_a_direct_computation():
             }
             for name, value in row.items():
                 assert getattr(found[group], name)[r] == pytest.approx(value.item(), abs=1e-6)
-
-
-def test_a_group_has_the_same_replicates_whatever_other_groups_there_are():
-    alone = drawn(20)
-    beside = bootstrap({"soup_2": coins(3, 0.2, 8), **groups()}, 20, 1)
-    for group, own in alone.items():
-        assert own.accuracy.tolist() == beside[group].accuracy.tolist()
-        assert own.similarity.tolist() == beside[group].similarity.tolist()
 
 
 def test_a_group_without_models_is_refused_by_name():

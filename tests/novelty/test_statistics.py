@@ -1,4 +1,4 @@
-"""Tests and intervals: against scipy, values worked out by hand, and simulated studies."""
+"""Tests, intervals and power: against scipy, values worked out by hand, and simulated studies."""
 
 import math
 
@@ -9,7 +9,6 @@ from scipy import stats
 from pdiff.novelty.inference import equivalence_p, holm, t_interval, t_p, t_power
 
 NAN = math.nan
-THREE = np.array([4.0, 5.0, 6.0])  # mean 5, standard error 1 / sqrt(3), 2 degrees of freedom
 
 
 def draws(*shape: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
@@ -17,12 +16,6 @@ def draws(*shape: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
 
 
 # Student's t
-
-
-def test_an_interval_by_hand():
-    """The 97.5 % point of t with 2 degrees of freedom is 4.302653."""
-    half = 4.302653 / math.sqrt(3)
-    assert t_interval(THREE, 0.05) == pytest.approx((5 - half, 5 + half))
 
 
 @pytest.mark.parametrize("count", [2, 3, 12])
@@ -39,26 +32,6 @@ def test_equivalence_is_the_larger_of_two_one_sided_tests_of_scipy(margin):
         below = stats.ttest_1samp(values, margin, alternative="less").pvalue
         above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
         assert equivalence_p(values, margin) == pytest.approx(max(below, above))
-
-
-@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
-def test_a_p_value_is_small_exactly_where_the_interval_excludes_0(alpha):
-    decided = []
-    for values in draws(60, 4, mean=1.0):
-        low, high = t_interval(values, alpha)
-        decided.append(low > 0 or high < 0)
-        assert decided[-1] == (t_p(values) <= alpha)
-    assert 0 < sum(decided) < 60
-
-
-@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.2])
-def test_models_are_equivalent_exactly_where_the_interval_lies_within_the_margin(alpha):
-    decided = []
-    for values in draws(60, 4, std=0.7):
-        low, high = t_interval(values, 2 * alpha)
-        decided.append(low > -1 and high < 1)
-        assert decided[-1] == (equivalence_p(values, 1.0) <= alpha)
-    assert 0 < sum(decided) < 60
 
 
 def test_pipelines_that_agree_without_any_doubt_have_an_interval_of_no_width():
@@ -92,16 +65,7 @@ def test_power_is_the_share_of_studies_that_find_a_difference_as_large_as_the_ma
 
 
 def test_power_at_no_margin_is_the_error():
-    assert t_power(THREE, 0.0, 0.05) == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("pipelines", [2, 3, 6])
-def test_intervals_over_pipelines_cover_95_percent(pipelines):
-    """400 studies of a true difference of 0.3, whatever a pipeline's spread."""
-    studies = draws(400, pipelines, mean=0.3, std=2.0)
-    ends = np.array([t_interval(values, 0.05) for values in studies])
-    covered = ((ends[:, 0] <= 0.3) & (ends[:, 1] >= 0.3)).mean()
-    assert covered == pytest.approx(0.95, abs=0.025)
+    assert t_power(np.array([4.0, 5.0, 6.0]), 0.0, 0.05) == pytest.approx(0.05)
 
 
 # Holm
@@ -121,12 +85,3 @@ def test_a_claim_that_could_not_be_tested_still_counts():
     found = holm(np.array([0.02, NAN, 0.01]))
     assert found[[0, 2]].tolist() == pytest.approx([0.04, 0.03])
     assert math.isnan(found[1])
-
-
-def test_few_true_nulls_are_rejected_by_mistake():
-    """Two of three nulls are true: one of them is rejected in at most 5 % of 2,000 tables."""
-    p_values = np.random.default_rng(0).uniform(size=(2000, 3))
-    p_values[:, 0] = 1e-4
-    adjusted = np.array([holm(row) for row in p_values])
-    assert (adjusted[:, 1:] <= 0.05).any(1).mean() == pytest.approx(0.05, abs=0.012)
-    assert (adjusted[:, 0] <= 0.05).all()

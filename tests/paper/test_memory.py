@@ -35,10 +35,8 @@ def test_storages_count_while_they_live():
         view = a[:50]  # no storage of its own
         b = a + 1
         assert counter.now == 800
-        del b
-        assert counter.now == 400
-        del a
-        assert counter.now == 400  # the view holds it
+        del a, b
+        assert counter.now == 400  # the view holds a's
         del view
     assert (counter.now, counter.peak) == (0, 800)
 
@@ -116,11 +114,10 @@ def test_the_papers_numbers_stand_beside_its_own_way_of_training_alone():
 
 
 def test_rows_have_the_papers_latents_widths_and_batch():
-    found = {size: row(size) for size in (2048, 30_016, 100_288, 300_288)}
-    assert [training.latent for training in found.values()] == [128, 256, 512, 1024]
-    for training in found.values():
-        assert training.values["channels"] == [64, 128, 256, 256, 32]
-        assert training.values["batch_size"] == 50
+    for size, latent in ((2048, 128), (30_016, 256), (100_288, 512), (300_288, 1024)):
+        assert row(size).latent == latent
+        assert row(size).values["channels"] == [64, 128, 256, 256, 32]
+        assert row(size).values["batch_size"] == 50
 
 
 def test_the_linear_codec_has_fewer_components_than_checkpoints():
