@@ -5,8 +5,9 @@ then accuracy and similarity of what was generated beside fresh runs and rivals.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,6 +25,7 @@ RIVALS = ("original", "second_run", "ensemble", "soup_8", "gaussian_full", "proj
 RIVALS += ("projected_16", "projected_64")
 MADE = ("reconstructed", "generated")
 COLUMNS = ("accuracy", "max_similarity", "similarity_within")
+HEADS = ("accuracy, %", "maximum similarity", "similarity within")
 BARS = {  # what is measured; the least and the most that it may be
     "codec: R² of the deviation from the mean checkpoint": ("r2", 0.98, math.inf),
     "codec: similarity within reconstructed, less originals'": ("alike", -math.inf, MORE_ALIKE),
@@ -70,25 +72,15 @@ def write_fit(
     bars, groups = _bar_rows(setting, runs), _group_rows(runs)
     commits = ", ".join(dict.fromkeys(r.commit for own in results.values() for r in own))
     counts = ", ".join(f"{len(own)} of {n or 'this recipe'}" for n, own in results.items())
-    cells = []
-    for name, rows in bars.groupby("row", sort=False):
-        own = {row.recipe: _bar_cell(row) for row in rows.itertuples()}
-        wanted = _wanted(rows["low"].iloc[0], rows["high"].iloc[0])
-        cells.append([name, wanted, *(own.get(recipe, "not run") for recipe in RECIPES)])
-    models = []
-    for row in groups.to_dict("records"):
-        name = RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
-        accuracy = _spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
-        models.append([name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])])
     lines = [
         f"# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}",
         "",
         f"`{command}`, run at commit {commits}. Whole pipelines: {counts};",
         f"mean ± standard deviation over them. {READING}",
         "",
-        *grid(["bar", "wanted", *RECIPES.values()], cells),
+        *grid(["bar", "wanted", *RECIPES.values()], _bar_cells(bars)),
         "",
-        *grid(["group", "accuracy, %", "maximum similarity", "similarity within"], models),
+        *grid(["group", *HEADS], map(_group_cells, groups.to_dict("records"))),
         *(["", *(f"- {line}" for line in absent)] if absent else []),
     ]
     frame = pd.concat([bars, groups], ignore_index=True)
@@ -121,15 +113,21 @@ def _group_rows(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _wanted(low: float, high: float) -> str:
-    if math.isinf(high):
-        return f"at least {low:g}"
-    return f"{low:g} to {high:g}" if low and not math.isinf(low) else f"at most {high:g}"
+def _bar_cells(bars: pd.DataFrame) -> Iterator[list[str]]:
+    for name, rows in bars.groupby("row", sort=False):
+        low, high = rows[["low", "high"]].iloc[0]
+        wanted = f"{low:g} to {high:g}" if low and not math.isinf(low) else f"at most {high:g}"
+        own = dict.fromkeys(RECIPES, "not run")
+        for row in rows.itertuples():
+            value = "not measured" if math.isnan(row.mean) else _spread(row.mean, row.std, 3)
+            own[row.recipe] = value if row.met else f"**{value}**, missed"
+        yield [name, f"at least {low:g}" if math.isinf(high) else wanted, *own.values()]
 
 
-def _bar_cell(row: tuple) -> str:
-    value = "not measured" if math.isnan(row.mean) else _spread(row.mean, row.std, 3)
-    return value if row.met else f"**{value}**, missed"
+def _group_cells(row: Mapping[str, Any]) -> list[str]:
+    name = RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
+    accuracy = _spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
+    return [name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])]
 
 
 def _spread(mean: float, std: float, digits: int) -> str:

@@ -32,7 +32,6 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
     lines = []
     for row in rows:
         authors = row.row.authors()
-        what = {"row": row.row.label}
         provenance = {
             "seeds": len(row.found),
             "originals": row.count("original"),
@@ -45,6 +44,7 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
         for measure in table.measures:
             low, high = row.interval(measure)
             numbers = {
+                "row": row.row.label,
                 "measure": measure,
                 "paper": row.row.paper.get(measure, math.nan),
                 "authors_log": authors.get(measure, math.nan),
@@ -53,7 +53,7 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
                 "high": high,
                 "seed_std": row.spread(measure),
             }
-            lines.append(what | numbers | provenance)
+            lines.append(numbers | provenance)
     return pd.DataFrame(lines)
 
 
@@ -98,10 +98,8 @@ def _cell(row: Measured, measure: str) -> str:
     theirs = f"{paper} / {_number(row.row.authors().get(measure, math.nan), measure)}"
     if not row.found:
         return f"{theirs} / {'failed' if row.status.startswith('failed') else 'not run'}"
-    value, spread, *ends = (
-        _number(value, measure)
-        for value in (row.value(measure), row.spread(measure), *row.interval(measure))
-    )
+    numbers = (row.value(measure), row.spread(measure), *row.interval(measure))
+    value, spread, *ends = (_number(number, measure) for number in numbers)
     ours = f"**{value}**" + ("" if spread == "-" else f" ± {spread}")
     return f"{theirs} / {ours}" + ("" if "-" in ends else f" [{', '.join(ends)}]")
 

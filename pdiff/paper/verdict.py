@@ -6,7 +6,7 @@ Both have a section for each setting; writing one leaves the others as they are.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +129,11 @@ def learned(runs: Sequence[Result]) -> tuple[str, str]:
 
     `fits` if more than half of the runs reach every bar; `not measured` if none is known not to.
     """
-    missed = [
-        missed_bars(
-            run.metrics["fit"],
-            GenerateConfig.model_validate(run.params["generate"]),
-            float(run.params["autoencoder"]["min_r2"]),
-        )
-        for run in runs
-        if "fit" in run.metrics
-    ]
+    missed = []
+    for run in (run for run in runs if "fit" in run.metrics):
+        config = GenerateConfig.model_validate(run.params["generate"])
+        least = float(run.params["autoencoder"]["min_r2"])
+        missed.append(missed_bars(run.metrics["fit"], config, least))
     why = "; ".join(next((bars for bars in missed if bars), []))
     if 2 * missed.count([]) > len(runs):
         return "fits", why
@@ -205,16 +201,15 @@ def rows_of(found: Found) -> pd.DataFrame:
     ).replace("nan", "-")
     first = {"row": "0", "text": f"did the generator learn? ({numbers})", "n": len(runs)}
     rows = [first | {"answer": f"{word}: {why}" if why else word}]
-    names = ("text", "kind", "estimate", "low", "high", "p", "power")
+    none = f"no word: {'one pipeline' if word == 'fits' else word}"
     for key, claim in claims_of(found).items():
-        if not claim.differences:
+        row = asdict(claim)
+        count, answer = len(row.pop("differences")), row.pop("word") or none
+        if not count:
             answer = f"not run: {QUESTIONS[key].rival}"
         elif key not in PRIMARY:
             answer = "described"
-        else:
-            answer = claim.word or f"no word: {'one pipeline' if word == 'fits' else word}"
-        row = {name: getattr(claim, name) for name in names}
-        rows.append({"row": key, **row, "n": len(claim.differences), "answer": answer})
+        rows.append({"row": key, **row, "n": count, "answer": answer})
     return pd.DataFrame(rows)
 
 
@@ -228,9 +223,7 @@ def _notes(found: Found, command: str) -> list[str]:
         f"runs, reported on the {split} split."
     ]
     if runs[0].params["data"]["split"] == "paper":
-        notes.append(
-            "Both splits are the test images (`data.split: paper`): 3 and 6 chose on them."
-        )
+        notes += ["Both splits are the test images (`data.split: paper`): 3 and 6 chose on them."]
     soups = Counter(label(soup) for run in runs if (soup := nearest_soup(group_means(run))))
     if soups:
         counts = ", ".join(f"{name} in {count} runs" for name, count in soups.items())
