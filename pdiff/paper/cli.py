@@ -126,8 +126,7 @@ def _publish(
     print(paths[1].read_text())
     for path in paths:
         print(f"wrote {path}")
-    rows = frame.round(6).astype(object).where(frame.notna(), None).to_numpy().tolist()
-    tracking.log_table(name, list(frame.columns), rows, paths)
+    tracking.log_table(name, frame.round(6), paths)
     for sha, reason in failures.items():
         failed = next(e.name for e in experiments if e.sha == sha)
         print(f"failed: {failed}: {reason}", file=sys.stderr)

@@ -1,7 +1,35 @@
-"""`python -m pdiff.tracking sync | ui | table`."""
+"""`python -m pdiff.tracking sync | ui | table`: bring MLflow up to date, compare experiments."""
 
+import argparse
 import sys
 
-from pdiff.tracking.sync import main
+from pdiff.tracking import ui
+from pdiff.tracking.store import TrackingError, open_store
+from pdiff.tracking.sync import sync
 
-sys.exit(main())
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; the exit code comes back."""
+    parser = argparse.ArgumentParser(prog="python -m pdiff.tracking", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("sync", help="log what MLflow does not have yet")
+    commands.add_parser("table", help="compare the experiments here, as Markdown")
+    served = commands.add_parser("ui", help="sync, then serve the comparison of the experiments")
+    served.add_argument("--port", type=int, default=5000)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "table":
+            with open_store() as store:
+                print(ui.table(store))
+            return 0
+        if options.command == "ui":
+            ui.check_port(options.port)
+        print(f"sync: {sync()}", flush=True)
+        return ui.serve(options.port) if options.command == "ui" else 0
+    except (TrackingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

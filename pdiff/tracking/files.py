@@ -12,12 +12,12 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, runtime_checkable
 
 import yaml
 
@@ -29,8 +29,7 @@ REPORT_STAGE = "audit"
 HEADLINE_STAGE = "novelty"
 """The stage whose metrics compare experiments; in MLflow their names have no prefix."""
 RESULT_FOLDERS = ("metrics", "plots", "report")
-RESULT_SUFFIXES = {".json", ".csv", ".png", ".svg", ".md", ".html"}
-HEADLINE_TABLE = "summary.json"
+RESULT = re.compile(r"(metrics|plots|report)/.*\.(json|csv|png|svg|md|html)")
 COLUMNS = {  # what the comparison shows of an experiment, and the heading that fits there
     "fit.r2": "AE R2",
     "fit.variance_first": "var first",
@@ -51,9 +50,6 @@ COLUMNS = {  # what the comparison shows of an experiment, and the heading that 
     "similarity.generated_within": "within sim",
 }
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-
-Curve = list[list[int | float]]
-"""Points [step, milliseconds since 1970 or 0 if unknown, value]."""
 
 
 def clean_name(name: str) -> str:
@@ -80,33 +76,52 @@ def params_sha(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def key_of(params: Mapping[str, Any]) -> str:
+    """The name of an experiment that DVC has not named."""
+    return f"repro-{params_sha(params)[:8]}"
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
 
 
 def flat_params(params: Mapping[str, Any]) -> dict[str, str]:
     """Parameters as MLflow shows them: "noise.latent": "0.1", lists without spaces."""
-    texts = {}
-    for name, value in flatten(canonical(params)).items():
-        texts[name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return texts
+    compact = json.JSONEncoder(separators=(",", ":")).encode
+    flat = {clean_name(name): value for name, value in flatten(canonical(params)).items()}
+    return {name: v if isinstance(v, str) else compact(v) for name, v in flat.items()}
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numeric leaves of nested values, flattened."""
-    found = {}
-    for name, value in flatten(values).items():
-        with contextlib.suppress(TypeError, ValueError):
-            if not isinstance(value, str):
-                found[name] = float(value)
-    return found
+    """The numeric leaves of nested values, flattened, by names that MLflow accepts."""
+    flat = flatten(values).items()
+    return {clean_name(n): float(value) for n, value in flat if isinstance(value, SupportsFloat)}
+
+
+class Log:
+    """Collects what a stage reports; nothing here touches the network or MLflow."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, float, int, int]] = []
+        """Name, value, milliseconds since 1970, step."""
+        self.notes: dict[str, str] = {}
+
+    def __call__(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Add one point to each named curve."""
+        now = int(time.time() * 1000)
+        self.points += [(name, value, now, int(step)) for name, value in numbers(metrics).items()]
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Add final values, possibly nested; one ends the curve of its name."""
+        after, last = int(time.time() * 1000) + 1, {name: step for name, _, _, step in self.points}
+        self.points += [(n, value, after, last.get(n, 0)) for n, value in numbers(values).items()]
+        texts = {n: value for n, value in flatten(values).items() if isinstance(value, str)}
+        self.notes |= {f"summary.{name}": text for name, text in texts.items() if text}
 
 
 def git(*arguments: str, folder: Path | None = None) -> bytes | None:
@@ -117,19 +132,6 @@ def git(*arguments: str, folder: Path | None = None) -> bytes | None:
         if done.returncode == 0:
             return done.stdout
     return None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
-def is_result(path: str) -> bool:
-    """Whether a path is one of an experiment's small result files."""
-    folder, _, name = path.rpartition("/")
-    return folder in (*RESULT_FOLDERS, "report/audit") and Path(name).suffix in RESULT_SUFFIXES
 
 
 @runtime_checkable
@@ -153,17 +155,15 @@ class Folder:
         self.path = path
 
     def results(self) -> dict[str, str]:
-        found = {}
-        for path in filter(is_result, [p for name in RESULT_FOLDERS for p in self.paths(name)]):
-            data = (self.path / path).read_bytes()
-            found[path] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        return found
+        paths = filter(
+            RESULT.fullmatch, [path for name in RESULT_FOLDERS for path in self.paths(name)]
+        )
+        contents = {path: (self.path / path).read_bytes() for path in paths}
+        return {p: hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest() for p, c in contents.items()}
 
     def read(self, path: str) -> bytes | None:
-        try:
-            return (self.path / path).read_bytes()
-        except OSError:
-            return None
+        file = self.path / path
+        return file.read_bytes() if file.is_file() else None
 
     def paths(self, folder: str) -> list[str]:
         found = (p for p in (self.path / folder).rglob("*") if p.is_file())
@@ -177,13 +177,13 @@ def md5_of(tree: Tree, path: str) -> str | None:
     """
     if (data := tree.read(path)) is not None:
         return hashlib.md5(data).hexdigest()
-    names = [n for n in tree.paths(path) if "__pycache__" not in n and not n.endswith(".pyc")]
-    hashes = [hashlib.md5(tree.read(name) or b"").hexdigest() for name in names]
-    relative = [name.removeprefix(f"{path}/") for name in names]
-    entries = [{"md5": h, "relpath": name} for h, name in zip(hashes, relative, strict=True)]
-    if not entries:
-        return None
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+    entries = [
+        {"md5": hashlib.md5(tree.read(name) or b"").hexdigest(), "relpath": name[len(path) + 1 :]}
+        for name in tree.paths(path)
+        if "__pycache__" not in name and not name.endswith(".pyc")
+    ]
+    text = json.dumps(entries, sort_keys=True).encode()
+    return hashlib.md5(text).hexdigest() + ".dir" if entries else None
 
 
 def results_sha(tree: Tree) -> str:
@@ -213,28 +213,18 @@ def read_table(tree: Tree, path: str) -> "pandas.DataFrame":
 def headline(tree: Tree) -> dict[str, float]:
     """All final metrics: those of HEADLINE_STAGE by their names, others after their stage."""
     found: dict[str, float] = {}
-    for path in tree.results():
-        stage = Path(path).stem
-        if path.startswith("metrics/") and path.endswith(".json"):
-            prefix = "" if stage == HEADLINE_STAGE else f"{stage}."
-            values = numbers(read_json(tree, path))
-            found |= {f"{prefix}{name}": value for name, value in values.items()}
+    for path in filter(re.compile("metrics/.*json").fullmatch, tree.results()):
+        prefix = f"{Path(path).stem}.".removeprefix(f"{HEADLINE_STAGE}.")
+        found |= {f"{prefix}{n}": value for n, value in numbers(read_json(tree, path)).items()}
     return found
-
-
-def read_curves(tree: Tree, stage: str) -> dict[str, Curve]:
-    """The curves in plots/<stage>.csv; its first column is the step, cells may be empty."""
-    table = read_table(tree, f"plots/{stage}.csv")
-    steps, *names = table.columns
-    table = table.set_index(steps)
-    return {
-        name: [[int(step), 0, float(value)] for step, value in table[name].dropna().items()]
-        for name in names
-    }
 
 
 def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
     """A record for a stage that DVC restored instead of running it."""
+    log, table = Log(), read_table(tree, f"plots/{stage}.csv")
+    for step, row in table.set_index(table.columns[0]).iterrows():
+        log(row.dropna().to_dict(), step)
+    log.summary(read_json(tree, f"metrics/{stage}.json"))
     locked = read_yaml(tree, "dvc.lock").get("stages", {}).get(stage, {})
     return {
         "stage": stage,
@@ -242,25 +232,26 @@ def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
         "started": when,
         "ended": when,
         "params": locked.get("params", {}).get("params.yaml") or {},
-        "timing": {},
-        "summary": flatten(read_json(tree, f"metrics/{stage}.json")),
-        "curves": read_curves(tree, stage),
+        "points": log.points,
+        "notes": log.notes,
         "tags": {"dvc.cached": "true"},
     }
 
 
+def copy(tree: Tree, paths: Iterable[str], folder: Path) -> None:
+    """Write those of the files that there are into a folder."""
+    for path in paths:
+        if (data := tree.read(path)) is not None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+
+
 def write_artifacts(tree: Tree, folder: Path) -> list[str]:
     """Lay out what the experiment's run shows as files; the names of the tables come back."""
-    tables = []
-    for path in [*tree.results(), "params.yaml", "dvc.lock"]:
-        data = tree.read(path)
-        if data is None or path.startswith(("metrics/", "plots/")):
-            continue
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-        if path.endswith(".csv"):
-            tables.append(f"{Path(path).stem}.json")
-            table = read_table(tree, path)
-            table.to_json(folder / tables[-1], orient="split", index=False, double_precision=15)
-    # MLflow compares the first table
-    return sorted(tables, key=lambda name: (name != HEADLINE_TABLE, name))
+    shown = [path for path in tree.results() if path.startswith("report/")]
+    copy(tree, [*shown, "params.yaml", "dvc.lock"], folder)
+    paths = {f"{Path(path).stem}.json": path for path in shown if path.endswith(".csv")}
+    for name, path in paths.items():
+        table = read_table(tree, path)
+        table.to_json(folder / name, orient="split", index=False, double_precision=15)
+    return sorted(paths, key=lambda name: (name != "summary.json", name))  # the first is compared

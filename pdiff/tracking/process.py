@@ -1,13 +1,11 @@
 """Where, by what and from which commit a stage runs, and whether what started it still runs."""
 
-import importlib.metadata
 import os
 import platform
 import resource
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from pdiff.tracking.files import git
@@ -16,14 +14,6 @@ from pdiff.tracking.files import git
 def git_commit(folder: Path | None = None) -> str:
     """The commit that is checked out, "" if unknown."""
     return (git("rev-parse", "HEAD", folder=folder) or b"").decode().strip()
-
-
-def _device() -> str:
-    torch = sys.modules.get("torch")
-    wanted = os.environ.get("PDIFF_DEVICE") or "cuda"
-    if torch is not None and wanted.startswith("cuda") and torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name()}"
-    return "cpu"
 
 
 def peak_memory() -> dict[str, float]:
@@ -38,19 +28,20 @@ def peak_memory() -> dict[str, float]:
 
 def process_tags() -> dict[str, str]:
     """Where, by what and from which commit this process runs."""
-    commit = git_commit()
+    commit, torch = git_commit(), sys.modules.get("torch")
+    wanted = os.environ.get("PDIFF_DEVICE") or "cuda"
+    on_gpu = torch is not None and wanted.startswith("cuda") and torch.cuda.is_available()
     tags = {
         "pdiff.host": socket.gethostname(),
         "pdiff.pid": str(os.getppid()),  # DVC, or the shell: it lives on between two stages
-        "pdiff.device": _device(),
+        "pdiff.device": f"cuda: {torch.cuda.get_device_name()}" if on_gpu else "cpu",
         "pdiff.python": platform.python_version(),
+        "pdiff.torch": torch.__version__ if torch else "",
         "dvc.exp_name": os.environ.get("DVC_EXP_NAME", ""),
         "dvc.baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV") or commit,
         "mlflow.source.git.commit": commit,
     }
-    with suppress(importlib.metadata.PackageNotFoundError):
-        tags["pdiff.torch"] = importlib.metadata.version("torch")
-    return {name: value for name, value in tags.items() if value}
+    return {name: str(value) for name, value in tags.items() if value}
 
 
 def is_gone(tags: Mapping[str, str]) -> bool:

@@ -1,6 +1,5 @@
 """The paper's claims over whole pipelines: what is measured, and the document that says it."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -335,10 +334,9 @@ def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypat
     assert f"`python -m pdiff.paper {' '.join(DIGITS)}`, run at commit abc1234: 2 pip" in text
     assert cells(text, "10")[-1] == "not run: ablation=noise_param"
     assert f"wrote {workplace}/results/verdict.md" in capsys.readouterr().out
-    ((name, columns, rows, paths),) = logged
+    ((name, table, paths),) = logged
     assert name == "verdict (digits, resnet18, recipe quick)"
-    answers = [row[columns.index("answer")] for row in json.loads(json.dumps(rows))]
-    assert answers[:2] == ["fits", "better"]
+    assert list(table["answer"][:2]) == ["fits", "better"]
     assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
 
 

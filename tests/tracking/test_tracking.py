@@ -1,6 +1,5 @@
 """Tracking against real stores: SQLite, MLflow's server on the loopback, and a toy DVC project."""
 
-import builtins
 import contextlib
 import hashlib
 import json
@@ -21,17 +20,15 @@ from pydantic import BaseModel
 
 from pdiff import tracking
 from pdiff.system.speed import measured
-from pdiff.tracking import sync as tracking_sync
-from pdiff.tracking import ui as tracking_ui
+from pdiff.tracking import ui
+from pdiff.tracking.__main__ import main
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
 from pdiff.tracking.store import SETTINGS, open_store, tracking_uri
+from pdiff.tracking.sync import Source, sync
 
 NOTHING = "0 added, 0 updated, 0 marked as failed"
 REPOSITORY = Path(__file__).resolve().parents[2]
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
-    "1f15c4890000000d49444154789c6360f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
-)
+PNG = b"\x89PNG"
 
 
 class Noise(BaseModel):
@@ -84,34 +81,43 @@ def run_stage(stage: str, latent: float = 0.1, points: int = 3) -> None:
 
 
 def run_report(latent: float = 0.1) -> None:
+    """The last stage, at whose end the results of the whole pipeline are there."""
     with tracking.run(REPORT_STAGE, toy(latent)):
-        write_results(latent)
+        write(
+            {
+                "metrics/novelty.json": json.dumps({"accuracy": {"generated_best": latent}}),
+                "metrics/train.json": '{"r2": 0.7}',
+                "plots/train.csv": "step,loss,r2\n0,2.0,\n10,1.5,0.25\n",
+                "report/other.csv": "x,y\n1,2\n",
+                "report/summary.csv": "group,accuracy\noriginal,0.75\ngenerated,0.5\n",
+                "dvc.yaml": yaml.safe_dump({"stages": {"train": {}, REPORT_STAGE: {}}}),
+            }
+        )
+        Path("report/figure.png").write_bytes(PNG)
 
 
-def write_results(latent: float) -> None:
-    """What a whole pipeline leaves in the working directory."""
-    files = {
-        "metrics/novelty.json": json.dumps({"accuracy": {"generated_best": latent, "none": None}}),
-        "metrics/train.json": json.dumps({"r2": 0.7}),
-        "plots/train.csv": "step,loss,r2\n0,2.0,\n10,1.5,0.25\n",
-        "report/other.csv": "x,y\n1,2\n",
-        "report/summary.csv": "group,accuracy\noriginal,0.75\ngenerated,0.5\n",
-        "dvc.yaml": yaml.safe_dump({"stages": {"train": {"cmd": "x"}, "novelty": {"cmd": "y"}}}),
-    }
+def fail(stage: str) -> None:
+    with pytest.raises(ValueError, match="first line"), tracking.run(stage, toy()):
+        raise ValueError("first line\nsecond")
+
+
+def write(files: dict[str, str], folder: Path = Path()) -> None:
     for name, text in files.items():
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text(text)
-    Path("report/figure.png").write_bytes(PNG)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
-def all_runs(role: str = "pipeline", deleted: bool = False) -> dict:
-    """Runs by name."""
+def by_name(**tags: str) -> dict:
+    """MLflow's runs with these tags, none of them twice."""
     with open_store() as store:
-        found = store.runs(deleted, role=role)
-    names = [run.info.run_name for run in found]
-    if role == "pipeline" and not deleted:
-        assert len(set(names)) == len(names), f"an experiment stands twice: {names}"
-    return dict(zip(names, found, strict=True))
+        runs = store.runs(**tags)
+    found = {run.info.run_name: run for run in runs}
+    assert len(found) == len(runs), "one stands twice"
+    return found
+
+
+def all_runs() -> dict:
+    return by_name(role="pipeline")
 
 
 def only_pipeline():
@@ -120,10 +126,7 @@ def only_pipeline():
 
 
 def stages_of(pipeline) -> dict:
-    with open_store() as store:
-        found = store.runs(parent=pipeline.info.run_id)
-    assert len({run.info.run_name for run in found}) == len(found), "a stage stands twice"
-    return {run.info.run_name: run for run in found}
+    return by_name(parent=pipeline.info.run_id)
 
 
 def curve_of(run, name: str) -> list[tuple[int, float]]:
@@ -151,12 +154,8 @@ def test_params_have_one_hash_however_they_are_written():
 
 def test_params_are_flat_and_lists_compact():
     shown = flat_params({"noise": {"channels": (8, 16), "latent": 1.0}, "n": None, "on": True})
-    assert shown == {
-        "noise.channels": "[8,16]",
-        "noise.latent": "1",
-        "n": "null",
-        "on": "true",
-    }
+    flat = {"noise.channels": "[8,16]", "noise.latent": "1", "n": "null", "on": "true"}
+    assert shown == flat
 
 
 def test_a_relative_store_starts_at_the_root(bare_project, monkeypatch):
@@ -214,23 +213,32 @@ def test_a_short_stage_leaves_it_to_the_last_one_to_tell_mlflow(project, monkeyp
     run_stage("train")
     assert all_runs() == {}
     run_report()
-    assert stages_of(only_pipeline()).keys() == {"train", "novelty", REPORT_STAGE}
+    assert stages_of(only_pipeline()).keys() == {"train", REPORT_STAGE}
     assert "dvc.cached" not in stages_of(only_pipeline())["train"].data.tags
 
 
-def test_a_failing_stage_is_marked_and_its_error_comes_out_unchanged(project, monkeypatch):
+def test_a_failing_stage_is_marked(project, monkeypatch):
     run_stage("prepare")
-    monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)
-    error = ValueError("first line\nsecond")
-    with pytest.raises(ValueError, match="first line") as caught, tracking.run("train", toy()):
+    monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)  # a failure is told at once
+    fail("train")
+    for _ in range(2):
+        pipeline = only_pipeline()
+        assert pipeline.info.status == "FAILED"
+        stages = stages_of(pipeline)
+        assert {n: run.info.status for n, run in stages.items()} == {
+            "prepare": "FINISHED",
+            "train": "FAILED",
+        }
+        assert stages["train"].data.tags["pdiff.error"] == "ValueError: first line\nsecond"
+        sync()
+
+
+def test_the_error_of_a_stage_comes_out_unchanged(bare_project, monkeypatch):
+    monkeypatch.setenv("PDIFF_TRACKING", "off")
+    error = ValueError()
+    with pytest.raises(ValueError) as caught, tracking.run("train", toy()):
         raise error
     assert caught.value is error
-    pipeline = only_pipeline()
-    assert pipeline.info.status == "FAILED"
-    statuses = {name: run.info.status for name, run in stages_of(pipeline).items()}
-    assert statuses == {"prepare": "FINISHED", "train": "FAILED"}
-    tracking_sync.sync()
-    assert only_pipeline().info.status == "FAILED"
 
 
 def test_a_second_run_of_a_stage_replaces_the_first(project):
@@ -248,10 +256,8 @@ def test_the_same_name_with_other_parameters_starts_anew(project, monkeypatch):
     pipeline = all_runs()["fixed"]
     assert pipeline.data.params["noise.latent"] == "0.2"
     assert stages_of(pipeline).keys() == {"train"}
-    assert [path.name for path in sorted((project / ".work/runs/fixed").glob("*"))] == [
-        "train.json"
-    ]
-    assert tracking_sync.sync() == NOTHING
+    assert [path.name for path in (project / ".work/runs/fixed").glob("*")] == ["train.json"]
+    assert sync() == NOTHING
     assert all_runs()["fixed"].info.run_id == pipeline.info.run_id
 
 
@@ -261,8 +267,8 @@ def test_tracking_can_be_switched_off(bare_project, monkeypatch, capfd):
     run_report()
     assert not (bare_project / "mlflow.db").exists()
     (record,) = bare_project.glob(".work/runs/*/train.json")
-    assert len(json.loads(record.read_text())["curves"]["loss"]) == 3
-    assert tracking.records() == tracking_sync.saved_results() == []
+    assert [p[0] for p in json.loads(record.read_text())["points"]][:4] == [*["loss"] * 3, "r2"]
+    assert tracking.records() == [*bare_project.glob(".work/runs/*/results")] == []
     assert capfd.readouterr().err == ""
 
 
@@ -270,14 +276,7 @@ def test_tracking_can_be_switched_off(bare_project, monkeypatch, capfd):
 
 
 def test_without_mlflow_a_stage_warns_once(bare_project, monkeypatch, capfd):
-    imported = builtins.__import__
-
-    def no_mlflow(name, *rest):
-        if name.split(".")[0] == "mlflow":
-            raise ImportError("No module named 'mlflow'")
-        return imported(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", no_mlflow)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     run_stage("train")
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: tracking: train") and "mlflow" in line
@@ -293,7 +292,7 @@ def test_a_locked_store_delays_a_stage_by_seconds_only(project, capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: tracking:") and "locked" in line
     assert stages_of(only_pipeline()).keys() == {"prepare"}
-    assert tracking_sync.sync() == "0 added, 1 updated, 0 marked as failed"
+    assert sync() == "0 added, 1 updated, 0 marked as failed"
     assert len(curve_of(stages_of(only_pipeline())["train"], "loss")) == 3
 
 
@@ -326,7 +325,7 @@ def test_a_server_that_is_down_costs_a_warning_each_and_no_result(project, monke
     shutil.rmtree("report")  # the workspace moves on
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking_sync.sync() == "2 added, 0 updated, 0 marked as failed"
+    assert sync() == "2 added, 0 updated, 0 marked as failed"
     pipelines = all_runs()
     assert {run.info.status for run in pipelines.values()} == {"FINISHED"}
     values = {run.data.metrics["accuracy.generated_best"] for run in pipelines.values()}
@@ -335,7 +334,7 @@ def test_a_server_that_is_down_costs_a_warning_each_and_no_result(project, monke
         stage = stages_of(pipeline)["train"]
         assert len(curve_of(stage, "loss")) == 3 and stage.data.metrics["duration_s"] > 0
         assert "dvc.cached" not in stage.data.tags
-    assert tracking_sync.sync() == NOTHING
+    assert sync() == NOTHING
 
 
 def test_a_silent_server_does_not_hang_a_stage(project, monkeypatch, capfd):
@@ -355,13 +354,8 @@ def test_a_silent_server_does_not_hang_a_stage(project, monkeypatch, capfd):
 
 @pytest.mark.slow
 def test_processes_may_make_the_store_and_log_at_the_same_time(bare_project):
-    code = """
-import sys
-from pdiff import tracking
-from tests.tracking.test_tracking import run_stage
-tracking.PATIENCE_S = 0.0
-run_stage(sys.argv[1], points=1200)
-"""
+    code = "import sys; from tests.tracking.test_tracking import run_stage, tracking as t;"
+    code += "t.PATIENCE_S = 0.0; run_stage(sys.argv[1], points=1200)"
     jobs = [("one", "train"), ("same", "prepare"), ("same", "train")]
     started = [
         subprocess.Popen(
@@ -372,8 +366,7 @@ run_stage(sys.argv[1], points=1200)
         )
         for name, stage in jobs
     ]
-    outputs = [process.communicate(timeout=300) for process in started]
-    assert [error for _, error in outputs] == [""] * len(jobs)
+    assert [process.communicate(timeout=300)[1] for process in started] == [""] * len(jobs)
     pipelines = all_runs()
     assert pipelines.keys() == {"one", "same"}
     for name, stage in jobs:
@@ -387,7 +380,7 @@ def test_an_experiment_whose_process_is_gone_is_marked_as_failed(project, monkey
         patch.setattr(os, "getppid", lambda: gone.pid)
         run_stage("train", latent=0.1)
     run_stage("train", latent=0.2)
-    assert tracking_sync.sync() == "0 added, 0 updated, 1 marked as failed"
+    assert sync() == "0 added, 0 updated, 1 marked as failed"
     statuses = {r.data.params["noise.latent"]: r.info.status for r in all_runs().values()}
     assert statuses == {"0.1": "FAILED", "0.2": "RUNNING"}
 
@@ -395,7 +388,7 @@ def test_an_experiment_whose_process_is_gone_is_marked_as_failed(project, monkey
 # A whole experiment
 
 
-def test_the_report_stage_completes_the_experiment(project):
+def test_the_last_stage_completes_the_experiment(project):
     run_report(0.25)
     pipeline = only_pipeline()
     assert pipeline.info.status == "FINISHED"
@@ -404,15 +397,19 @@ def test_the_report_stage_completes_the_experiment(project):
         "gen best": 0.25,  # the same under a heading that fits
         "train.r2": 0.7,
     }
+
+
+def test_the_experiment_shows_tables_and_figures(project):
+    run_report()
+    pipeline = only_pipeline()
     tables = json.loads(pipeline.data.tags["mlflow.loggedArtifacts"])
     assert [table["path"] for table in tables] == ["summary.json", "other.json"]
     with open_store() as store:
         folder = Path(store.client.download_artifacts(pipeline.info.run_id, ""))
         shown = store.client.load_table(store.experiment_id, "summary.json")
-    assert list(shown.columns)[:2] == ["group", "accuracy"]
+    assert list(shown["group"]) == ["original", "generated"]
     assert list(shown["accuracy"]) == [0.75, 0.5]
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
         *("summary.json", "other.json", "params.yaml"),
         *("report/summary.csv", "report/other.csv", "report/figure.png"),
     }
@@ -425,14 +422,14 @@ def test_a_restored_stage_gets_its_run_from_files(project):
     assert stages["train"].data.tags["dvc.cached"] == "true"
     assert curve_of(stages["train"], "loss") == [(0, 2.0), (10, 1.5)]
     assert curve_of(stages["train"], "r2") == [(10, 0.25), (10, 0.7)]  # the curve, the final value
+    assert stages["train"].data.metrics["r2"] == 0.7
     assert "dvc.cached" not in stages[REPORT_STAGE].data.tags
 
 
 def test_a_failure_after_a_success_stays_a_failure(project):
     run_report()
-    with pytest.raises(ValueError), tracking.run("train", toy()):
-        raise ValueError
-    assert tracking_sync.sync() == NOTHING
+    fail("train")
+    assert sync() == NOTHING
     assert only_pipeline().info.status == "FAILED"
 
 
@@ -442,7 +439,7 @@ def test_what_was_deleted_in_mlflow_stays_deleted(project):
     with open_store() as store:
         for run in store.runs():
             store.client.delete_run(run.info.run_id)
-    assert tracking_sync.sync() == NOTHING
+    assert sync() == NOTHING
     assert all_runs() == {}
 
 
@@ -450,7 +447,7 @@ def test_a_new_store_gets_everything_too(project, monkeypatch, empty_store):
     run_stage("train")
     run_report()
     use_new_store(monkeypatch, empty_store)
-    assert tracking_sync.sync() == "1 added, 0 updated, 0 marked as failed"
+    assert sync() == "1 added, 0 updated, 0 marked as failed"
     assert len(curve_of(stages_of(only_pipeline())["train"], "loss")) == 3
 
 
@@ -468,34 +465,27 @@ LOCK = {
     REPORT_STAGE: {
         "deps": [{"path": "train.out", "md5": "1"}, {"path": "room", "md5": "elsewhere"}],
         "params": {"params.yaml": {"noise.latent": 0.1}},
-        "outs": [{"path": "metrics/novelty.json", "md5": hashlib.md5(b"{}").hexdigest()}],
+        "outs": [{"path": "metrics/audit.json", "md5": hashlib.md5(b"{}").hexdigest()}],
     },
 }
 
 
 @pytest.mark.parametrize(
-    ("stage", "part", "agrees"),
+    ("stage", "part", "complete"),
     [
         ("train", {}, True),
         ("train", {"params": {"params.yaml": {"noise": {"latent": 0.2}}}}, False),
         (REPORT_STAGE, {"params": {"params.yaml": {"noise.latent": 0.2}}}, False),
         ("train", {"outs": [{"path": "train.out", "md5": "2"}]}, False),  # only train was run again
-        (REPORT_STAGE, {"outs": [{"path": "metrics/novelty.json", "md5": "other"}]}, False),
+        (REPORT_STAGE, {"outs": [{"path": "metrics/audit.json", "md5": "other"}]}, False),
+        (REPORT_STAGE, None, False),  # it has not run
     ],
 )
-def test_results_belong_to_the_lock_or_are_not_logged(tmp_path, stage, part, agrees):
-    lock = LOCK | {stage: LOCK[stage] | part}
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
-    (tmp_path / "params.yaml").write_text("noise: {latent: 1e-1, more: 1}")
-    (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics/novelty.json").write_text("{}")
-    assert tracking_sync.lock_agrees(Folder(tmp_path)) == agrees
-
-
-def test_results_without_the_last_stage_are_not_logged(tmp_path):
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": LOCK["train"]}}))
-    (tmp_path / "params.yaml").write_text("noise: {latent: 0.1}")
-    assert not tracking_sync.lock_agrees(Folder(tmp_path))
+def test_results_belong_to_the_lock_or_are_not_complete(tmp_path, stage, part, complete):
+    stages = LOCK | {stage: LOCK[stage] | part} if part is not None else {"train": LOCK["train"]}
+    files = {"params.yaml": "noise: {latent: 1e-1, more: 1}", "metrics/audit.json": "{}"}
+    write({**files, "dvc.lock": yaml.safe_dump({"stages": stages})}, tmp_path)
+    assert Source("key", Folder(tmp_path), 0.0).is_complete() == complete
 
 
 # The comparison
@@ -513,15 +503,15 @@ def test_only_parameters_that_tell_experiments_apart_are_shown():
         _Run(data__name="b", data__classes="100", noise__latent="0.1", ddpm__steps="5"),
         _Run(data__name="b", data__classes="100", noise__latent="0.2", ddpm__steps="5"),
     ]
-    assert tracking_ui.differing_params(runs) == ["data.name", "noise.latent"]
-    assert tracking_ui.differing_params(runs[:1]) == []
+    assert ui.differing_params(runs) == ["data.name", "noise.latent"]
+    assert ui.differing_params(runs[:1]) == []
 
 
 def test_the_table_has_a_row_per_experiment(project):
     for latent in (0.1, 0.2):
         run_report(latent)
     with open_store() as store:
-        lines = tracking_ui.table(store).splitlines()
+        lines = ui.table(store).splitlines()
     assert lines[0] == "| experiment | status | noise.latent | accuracy.generated_best |"
     assert lines[2].endswith("| finished | 0.2 | 0.2 |")
     assert len(lines) == 4
@@ -532,7 +522,7 @@ def test_a_port_in_use_is_one_clear_line(bare_project, capfd):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert tracking_sync.main(["ui", "--port", str(port)]) == 1
+        assert main(["ui", "--port", str(port)]) == 1
     assert capfd.readouterr().err == f"error: port {port} is in use; choose with --port\n"
 
 
@@ -540,8 +530,9 @@ def get(url: str) -> bytes:
     return urllib.request.urlopen(url, timeout=10).read()
 
 
-@pytest.mark.slow
-def test_the_ui_serves_the_view_and_ends_with_ctrl_c(project, monkeypatch, capfd):
+@pytest.fixture
+def served(project):
+    """The port at which `make ui` serves a finished experiment, and the lines that it printed."""
     run_report()
     port = free_port()
     process = subprocess.Popen(
@@ -549,35 +540,44 @@ def test_the_ui_serves_the_view_and_ends_with_ctrl_c(project, monkeypatch, capfd
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         text=True,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        lines = iter(process.stdout.readline, "")
-        assert next(lines) == f"sync: {NOTHING}\n"
-        url = next(line for line in lines if line.startswith("http"))
-        assert url.startswith(f"http://pdiff.localhost:{port}/#/experiments/1/runs?view")
-        run_id = only_pipeline().info.run_id
-        figure = f"get-artifact?path=report%2Ffigure.png&run_uuid={run_id}"
-        assert get(f"http://127.0.0.1:{port}/{figure}") == PNG
-        experiment = get(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=1")
-        tags = {t["key"]: t["value"] for t in json.loads(experiment)["experiment"]["tags"]}
-        view = json.loads(tags["mlflow.sharedViewState.pdiff"])
-        assert "metrics.`gen best`" in view["selectedColumns"]
-
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")  # as a team's server
-        run_stage("train", latent=0.3, points=1100)
-        run_report(0.3)
-        pipeline = next(r for r in all_runs().values() if r.data.params["noise.latent"] == "0.3")
-        assert pipeline.info.status == "FINISHED"
-        assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 1100
-        assert tracking_sync.main(["ui"]) == 0  # its sync finds nothing to do, no server is started
-        lines = capfd.readouterr().out.splitlines()
-        assert lines[0] == f"sync: {NOTHING}"
-        assert lines[1].startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?")
+        lines = [process.stdout.readline()]
+        while process.poll() is None and not lines[-1].startswith("http"):
+            lines.append(process.stdout.readline())
+        yield port, lines
     finally:
-        os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=60)
-    tracking_ui.check_port(port)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in errors
+    ui.check_port(port)
+
+
+@pytest.mark.slow
+def test_the_ui_serves_the_view_and_ends_with_ctrl_c(served, monkeypatch, capfd):
+    port, lines = served
+    address = f"http://127.0.0.1:{port}"
+    assert lines[0] == f"sync: {NOTHING}\n"
+    assert lines[-1].startswith(f"http://pdiff.localhost:{port}/#/experiments/1/runs?view")
+    run_id = only_pipeline().info.run_id
+    assert get(f"{address}/get-artifact?path=report%2Ffigure.png&run_uuid={run_id}") == PNG
+    experiment = get(f"{address}/api/2.0/mlflow/experiments/get?experiment_id=1")
+    tags = {t["key"]: t["value"] for t in json.loads(experiment)["experiment"]["tags"]}
+    view = json.loads(tags["mlflow.sharedViewState.pdiff"])
+    assert "metrics.`gen best`" in view["selectedColumns"]
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)  # as a team's server
+    run_stage("train", latent=0.3, points=1100)
+    run_report(0.3)
+    pipeline = next(r for r in all_runs().values() if r.data.params["noise.latent"] == "0.3")
+    assert pipeline.info.status == "FINISHED"
+    assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 1100
+    assert main(["ui"]) == 0  # its sync finds nothing to do, no server is started
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == f"sync: {NOTHING}"
+    assert lines[1].startswith(f"{address}/#/experiments/1/runs?")
 
 
 # With DVC
@@ -587,38 +587,15 @@ def dvc_stage() -> None:
     """What `python stage.py NAME` does in the toy project."""
     stage = sys.argv[1]
     params = Toy.model_validate(yaml.safe_load(Path("params.yaml").read_text()))
-    latent = params.noise.latent
-    files = {
-        f"{stage}.out": f"{stage} {latent if stage == 'train' else ''}",
-        f"plots/{stage}.csv": "step,loss\n" + "".join(f"{i},{1 / (i + 1)}\n" for i in range(20)),
-        f"metrics/{stage}.json": json.dumps({"r2": 0.5}),
-    }
-    if stage == REPORT_STAGE:
-        files = {
-            f"{stage}.out": str(latent),
-            "report/summary.csv": f"group,accuracy\ngenerated,{latent}\n",
-            f"metrics/{stage}.json": json.dumps({"accuracy": {"generated_mean": latent / 2}}),
-        }
+    latent = 0.0 if stage == "prepare" else params.noise.latent
     with tracking.run(stage, params, "noise") as log:
-        if latent == 666 and stage == "train":
+        if latent == 666:
             raise ValueError("the devil's noise")
         for step in range(20):
             log({"loss": 1 / (step + 1)}, step)
-        for name, text in files.items():
-            Path(name).parent.mkdir(exist_ok=True)
-            Path(name).write_text(text)
-
-
-def _stage_yaml(name: str, *deps: str, **more: list) -> dict:
-    plain = {"cache": False}
-    return {
-        "cmd": f"{sys.executable} stage.py {name}",
-        "deps": ["stage.py", *deps],
-        "outs": [f"{name}.out"],
-        "metrics": [{f"metrics/{name}.json": plain}],
-        "plots": [{path: plain} for path in more.pop("plots", [f"plots/{name}.csv"])],
-        **more,
-    }
+        curve = "".join(f"{step},{1 / (step + 1)}\n" for step in range(20))
+        files = {f"{stage}.out": f"{stage} {latent}", f"plots/{stage}.csv": f"step,loss\n{curve}"}
+        write({**files, f"metrics/{stage}.json": json.dumps({"half": latent / 2})})
 
 
 def dvc(*arguments: str, folder: Path) -> str:
@@ -653,34 +630,38 @@ def dvc_folder(project, monkeypatch):
 
 @pytest.fixture
 def dvc_project(dvc_folder):
-    """A toy project under DVC, committed, its default not yet run."""
-    project = dvc_folder
-    (project / "stage.py").write_text(
-        "from tests.tracking.test_tracking import dvc_stage\n\ndvc_stage()\n"
-    )
-    (project / "params.yaml").write_text(
-        "name: toy\nnoise:\n  latent: 0.1\n  channels:\n  - 8\n  - 16\n"
-    )
+    """A toy project of three stages under DVC, committed, its default not yet run."""
     stages = {
-        "prepare": _stage_yaml("prepare"),
-        "train": _stage_yaml("train", "prepare.out", params=["noise"]),
-        "novelty": _stage_yaml("novelty", "train.out", plots=["report/summary.csv"]),
+        name: {
+            "cmd": f"{sys.executable} stage.py {name}",
+            "deps": ["stage.py", *deps],
+            "params": ["noise"] if deps else [],
+            "outs": [f"{name}.out"],
+            "metrics": [{f"metrics/{name}.json": {"cache": False}}],
+            "plots": [{f"plots/{name}.csv": {"cache": False}}],
+        }
+        for name, deps in {
+            "prepare": [],
+            "train": ["prepare.out"],
+            REPORT_STAGE: ["train.out"],
+        }.items()
     }
-    stages["novelty"]["params"] = ["noise"]
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-    ignored = "/*.out\n/mlflow.db*\n/mlruns/\n/.work/\n/.mlflow.lock\n"
-    (project / ".gitignore").write_text(ignored)
-    git("add", "-A", folder=project)
-    git("commit", "-qm", "start", folder=project)
-    return project
+    files = {
+        "stage.py": "from tests.tracking.test_tracking import dvc_stage\n\ndvc_stage()\n",
+        "params.yaml": yaml.safe_dump(toy().model_dump(mode="json"), sort_keys=False),
+        "dvc.yaml": yaml.safe_dump({"stages": stages}, sort_keys=False),
+        ".gitignore": "/*.out\n/mlflow.db*\n/mlruns/\n/.work/\n/.mlflow.lock\n",
+    }
+    write(files, dvc_folder)
+    git("add", "-A", folder=dvc_folder)
+    git("commit", "-qm", "start", folder=dvc_folder)
+    return dvc_folder
 
 
 @pytest.mark.slow
 def test_a_folder_has_the_hash_that_dvc_gives_it(dvc_folder):
-    for name in ("b.py", "a.py", "inner/c.py", "inner/a.txt", "__pycache__/a.pyc"):
-        path = dvc_folder / "room" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+    names = ("b.py", "a.py", "inner/c.py", "inner/a.txt", "__pycache__/a.pyc")
+    write({f"room/{name}": name for name in names}, dvc_folder)
     stage = {"cmd": "echo", "deps": ["room", "room/b.py"]}
     (dvc_folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"look": stage}}))
     dvc("repro", folder=dvc_folder)
@@ -696,31 +677,31 @@ def test_the_workspace_is_logged_once_and_only_while_it_is_up_to_date(
     dvc("repro", folder=dvc_project)
     pipeline = only_pipeline()
     assert pipeline.info.status == "FINISHED"
-    assert stages_of(pipeline).keys() == {"prepare", "train", "novelty"}
-    assert tracking_sync.sync() == NOTHING
+    assert stages_of(pipeline).keys() == {"prepare", "train", REPORT_STAGE}
+    assert sync() == NOTHING
 
     params = dvc_project / "params.yaml"
     params.write_text(params.read_text().replace("0.1", "0.7"))
-    assert tracking_sync.sync() == NOTHING
+    assert sync() == NOTHING
     assert all_runs().keys() == {pipeline.info.run_name}
     params.write_text(params.read_text().replace("0.7", "0.1"))
 
     # as in a fresh clone after `dvc pull`
     shutil.rmtree(dvc_project / ".work")
     use_new_store(monkeypatch, empty_store)
-    metrics, code = dvc_project / "metrics/novelty.json", dvc_project / "stage.py"
+    metrics, code = dvc_project / f"metrics/{REPORT_STAGE}.json", dvc_project / "stage.py"
     for path in (metrics, code):
         content = path.read_text()
         path.write_text(content + "\n")
-        assert tracking_sync.sync().startswith("0 added"), path
+        assert sync().startswith("0 added"), path
         path.write_text(content)
-    assert tracking_sync.sync().startswith("1 added")
+    assert sync().startswith("1 added")
     pipeline = only_pipeline()
     assert pipeline.info.status == "FINISHED"
-    assert pipeline.data.metrics["accuracy.generated_mean"] == 0.05
+    assert pipeline.data.metrics[f"{REPORT_STAGE}.half"] == 0.05
     assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 20
     assert stages_of(pipeline)["train"].data.params["noise.latent"] == "0.1"
-    assert tracking_sync.sync().startswith("0 added, 0 updated")
+    assert sync().startswith("0 added, 0 updated")
 
 
 @pytest.mark.nightly
@@ -736,19 +717,19 @@ def test_every_experiment_of_a_queue_is_there_once(dvc_project):
     assert {"low", "high", "bad"} <= live.keys()
     assert live["bad"].info.status == "FAILED"
     assert "default" not in live  # wholly from cache: no stage ran
-    assert tracking_sync.sync() == "1 added, 2 updated, 0 marked as failed"
-    assert tracking_sync.sync() == NOTHING
+    assert sync() == "1 added, 2 updated, 0 marked as failed"
+    assert sync() == NOTHING
 
     found = all_runs()
     assert len(found) == 5  # with the workspace's own
-    means = {n: r.data.metrics.get("accuracy.generated_mean") for n, r in found.items()}
+    means = {n: r.data.metrics.get(f"{REPORT_STAGE}.half") for n, r in found.items()}
     assert (means["low"], means["default"], means["high"]) == (5e-6, 0.05, 5)
     assert found["low"].data.params["noise.latent"] == "1e-05"
     assert found["bad"].info.status == "FAILED" and means["bad"] is None
     for name in ("low", "default", "high"):
         assert found[name].info.status == "FINISHED"
         stages = stages_of(found[name])
-        assert stages.keys() == {"prepare", "train", "novelty"}
+        assert stages.keys() == {"prepare", "train", REPORT_STAGE}
         assert len(curve_of(stages["train"], "loss")) == 20
         assert stages["prepare"].data.tags["dvc.cached"] == "true"
         assert len(found[name].data.tags["dvc.exp_rev"]) == 40
@@ -757,6 +738,6 @@ def test_every_experiment_of_a_queue_is_there_once(dvc_project):
 @pytest.mark.nightly
 def test_an_experiment_in_the_workspace_is_there_once(dvc_project):
     dvc("exp", "run", "-n", "here", "-S", "noise.latent=0.5", folder=dvc_project)
-    assert tracking_sync.sync() == "0 added, 1 updated, 0 marked as failed"
-    assert tracking_sync.sync() == NOTHING
+    assert sync() == "0 added, 1 updated, 0 marked as failed"
+    assert sync() == NOTHING
     assert all_runs().keys() == {"here"}
