@@ -71,8 +71,8 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
                 "params": {name: values[name] for name in sections},
                 "timing": timing,
                 "points": log.points,
-                "notes": log.notes | ({"pdiff.error": error} if error else {}),
                 "tags": process_tags(),
+                "error": error,
             }
             save_record(record)
             if record["tracked"]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from pdiff.tracking import ui
-from pdiff.tracking.store import TrackingError, open_store
+from pdiff.tracking.store import TrackingError, open_store, tracking_uri
 from pdiff.tracking.sync import sync
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
             with open_store() as store:
                 print(ui.table(store))
             return 0
-        if options.command == "ui":
+        if options.command == "ui" and not tracking_uri().startswith("http"):
             ui.check_port(options.port)
         print(f"sync: {sync()}", flush=True)
         return ui.serve(options.port) if options.command == "ui" else 0

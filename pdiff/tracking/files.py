@@ -109,7 +109,6 @@ class Log:
     def __init__(self) -> None:
         self.points: list[tuple[str, float, int, int]] = []
         """Name, value, milliseconds since 1970, step."""
-        self.notes: dict[str, str] = {}
 
     def __call__(self, metrics: Mapping[str, Any], step: int) -> None:
         """Add one point to each named curve."""
@@ -120,8 +119,6 @@ class Log:
         """Add final values, possibly nested; one ends the curve of its name."""
         after, last = int(time.time() * 1000) + 1, {name: step for name, _, _, step in self.points}
         self.points += [(n, value, after, last.get(n, 0)) for n, value in numbers(values).items()]
-        texts = {n: value for n, value in flatten(values).items() if isinstance(value, str)}
-        self.notes |= {f"summary.{name}": text for name, text in texts.items() if text}
 
 
 def git(*arguments: str, folder: Path | None = None) -> bytes | None:
@@ -155,11 +152,9 @@ class Folder:
         self.path = path
 
     def results(self) -> dict[str, str]:
-        paths = filter(
-            RESULT.fullmatch, [path for name in RESULT_FOLDERS for path in self.paths(name)]
-        )
-        contents = {path: (self.path / path).read_bytes() for path in paths}
-        return {p: hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest() for p, c in contents.items()}
+        paths = [path for name in RESULT_FOLDERS for path in self.paths(name)]
+        found = {p: (self.path / p).read_bytes() for p in paths if RESULT.fullmatch(p)}
+        return {p: hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest() for p, c in found.items()}
 
     def read(self, path: str) -> bytes | None:
         file = self.path / path
@@ -233,7 +228,6 @@ def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
         "ended": when,
         "params": locked.get("params", {}).get("params.yaml") or {},
         "points": log.points,
-        "notes": log.notes,
         "tags": {"dvc.cached": "true"},
     }
 

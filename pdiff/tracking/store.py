@@ -114,9 +114,7 @@ class Store:
                     self.retire(run)
             names = {"pdiff.key": key, "pdiff.role": "pipeline", "pdiff.params_sha": sha}
             found = self._create(key, started, {**tags, **names})
-        known = found.data.params
-        texts = {n: text for n, text in files.flat_params(params).items() if n not in known}
-        self._log(found.info.run_id, params=texts)
+        self._log(found.info.run_id, params=files.flat_params(params))
         return found
 
     def retire(self, run: Any) -> None:
@@ -159,7 +157,8 @@ class Store:
         tags = {"pdiff.key": key, "pdiff.role": "stage", "pdiff.stage": stage}
         tags |= {"mlflow.parentRunId": pipeline_id, **record["tags"]}
         run_id = self._create(stage, record["started"], tags).info.run_id
-        self._log(run_id, record["points"], files.flat_params(record["params"]), record["notes"])
+        error = {"pdiff.error": record["error"]} if record.get("error") else {}
+        self._log(run_id, record["points"], files.flat_params(record["params"]), error)
         if "id" in record:  # the last, so that a run cut short is made again
             self.client.set_tag(run_id, "pdiff.record", record["id"])
         self.end(run_id, record["status"], record["ended"])

@@ -71,13 +71,13 @@ class Source:
         """
         tree, locked = self.tree, files.read_yaml(self.tree, "dvc.lock").get("stages", {})
         outs = {o["path"]: o["md5"] for stage in locked.values() for o in stage.get("outs", [])}
-        deps = [dep for stage in locked.values() for dep in stage.get("deps", [])]
+        deps = [(d["path"], d.get("md5")) for s in locked.values() for d in s.get("deps", [])]
         used = [stage.get("params", {}).get("params.yaml") or {} for stage in locked.values()]
         here = files.flatten(files.canonical(files.read_yaml(tree, "params.yaml"))).items()
         return self.verified or (
             files.REPORT_STAGE in locked
             and all(files.flatten(files.canonical(part)).items() <= here for part in used)
-            and all(dep["md5"] == outs.get(dep["path"], dep["md5"]) for dep in deps)
+            and all(outs.get(path, md5) == md5 for path, md5 in deps)
             and all(files.md5_of(tree, p) == outs[p] for p in outs if files.RESULT.fullmatch(p))
         )
 
@@ -86,17 +86,12 @@ def experiments(folder: Path) -> list[Source]:
     """DVC's experiments, newest first."""
     form = "--format=%(refname) %(objectname) %(committerdate:unix)"
     command = ("for-each-ref", form, "--sort=-committerdate", EXPERIMENT_REF)
-    listing = files.git(*command, folder=folder)
     found = []
-    for line in (listing or b"").decode().splitlines():
+    for line in (files.git(*command, folder=folder) or b"").decode().splitlines():
         ref, revision, when = line.split(" ")
         _, _, start, rest, name = ref.split("/", 4)
-        tags = {
-            "dvc.exp_name": name,
-            "dvc.exp_rev": revision,
-            "dvc.baseline_rev": start + rest,
-            "mlflow.source.git.commit": start + rest,
-        }
+        tags = dict.fromkeys(("dvc.baseline_rev", "mlflow.source.git.commit"), start + rest)
+        tags |= {"dvc.exp_name": name, "dvc.exp_rev": revision}
         found.append(Source(files.clean_name(name), Commit(folder, revision), float(when), tags))
     return found
 

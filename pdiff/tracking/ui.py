@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdiff.config import Params
-from pdiff.system.paths import root
 from pdiff.tracking.files import COLUMNS
 from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
 
@@ -33,10 +32,8 @@ def differing_params(runs: Sequence[Any]) -> list[str]:
     Of parameters that always change together (a data set's name, size, classes) one is enough.
     """
     chosen: dict[tuple[int, ...], str] = {}
-    names = {name for run in runs for name in run.data.params}
-    for name in sorted(
-        names, key=lambda name: (not name.endswith((".name", ".net")), _place(name))
-    ):
+    names = sorted({name for run in runs for name in run.data.params}, key=_place)
+    for name in sorted(names, key=lambda name: not name.endswith((".name", ".net"))):
         values = [run.data.params.get(name) for run in runs]
         pattern = tuple(values.index(value) for value in values)
         if any(pattern):
@@ -57,10 +54,10 @@ def table(store: Store) -> str:
     rows = [["experiment", "status", *params, *metrics]]
     rows.append([*["-"] * (2 + len(params)), *["-:"] * len(metrics)])
     for run in runs:
-        row = [run.info.run_name, run.info.status.lower()]
-        row += [run.data.params.get(name, "") for name in params]
-        found = [run.data.metrics.get(name) for name in metrics]
-        rows.append([*row, *("" if value is None else f"{value:.4g}" for value in found)])
+        numbers = [run.data.metrics.get(name) for name in metrics]
+        texts = ["" if number is None else f"{number:.4g}" for number in numbers]
+        values = [run.data.params.get(name, "") for name in params]
+        rows.append([run.info.run_name, run.info.status.lower(), *values, *texts])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -69,9 +66,10 @@ def save_view(store: Store) -> str:
 
     The format is MLflow's own and undocumented, so a test looks at it.
     """
-    params = {f"params.`{n}`": _width(n) for n in differing_params(store.runs(role="pipeline"))}
-    metrics = {f"metrics.`{name}`": _width(name) for name in COLUMNS.values()}
-    widths = {"attributes.`Run Name`": 170, **params, **metrics, "attributes.`Created`": 110}
+    names = {f"params.`{name}`": name for name in differing_params(store.runs(role="pipeline"))}
+    names |= {f"metrics.`{name}`": name for name in COLUMNS.values()}
+    widths = {column: max(66, 6 * len(name) + 20) for column, name in names.items()}  # in pixels
+    widths = {"attributes.`Run Name`": 170, **widths, "attributes.`Created`": 110}
     view = {
         "searchFilter": "tags.`pdiff.role` = 'pipeline'",
         "orderByKey": "attributes.start_time",
@@ -83,7 +81,7 @@ def save_view(store: Store) -> str:
         "compareRunCharts": None,
         "viewMaximized": False,
         "runListHidden": False,
-        "selectedColumns": [*params, *metrics],
+        "selectedColumns": list(names),
         "columnOrder": list(widths),
         "columnWidths": widths,
     }
@@ -92,19 +90,11 @@ def save_view(store: Store) -> str:
     return f"/#/experiments/{store.experiment_id}/runs?viewStateShareKey=pdiff"
 
 
-def _width(name: str) -> int:
-    """Pixels that a column's heading needs."""
-    return max(66, 6 * len(name) + 20)
-
-
 def check_port(port: int) -> None:
     """Raise if something else listens there."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise TrackingError(f"port {port} is in use; choose with --port") from error
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise TrackingError(f"port {port} is in use; choose with --port")
 
 
 def serve(port: int) -> int:
@@ -115,22 +105,27 @@ def serve(port: int) -> int:
     if uri.startswith("http"):
         print(uri.rstrip("/") + path, flush=True)
         return 0
-    artifacts = (root() / "mlruns").as_uri()
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", uri, "--default-artifact-root", artifacts]
-    words += ["--artifacts-destination", artifacts, "--uvicorn-opts", "--log-level warning"]
+    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
+    words += ["--backend-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
     words += ["--allowed-hosts", f"{HOST}:*,localhost:*,127.0.0.1:*"]
     words += ["--cors-allowed-origins", f"http://{HOST}:{port}"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words],
+        [sys.executable, "-m", "mlflow", "server", *words],
         env={**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        start_new_session=True,  # MLflow passes Ctrl-C on: its workers would get it twice
     )
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, and that us
-    while server.poll() is None:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            print(f"\nhttp://{HOST}:{port}{path}", flush=True)
-            print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends the server", flush=True)
-            break
-        time.sleep(0.5)
-    return server.wait()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        while server.poll() is None:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                print(f"\nhttp://{HOST}:{port}{path}")
+                print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends it", flush=True)
+                break
+            time.sleep(0.5)
+        return server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return 0

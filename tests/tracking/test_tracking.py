@@ -202,10 +202,9 @@ def test_the_experiment_shows_all_parameters_while_it_runs(project):
 def test_a_final_value_comes_after_the_curve_of_its_name(project):
     with tracking.run("train", toy()) as log:
         log({"loss": 3.0}, 10)
-        log.summary({"loss": 1.0, "note": "as text"})
+        log.summary({"loss": 1.0})
     stage = stages_of(only_pipeline())["train"]
     assert stage.data.metrics["loss"] == 1.0
-    assert stage.data.tags["summary.note"] == "as text"
 
 
 def test_a_short_stage_leaves_it_to_the_last_one_to_tell_mlflow(project, monkeypatch):
