@@ -14,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -442,14 +443,6 @@ def test_what_was_deleted_in_mlflow_stays_deleted(project):
     assert all_runs() == {}
 
 
-def test_a_new_store_gets_everything_too(project, monkeypatch, empty_store):
-    run_stage("train")
-    run_report()
-    use_new_store(monkeypatch, empty_store)
-    assert sync() == "1 added, 0 updated, 0 marked as failed"
-    assert len(curve_of(stages_of(only_pipeline())["train"], "loss")) == 3
-
-
 def use_new_store(monkeypatch, empty_store) -> None:
     """As after the loss of the first; MLflow itself remembers the databases it has opened."""
     shutil.copy(empty_store, Path(os.environ["DVC_ROOT"]) / "second.db")
@@ -514,6 +507,16 @@ def test_the_table_has_a_row_per_experiment(project):
     assert lines[0] == "| experiment | status | noise.latent | accuracy.generated_best |"
     assert lines[2].endswith("| finished | 0.2 | 0.2 |")
     assert len(lines) == 4
+
+
+def test_a_table_replaces_the_last_of_its_name(project):
+    for value in (1, None):
+        table = pd.DataFrame({"row": ["a"], "x": [value]})
+        tracking.log_table("table 3c", table, [Path("mlflow.db")])
+    assert by_name(role="table").keys() == {"table 3c"}
+    with open_store() as store:
+        shown = store.client.load_table(store.experiment_id, "table.json")
+    assert list(shown["row"]) == ["a"] and shown["x"].isna().all()
 
 
 def test_a_port_in_use_is_one_clear_line(bare_project, capfd):
