@@ -134,6 +134,9 @@ def save_record(record: Mapping[str, Any]) -> None:
 
 
 def records(key: str = "*") -> list[dict[str, Any]]:
-    """What stages of one experiment, or of all, recorded while tracking was on, oldest first."""
+    """What stages of one experiment, or of all, recorded while tracking was on, oldest first.
+
+    A record of an earlier form, which has no points, is left aside.
+    """
     found = [json.loads(path.read_text()) for path in runs_folder().glob(f"{key}/*.json")]
-    return sorted((r for r in found if r["tracked"]), key=lambda record: record["started"])
+    return sorted((r for r in found if r["tracked"] and "points" in r), key=lambda record: record["started"])
