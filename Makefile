@@ -4,8 +4,8 @@ VENV := .venv
 # exact versions where the committed results were made, ranges elsewhere
 RANGES := requirements.txt requirements-dev.txt
 REQUIREMENTS ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),requirements.lock,$(RANGES))
-# processes that share the tests; 0: this one alone
-WORKERS ?= 0
+# processes that share the tests
+WORKERS ?= 2
 TEST := OMP_NUM_THREADS=1 python -m pytest -q -n $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 

@@ -69,6 +69,12 @@ def change(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return copy
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads cost more than they give at toy sizes."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def raw() -> dict[str, Any]:
     """The committed `params.yaml`, as nested dicts."""

@@ -58,36 +58,39 @@ def change_table(column: str, group: str, values: object) -> None:
 @pytest.mark.parametrize(
     ("group", "index", "file"),
     [
-        *(("generated", 4, f"out/model.{suffix}") for suffix in ("safetensors", "pth", "pt")),
-        *(("original", 11, "model.pth"), ("ensemble", 0, "model.pth")),
+        ("generated", 4, "out/model.safetensors"),
+        ("generated", 4, "out/model.pt"),
+        ("original", 11, "model.pth"),
+        ("ensemble", 0, "model.pth"),
         ("reconstructed", 2, "model.pth"),
     ],
 )
-def test_plain_timm_loads_it_and_predicts_the_same(folder, group, index, file):
+def test_plain_timm_loads_the_base_net_with_another_subset_and_predicts_the_same(
+    folder, group, index, file
+):
     assert main([str(index), "--group", group, "--to", file]) == 0
     net = timm.create_model("test_resnet", num_classes=10, checkpoint_path=file)
     assert torch.equal(predicted(net), expected(group, index))
-
-
-def test_all_but_the_subset_is_the_base_nets_and_the_subset_is_bit_exact(folder):
-    assert main(["3", "--to", "model.pth"]) == 0
-    state, base = torch.load("model.pth", weights_only=True), load_net(outputs.BASE).state_dict()
     subset, matrix = load_stack(outputs.GENERATED)
-    assert list(state) == list(base)
+    state, base = net.state_dict(), load_net(outputs.BASE).state_dict()
     assert {name for name in base if not torch.equal(state[name], base[name])} == set(subset.names)
-    assert torch.equal(torch.cat([state[n].flatten() for n in subset.names]), matrix[3])
+    if group == "generated":  # to the last bit
+        assert torch.equal(torch.cat([state[n].flatten() for n in subset.names]), matrix[4])
 
 
-def test_best_is_the_model_that_the_other_split_chooses(folder):
+def test_best_is_the_model_that_the_other_split_chooses(folder, tiny_raw):
     change_table("choosing_accuracy", "generated", [0.1, 0.2, 0.9, 0.3, 0.9, 0.5])
     change_table("accuracy", "generated", [0.9, 0.2, 0.1, 0.3, 0.4, 0.5])
     assert main(["best", "--to", "best.pth"]) == main(["2", "--to", "two.pth"]) == 0
     best, two = (torch.load(name, weights_only=True) for name in ("best.pth", "two.pth"))
-    assert all(torch.equal(best[name], two[name]) for name in two)
+    torch.testing.assert_close(best, two, rtol=0, atol=0)
     card = Path("best.md").read_text()
     assert "generated model 2" in card and "| this model | 10.00 % | 90.00 % |" in card
     assert "best of 6 generated models on the validation split" in card
     assert "picked by its index among 6" in Path("two.md").read_text()
+    Path("params.yaml").write_text(yaml.safe_dump(change(tiny_raw, data__split="paper")))
+    assert main(["best", "--to", "same.pth"]) == 0
+    assert "Both splits are the same images here" in Path("same.md").read_text()
 
 
 def test_the_card_loads_the_model_and_says_what_the_tables_say(folder):
@@ -153,14 +156,11 @@ def test_the_lineage_is_that_of_commit_and_lock(folder):
     ("arguments", "message"),
     [
         (["6"], "MODEL: 6 is out of range; generated has 0 to 5"),
-        (["-1"], "MODEL: -1 is out of range; generated has 0 to 5"),
         (["1", "--group", "ensemble"], "MODEL: 1 is out of range; ensemble has 0 to 0"),
         (["first"], "MODEL: 'first' is neither an index nor `best`"),
         (["0", "--group", "noised_0.05"], "--group: unknown 'noised_0.05'; known: generated, "),
         (["0", "--to", "model.onnx"], "--to: model.onnx must end in .safetensors, .pth, .pt"),
-        (["0", "--to", "model"], "--to: model must end in .safetensors, .pth, .pt"),
         (["0", "--to", "params.yaml/model.pth"], "--to: params.yaml/model.pth cannot be written"),
-        (["0", "--to", "params.yaml/m.safetensors"], "--to: params.yaml/m.safetensors cannot be"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(folder, capsys, arguments, message):
@@ -194,9 +194,6 @@ def fewer_models() -> None:
     ("group", "spoil", "message"),
     [
         ("generated", outputs.MODELS.unlink, "data/models.csv is missing"),
-        ("generated", outputs.GENERATED.unlink, "data/generated.safetensors is missing"),
-        ("generated", outputs.BASE.unlink, "models/base.safetensors is missing"),
-        ("generated", Path("params.yaml").unlink, "params.yaml is missing"),
         ("original", outputs.CHECKPOINTS.unlink, "data/checkpoints.safetensors is missing"),
         ("reconstructed", outputs.AUTOENCODER.unlink, "models/autoencoder.safetensors is missing"),
         ("generated", lambda: outputs.MODELS.write_text("\0\1"), "data/models.csv "),
@@ -211,12 +208,6 @@ def test_a_missing_broken_or_foreign_file_is_named(folder, capsys, group, spoil,
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
     assert not Path("model.pth").exists() and not Path("model.md").exists()
-
-
-def test_one_split_for_both_is_said(folder, tiny_raw):
-    Path("params.yaml").write_text(yaml.safe_dump(change(tiny_raw, data__split="paper")))
-    assert main(["best", "--to", "model.pth"]) == 0
-    assert "Both splits are the same images here" in Path("model.md").read_text()
 
 
 def test_a_net_of_ours_loads_with_pdiff(tiny_raw, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 from functools import cache
+from operator import attrgetter
 
 import pytest
 import torch
@@ -27,36 +28,28 @@ def composed():
     return cache(lambda overrides: parse_params(make_experiment(overrides.split()).params))
 
 
-def of_recipe(composed, row: dict[str, str]) -> Params:
-    return composed(row["overrides"] + " data.root=/images")  # some sets have no place of their own
-
-
 def as_fact(value: object) -> str:
     """A parameter as `recipes.csv` writes it; numbers compare as floats."""
     if isinstance(value, tuple):
         return " ".join(as_fact(part) for part in value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, str) else str(float(value))
-
-
-def as_number(cell: str) -> str:
-    """`1 2` and `1.0 2.0` are the same cell; words stay."""
     try:
-        return " ".join(str(float(part)) for part in cell.split())
+        return str(value).lower() if isinstance(value, bool) else str(float(value))
     except ValueError:
-        return cell
+        return value
+
+
+def of_recipe(composed, row: dict[str, str]) -> Params:
+    return composed(row["overrides"] + " data.root=/images")  # some sets have no place of their own
 
 
 def differences(composed, row: dict[str, str]) -> dict[str, tuple[str, str]]:
     """(ours, the authors') of the parameters that differ."""
-    params = of_recipe(composed, row)
-    found = {}
+    params, found = of_recipe(composed, row), {}
     for key, cell in row.items():
         if "." in key and cell:
-            section, _, name = key.partition(".")
-            found[key] = (as_fact(getattr(getattr(params, section), name)), as_number(cell))
-    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+            ours, theirs = as_fact(attrgetter(key)(params)), as_fact(tuple(cell.split()))
+            found |= {key: (ours, theirs)} if ours != theirs else {}
+    return found
 
 
 def test_a_recipe_holds_the_authors_values(composed):

@@ -12,7 +12,6 @@ from sklearn.decomposition import PCA
 from pdiff.autoencoder.codec import load_codec
 from pdiff.autoencoder.linear import LinearCodec, round_trip
 from pdiff.core.files import load_tensor, load_tensors
-from pdiff.export import main
 from pdiff.parameters.stack import StackFile, load_stack, write_rows
 from pdiff.parameters.subset import Models, Subset
 from pdiff.system.errors import InputError
@@ -33,44 +32,22 @@ def decoded(codec, latents, **options):
     return torch.cat([block for _, block in codec.decode(latents, **options)], dim=1)
 
 
-def test_the_checkpoints_come_back_at_full_rank(matrix):
-    codec = LinearCodec.fit(Models(SUBSET, matrix), COUNT - 1)
-    torch.testing.assert_close(
-        decoded(codec, codec.encode(codec.checkpoints)), matrix, rtol=1e-6, atol=1e-6
-    )
-
-
 @pytest.mark.parametrize("latent_dim", [1, 4, COUNT - 1])
-def test_latents_are_scikit_learns_scores_up_to_sign_and_one_scale(matrix, latent_dim):
+def test_latents_variance_and_reconstruction_are_scikit_learns(matrix, latent_dim):
+    """Latents up to sign and one scale; at full rank the checkpoints come back."""
     codec = LinearCodec.fit(Models(SUBSET, matrix), latent_dim)
-    latents = codec.encode(codec.checkpoints).double().numpy()
+    latents = codec.encode(codec.checkpoints)
     normalised = codec.normalisation.apply(matrix).double().numpy()
-    expected = PCA(latent_dim, svd_solver="full").fit_transform(normalised)
-    expected = expected / expected[:, 0].std(ddof=1)
-    signs = np.sign((latents * expected).sum(0))
+    pca = PCA(latent_dim, svd_solver="full").fit(normalised)
+    scores = pca.transform(normalised)
+    expected = scores / scores[:, 0].std(ddof=1)
+    signs = np.sign((latents.numpy() * expected).sum(0))
     np.testing.assert_allclose(latents, expected * signs, atol=1e-5)
-
-
-def test_what_is_decoded_is_scikit_learns_reconstruction(matrix, generator):
-    codec = LinearCodec.fit(Models(SUBSET, matrix), 4)
-    normalised = codec.normalisation.apply(matrix).double().numpy()
-    pca = PCA(4, svd_solver="full").fit(normalised)
-    expected = torch.from_numpy(pca.inverse_transform(pca.transform(normalised))).float()
-    found = decoded(codec, codec.encode(codec.checkpoints))
-    torch.testing.assert_close(found, codec.normalisation.invert(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_the_variance_is_scikit_learns(matrix):
-    codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
-    pca = PCA(5, svd_solver="full").fit(codec.normalisation.apply(matrix).double().numpy())
-    np.testing.assert_allclose(codec.variance.numpy(), pca.explained_variance_, rtol=1e-6)
-
-
-def test_latents_have_mean_0_and_their_components_share_of_the_first_ones_variance(matrix):
-    codec = LinearCodec.fit(Models(SUBSET, matrix), 6)
-    latents = codec.encode(Models(SUBSET, matrix))
-    torch.testing.assert_close(latents.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-    torch.testing.assert_close(latents.var(0), (codec.variance / codec.variance[0]).float())
+    np.testing.assert_allclose(codec.variance, pca.explained_variance_, rtol=1e-6)
+    again = torch.from_numpy(pca.inverse_transform(scores)).float()
+    torch.testing.assert_close(
+        decoded(codec, latents), codec.normalisation.invert(again), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_other_models_are_encoded_as_those_that_were_fitted(matrix):
@@ -78,13 +55,6 @@ def test_other_models_are_encoded_as_those_that_were_fitted(matrix):
     codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
     others = codec.encode(Models(SUBSET, matrix[:3].clone()))
     torch.testing.assert_close(others, codec.encode(codec.checkpoints)[:3], rtol=1e-4, atol=1e-5)
-
-
-def test_what_was_decoded_is_encoded_to_the_same_latents(matrix, generator):
-    codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
-    latents = torch.randn(4, 5, generator=generator)
-    again = codec.encode(Models(SUBSET, decoded(codec, latents)))
-    torch.testing.assert_close(again, latents, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("values", [1, 60, 100, 336])
@@ -116,23 +86,18 @@ def test_no_more_values_are_read_at_a_time_than_allowed(matrix):
     assert 0 < models.largest <= 100
 
 
-def test_more_components_than_directions_are_refused(matrix):
-    message = r"latent_dim: 12 is more than the 11 directions in which the 12 checkpoints differ"
+@pytest.mark.parametrize(
+    ("different", "message"),
+    [
+        (12, "latent_dim: 12 is more than the 11 directions in which the 12 checkpoints differ"),
+        (7, "latent_dim: 12 is more than the 6 directions .* linear can have 1 to 6"),
+        (1, "no direction: the 12 checkpoints are equal"),
+    ],
+)
+def test_more_components_than_directions_are_refused(matrix, different, message):
+    matrix[different:] = matrix[different - 1].clone()
     with pytest.raises(InputError, match=message):
         LinearCodec.fit(Models(SUBSET, matrix), COUNT)
-
-
-def test_equal_checkpoints_span_fewer_directions(matrix):
-    matrix[7:] = matrix[6]
-    message = r"latent_dim: 7 is more than the 6 directions .* linear can have 1 to 6"
-    with pytest.raises(InputError, match=message):
-        LinearCodec.fit(Models(SUBSET, matrix), 7)
-    assert LinearCodec.fit(Models(SUBSET, matrix), 6).dual.shape == (COUNT, 6)
-
-
-def test_checkpoints_that_are_all_equal_are_refused(matrix):
-    with pytest.raises(InputError, match="no direction: the 12 checkpoints are equal"):
-        LinearCodec.fit(Models(SUBSET, matrix[:1].repeat(COUNT, 1)), 1)
 
 
 def test_a_checkpoint_that_is_not_finite_is_refused(matrix):
@@ -199,13 +164,15 @@ def linear(finished, linear_raw, tmp_path_factory) -> Path:
     return folder
 
 
-def test_reconstructed_models_predict_as_the_originals(linear):
+def test_reconstructed_models_predict_as_the_originals_and_nothing_temporary_is_left(linear):
     metrics = json.loads((linear / "metrics/train_autoencoder.json").read_text())
     assert metrics["r2"] == pytest.approx(1, abs=1e-9)
     originals = load_tensors(linear / "data/predictions_originals.safetensors")[0]
     reconstructed = load_tensors(linear / "data/predictions_generated.safetensors")[0]
     agree = originals["original.test"][[0, 4, 7, 11]] == reconstructed["reconstructed.test"]
     assert agree.float().mean() > 0.99  # rounding may tip an image in a thousand
+    assert not list((linear / ".work").glob("tmp*"))
+    assert not list((linear / "data").glob(".*"))
 
 
 def test_generated_models_are_the_decoded_latents(linear):
@@ -218,41 +185,23 @@ def test_generated_models_are_the_decoded_latents(linear):
     torch.testing.assert_close(saved, expected, rtol=1e-4, atol=1e-5)  # threads sum differently
 
 
-def test_noise_has_no_effect(linear, linear_raw, tmp_path):
-    folder = tmp_path / "copy"
-    shutil.copytree(linear, folder)
-    run_stages(folder, change(linear_raw, noise__latent=3.0), ("train_autoencoder",))
-    changed = {name for name, value in hashes(linear).items() if hashes(folder)[name] != value}
-    assert changed == {"params.yaml"}
+@pytest.fixture
+def again(linear, tmp_path) -> Path:
+    return Path(shutil.copytree(linear, tmp_path / "copy"))
 
 
-def test_nothing_temporary_is_left(linear):
-    assert not list((linear / ".work").glob("tmp*"))
-    assert not list((linear / "data").glob(".*"))
+def test_noise_has_no_effect(again, linear_raw):
+    before = hashes(again)
+    run_stages(again, change(linear_raw, noise__latent=3.0), ("train_autoencoder",))
+    assert {name for name, value in hashes(again).items() if before[name] != value} == {
+        "params.yaml"
+    }
 
 
-@pytest.mark.parametrize("group", ["generated", "reconstructed"])
-def test_a_model_is_exported_as_it_was_evaluated(linear, tmp_path, monkeypatch, group):
-    monkeypatch.chdir(linear)
-    file = tmp_path / "model.safetensors"
-    assert main(["2", "--group", group, "--to", str(file)]) == 0
-    subset, matrix = load_stack(Path("data/generated.safetensors"))
-    if group == "reconstructed":
-        _, matrix = load_stack(Path("data/checkpoints.safetensors"))
-        matrix = matrix[[0, 4, 7, 11]]
-    state = load_tensors(file)[0]
-    exported = torch.cat([state[name].flatten() for name in subset.names])
-    torch.testing.assert_close(exported, matrix[2], rtol=1e-5, atol=1e-6)
-
-
-def test_checkpoints_of_another_run_are_one_line_and_outputs_stay(
-    linear, linear_raw, tmp_path, capsys
-):
-    folder = tmp_path / "copy"
-    shutil.copytree(linear, folder)
-    shutil.copyfile(folder / "data/second_run.safetensors", folder / "data/checkpoints.safetensors")
-    before = hashes(folder)
+def test_checkpoints_of_another_run_are_one_line_and_outputs_stay(again, linear_raw, capsys):
+    shutil.copyfile(again / "data/second_run.safetensors", again / "data/checkpoints.safetensors")
+    before = hashes(again)
     with pytest.raises(SystemExit):
-        run_stages(folder, linear_raw, ("generate",))
+        run_stages(again, linear_raw, ("generate",))
     assert "and the checkpoints are of different runs" in capsys.readouterr().err
-    assert hashes(folder) == before
+    assert hashes(again) == before

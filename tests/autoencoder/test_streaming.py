@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from pdiff.autoencoder import low_memory as streaming
 from pdiff.autoencoder.net import Autoencoder
 from pdiff.autoencoder.train import kl_divergence, reparameterise
-from tests.toys.training import one_thread  # noqa: F401
 
 SMALL = ((4, 8, 4), 3)
 PAPER = ((64, 128, 256, 256, 32), 7)
@@ -19,7 +18,6 @@ def five_steps(
     mode,
     dtype=torch.float64,
     *,
-    optimizer=torch.optim.SGD,
     length=70,
     shape=SMALL,
     latent_dim=8,
@@ -34,7 +32,7 @@ def five_steps(
     for block in (*model.encoder, *model.decoder):
         torch.nn.init.uniform_(block.norm.weight, 0.5, 2)
         torch.nn.init.normal_(block.norm.bias)
-    updates = optimizer(model.parameters(), lr=1e-3)
+    updates = torch.optim.SGD(model.parameters(), lr=1e-3)
     found = {}
     for step in range(5):
         x = (step + 1) * model.pad(torch.randn(batch, length, dtype=dtype))
@@ -54,13 +52,13 @@ def five_steps(
     return found | {f"end {name}": value for name, value in model.state_dict().items()}
 
 
-def assert_equal(found, expected, tolerance, *, but=()):
+def assert_equal(found, expected, tolerance):
     """Every number within `tolerance` of the largest in its tensor.
 
     The gradient of a bias before a batch norm is zero but for rounding.
     """
     assert found.keys() == expected.keys()
-    for name in [name for name in expected if name not in but]:
+    for name in expected:
         zero = name.endswith("conv.bias") and not name.startswith("end")
         size = 1.0 if zero else expected[name].abs().max()
         error = (found[name] - expected[name]).abs().max() / size
@@ -68,32 +66,21 @@ def assert_equal(found, expected, tolerance, *, but=()):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("variance_head", [False, True])
-def test_losses_gradients_and_statistics_equal_the_plain_ways(mode, variance_head):
-    expected = five_steps(PLAIN, variance_head=variance_head)
-    assert_equal(five_steps(mode, variance_head=variance_head), expected, 1e-12)
-
-
-@pytest.mark.parametrize("mode", MODES, ids=str)
-def test_in_single_precision_they_equal_but_for_rounding(mode):
-    expected = five_steps(PLAIN, torch.float32)
-    assert_equal(five_steps(mode, torch.float32), expected, 3e-5)
-
-
-@pytest.mark.parametrize("mode", MODES, ids=str)
-def test_under_adamw_too(mode):
-    """Adam makes steps of rounding: those biases, which the batch norm takes away again, differ."""
-    expected = five_steps(PLAIN, optimizer=torch.optim.AdamW)
-    found = five_steps(mode, optimizer=torch.optim.AdamW)
-    biases = [name for name in found if name.startswith("end") and name.endswith("conv.bias")]
-    means = [name for name in found if name.endswith("running_mean")]
-    assert_equal(found, expected, 1e-9, but=[*biases, *means])
+@pytest.mark.parametrize(
+    ("variance_head", "dtype", "tolerance"),
+    [(False, torch.float64, 1e-12), (True, torch.float64, 1e-12), (False, torch.float32, 3e-5)],
+)
+def test_losses_gradients_and_statistics_equal_the_plain_ways(
+    mode, variance_head, dtype, tolerance
+):
+    expected = five_steps(PLAIN, dtype, variance_head=variance_head)
+    assert_equal(five_steps(mode, dtype, variance_head=variance_head), expected, tolerance)
 
 
 def test_checkpointing_is_equal_to_the_last_bit():
     expected = five_steps(PLAIN, torch.float32, bfloat16=True)
     found = five_steps({"checkpointing": True}, torch.float32, bfloat16=True)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_streaming_runs_in_the_precision_of_the_forward_pass():
@@ -106,14 +93,6 @@ def test_streaming_runs_in_the_precision_of_the_forward_pass():
     assert found["0 loss"] != exact["0 loss"]
 
 
-def test_the_coupling_of_samples_matters(monkeypatch):
-    """Without the gradient through the batch statistics the comparison above would fail."""
-    expected = five_steps(PLAIN)
-    monkeypatch.setattr(streaming._Coupling, "add_to", lambda self, grad, a: grad)
-    with pytest.raises(AssertionError, match=r"(en|de)coder"):
-        assert_equal(five_steps({"micro_batch": 3}), expected, 1e-3)
-
-
 def test_streaming_keeps_the_input_alone():
     """Of the whole batch nothing else is saved for the backward pass."""
     model = Autoencoder(70, *SMALL, latent_dim=8).train()
@@ -121,13 +100,6 @@ def test_streaming_keeps_the_input_alone():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         streaming.streamed(model.decoder, model.output, x, 3)
     assert len(kept) == 1 and kept[0] is x
-
-
-def test_the_running_statistics_move_once_a_step():
-    for mode in MODES:
-        state = five_steps(mode)
-        counts = [value for name, value in state.items() if name.endswith("batches_tracked")]
-        assert counts == [5] * 6
 
 
 @pytest.mark.slow

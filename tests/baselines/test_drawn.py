@@ -123,28 +123,6 @@ def test_every_group_has_a_seed_of_its_own(monkeypatch, originals, config, gener
     assert wanted["gaussian_full"].seed == derive_seed(7, "gaussian_full")
 
 
-def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].item()
-
-
-def test_every_level_of_absolute_noise_has_its_own_noise(config, generator):
-    """5 x 400 values: the correlation of independent ones has a std of 0.02."""
-    originals = Models(Subset({"a": (400,)}), torch.zeros(5, 400))
-    config = config.model_copy(update={"absolute_noise": (0.06, 0.12), "rival_models": 5})
-    groups = from_originals(originals, config, 0, audit=True)
-    low, high = (matrix(groups[f"absolute_{n}"]) for n in (0.06, 0.12))
-    assert abs(correlation(low, high)) < 0.1
-
-
-def test_full_gaussian_and_interpolation_share_no_chance(config):
-    """Of two originals, 0 and 1, each draws one number a model: the share of the second."""
-    originals = Models(Subset({"a": (1,)}), torch.tensor([[0.0], [1.0]]))
-    config = config.model_copy(update={"rival_models": 400})
-    groups = from_originals(originals, config, 0, audit=True)
-    gaussian, point = (matrix(groups[n]) for n in ("gaussian_full", "interpolated"))
-    assert abs(correlation(gaussian, point)) < 0.2
-
-
 def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, generator):
     latents = torch.randn(5, 400, generator=generator)
     config = config.model_copy(update={"rival_models": 10})

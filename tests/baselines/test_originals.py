@@ -1,11 +1,9 @@
 """The originals' mean, noise-added originals, combinations of originals, independent Gaussians."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
-from pdiff.baselines.originals import Combined, Independent, Noised, ensemble
+from pdiff.baselines.originals import Combined, Independent, Noised, ensemble, matrix
 from pdiff.parameters.subset import Models, Subset
 
 SUBSET = Subset({"a": (400,), "b": (20, 30)})
@@ -17,48 +15,38 @@ def originals(generator):
     return Models(SUBSET, torch.randn(4, 1000, generator=generator) * scale + 3)
 
 
-def rows(models: Sequence) -> torch.Tensor:
-    return torch.stack([torch.cat([model[n].flatten() for n in SUBSET.names]) for model in models])
-
-
 def test_the_ensemble_is_the_mean(originals):
     mean = originals.block(slice(0, 1000)).mean(0)
     torch.testing.assert_close(ensemble(originals).row(0), mean)
 
 
-def test_noise_is_in_units_of_each_tensors_own_std(originals):
-    models = Noised(originals, 0.1, 40, seed=0)
-    sources = torch.stack([originals.row(models.source(i)) for i in range(40)])
-    noise = rows(models) - sources
-    assert noise[:, :400].std().item() == pytest.approx(0.2, rel=0.05)
-    assert noise[:, 400:].std().item() == pytest.approx(0.05, rel=0.05)
+def noise_of(models: Noised, originals: Models) -> torch.Tensor:
+    sources = [originals.row(models.source(i)) for i in range(len(models))]
+    return matrix(models) - torch.stack(sources)
+
+
+@pytest.mark.parametrize(("absolute", "stds"), [(False, (0.2, 0.05)), (True, (0.1, 0.1))])
+def test_noise_has_its_std_absolutely_or_in_units_of_each_tensors_own(originals, absolute, stds):
+    noise = noise_of(Noised(originals, 0.1, 40, seed=0, absolute=absolute), originals)
+    assert noise[:, :400].std().item() == pytest.approx(stds[0], rel=0.05)
+    assert noise[:, 400:].std().item() == pytest.approx(stds[1], rel=0.05)
     assert noise.mean().abs().item() < 0.005
+    assert not noise_of(Noised(originals, 0.0, 4, seed=0, absolute=absolute), originals).any()
 
 
-def test_originals_take_turns(originals):
-    models = Noised(originals, 0.1, 8, seed=0)
-    assert sorted(models.source(i) for i in range(8)) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert {models.source(i) for i in range(4)} == {0, 1, 2, 3}
-
-
-def test_the_order_in_which_they_take_turns_is_random():
+def test_originals_take_turns_in_random_order():
     originals = Models(Subset({"a": (1,)}), torch.zeros(20, 1))
-    orders = [[Noised(originals, 0.1, 20, seed).source(i) for i in range(20)] for seed in (0, 1)]
-    assert orders[0] != orders[1] and sorted(orders[0]) != orders[0]
+    models = [Noised(originals, 0.1, 40, seed) for seed in (0, 1)]
+    orders = [[each.source(i) for i in range(40)] for each in models]
+    for order in orders:
+        assert sorted(order[:20]) == sorted(order[20:]) == list(range(20)) != order[:20]
+    assert orders[0] != orders[1]
 
 
 def test_every_noised_model_has_its_own_noise(originals):
     """1000 values: the correlation of independent ones has a std of 0.03."""
-    models = Noised(originals, 0.1, 8, seed=0)
-    noise = rows(models) - torch.stack([originals.row(models.source(i)) for i in range(8)])
+    noise = noise_of(Noised(originals, 0.1, 8, seed=0), originals)
     assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.2
-
-
-def test_level_zero_is_a_copy(originals):
-    models = Noised(originals, 0.0, 4, seed=0)
-    assert torch.equal(
-        rows(models), torch.stack([originals.row(models.source(i)) for i in range(4)])
-    )
 
 
 def test_a_model_is_the_same_whenever_it_is_asked_for(originals):
@@ -69,22 +57,11 @@ def test_a_model_is_the_same_whenever_it_is_asked_for(originals):
         models[5]
 
 
-def test_a_tensor_of_one_value_gets_no_noise():
-    subset = Subset({"one": (1,)})
-    models = Noised(Models(subset, torch.tensor([[2.0], [2.0]])), 0.5, 2, seed=0)
-    assert models[0]["one"].item() == 2.0
-
-
-def test_absolute_noise_has_this_std_in_every_tensor(originals):
-    models = Noised(originals, 0.1, 40, seed=0, absolute=True)
-    noise = rows(models) - torch.stack([originals.row(models.source(i)) for i in range(40)])
-    assert noise[:, :400].std().item() == pytest.approx(0.1, rel=0.03)
-    assert noise[:, 400:].std().item() == pytest.approx(0.1, rel=0.03)
-
-
-def test_a_tensor_of_one_value_gets_absolute_noise():
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_tensor_of_one_value_gets_absolute_noise_alone(absolute):
     originals = Models(Subset({"one": (1,)}), torch.full((2, 1), 2.0))
-    assert Noised(originals, 0.5, 2, seed=0, absolute=True)[0]["one"].item() != 2.0
+    models = Noised(originals, 0.5, 2, seed=0, absolute=absolute)
+    assert (models[0]["one"].item() != 2.0) == absolute
 
 
 def test_a_combination_is_the_weighted_sum(originals):
@@ -105,7 +82,7 @@ def test_sums_are_exact_where_fp32_would_lose_digits():
 @pytest.mark.parametrize("make", [lambda o: Noised(o, 0.1, 5, 7), lambda o: Independent(o, 5, 7)])
 def test_a_block_holds_the_rows(originals, make):
     models = make(originals)
-    assert torch.equal(models.block(slice(300, 500)), rows(models)[:, 300:500])
+    assert torch.equal(models.block(slice(300, 500)), matrix(models)[:, 300:500])
 
 
 def test_an_original_that_is_not_finite_spoils_only_what_it_is_part_of(originals):
@@ -118,18 +95,18 @@ def test_an_original_that_is_not_finite_spoils_only_what_it_is_part_of(originals
 
 
 def test_independent_gaussians_have_the_originals_mean_and_std(originals):
-    matrix = originals.block(slice(0, 1000))
-    drawn = rows(Independent(originals, 2000, seed=0))
-    errors = (drawn.mean(0) - matrix.mean(0)) / (matrix.std(0) / 2000**0.5)
+    own = originals.block(slice(0, 1000))
+    drawn = matrix(Independent(originals, 2000, seed=0))
+    errors = (drawn.mean(0) - own.mean(0)) / (own.std(0) / 2000**0.5)
     assert errors.square().mean().item() == pytest.approx(1, abs=0.2)  # each is a standard normal
-    ratio = drawn.std(0) / matrix.std(0)
+    ratio = drawn.std(0) / own.std(0)
     assert (ratio - 1).abs().max().item() < 5 / 4000**0.5
     assert ratio.mean().item() == pytest.approx(1, abs=0.005)
 
 
 def test_independent_gaussians_are_independent_between_parameters(originals):
     """Any two parameters of four originals are correlated; those drawn are not."""
-    both = rows(Independent(originals, 2000, seed=0))[:, :50]
+    both = matrix(Independent(originals, 2000, seed=0))[:, :50]
     correlation = torch.corrcoef(both.T).fill_diagonal_(0)
     assert correlation.abs().max().item() < 5 / 2000**0.5
     among = torch.corrcoef(originals.block(slice(0, 50)).T).fill_diagonal_(0)

@@ -1,5 +1,6 @@
 """Which originals a combination is made of, by hand and over many draws; the greedy soup."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -157,68 +158,41 @@ def test_an_original_that_is_not_finite_leaves_no_projection(generator):
 
 # greedy soup
 
-LABELS = torch.zeros(10, dtype=torch.long)
-
-
-class Judge:
-    """Predictions of models of one number: right on as many of ten images as `right` says."""
-
-    def __init__(self, right) -> None:
-        self.right, self.asked = right, []
-
-    def __call__(self, models: Sequence) -> torch.Tensor:
-        values = [model["x"].item() for model in models]
-        self.asked += values
-        wrong = [[i >= self.right(value) for i in range(10)] for value in values]
-        return torch.tensor(wrong).short()
-
 
 def near(target: float):
     """Most right nearest to `target`."""
-    return lambda value: 9 - round(abs(value - target)) if value == value else 0
+    return lambda value: 0 if math.isnan(value) else 9 - round(abs(value - target))
 
 
-def brew(values, right, candidates=50):
-    originals = Models(Subset({"x": (1,)}), torch.tensor(values)[:, None])
-    judge = Judge(right)
-    single = judge(originals)
-    judge.asked.clear()
-    return greedy_soup(originals, single, LABELS, candidates, judge), judge.asked
+@pytest.mark.parametrize(
+    ("values", "right", "candidates", "members", "accuracy", "asked"),
+    [
+        # Near 4 is best. 3 comes first; 6 makes 4.5; then 0 would make 3 and -5 only 4 / 3.
+        ([-5, 6, 0, 3], near(4), 50, [3, 1], [0.8, 0.9], [4.5, 3, 4 / 3]),
+        # One that lowers the mean is left out.
+        ([3, 0, 9], {3: 9, 0: 8, 9: 7, 1.5: 0, 6: 9}.get, 50, [0, 2], [0.9, 0.9], [1.5, 6]),
+        # Of equally good ones the earlier comes first.
+        ([1, 2, 3], lambda value: 5, 50, [0, 1, 2], [0.5] * 3, [1.5, 2]),
+        ([1, 2, 3, 4], lambda value: 5, 2, [0, 1], [0.5, 0.5], [1.5]),  # two candidates
+        ([torch.nan, 4, 3], near(4), 50, [1, 2], [0.9, 0.9], [3.5, torch.nan]),
+        ([4], near(4), 50, [0], [0.9], []),
+    ],
+)
+def test_a_greedy_soup_by_hand(values, right, candidates, members, accuracy, asked):
+    """Models of one number, right on as many of ten images as `right` says."""
+    tried = []
 
+    def predict(models: Sequence) -> torch.Tensor:
+        tried.append([model["x"].item() for model in models])
+        return torch.tensor([[i >= right(value) for i in range(10)] for value in tried[-1]]).short()
 
-def test_a_greedy_soup_by_hand():
-    """Near 4 is best. 3 comes first; 6 makes 4.5; then 0 would make 3 and -5 only 4 / 3."""
-    soup, asked = brew([-5.0, 6.0, 0.0, 3.0], near(4.0))
-    assert soup.members == [3, 1]
-    assert soup.accuracy == pytest.approx([0.8, 0.9])
-    assert asked == pytest.approx([4.5, 3.0, 4 / 3])
-
-
-def test_an_original_that_lowers_the_mean_is_left_out():
-    soup, asked = brew(
-        [3.0, 0.0, 9.0], lambda value: {3.0: 9, 0.0: 8, 9.0: 7, 6.0: 9}.get(value, 0)
-    )
-    assert soup.members == [0, 2]
-    assert soup.accuracy == pytest.approx([0.9, 0.9])
-    assert asked == [1.5, 6.0]
-
-
-def test_of_equally_good_originals_the_earlier_comes_first():
-    assert brew([1.0, 2.0, 3.0], lambda value: 5)[0].members == [0, 1, 2]
-
-
-def test_only_so_many_candidates_are_tried():
-    soup, asked = brew([1.0, 2.0, 3.0, 4.0], lambda value: 5, candidates=2)
-    assert (soup.members, len(asked)) == ([0, 1], 1)
-
-
-def test_an_original_that_is_not_finite_is_no_part_of_a_greedy_soup():
-    assert brew([torch.nan, 4.0, 3.0], near(4.0))[0].members == [1, 2]
-
-
-def test_the_greedy_soup_of_one_original_is_that_original():
-    soup, asked = brew([4.0], near(4.0))
-    assert (soup.members, soup.accuracy, asked) == ([0], [pytest.approx(0.9)], [])
+    originals = Models(Subset({"x": (1,)}), torch.tensor(values).float()[:, None])
+    single = predict(originals)
+    soup = greedy_soup(originals, single, torch.zeros(10).long(), candidates, predict)
+    assert soup.members == members
+    assert soup.accuracy == pytest.approx(accuracy)
+    found = [value for group in tried[1:] for value in group]
+    assert found == pytest.approx(asked, nan_ok=True)
 
 
 def test_the_soup_of_members_is_their_mean(originals):

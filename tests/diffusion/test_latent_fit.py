@@ -15,7 +15,6 @@ from pdiff.diffusion.latents import (
     principal_directions,
 )
 from pdiff.diffusion.train import train_denoiser
-from tests.toys.training import one_thread  # noqa: F401
 
 STD = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.01, 0.01])
 K, L = 300, len(STD)
@@ -92,7 +91,8 @@ def test_the_true_scores_of_a_gaussian_pass(latents, bars, standardise):
 
 def test_a_denoiser_after_ten_steps_fails(latents, bars, params):
     changes = {"timesteps": SCHEDULE.timesteps, "beta_end": 0.05, "steps": 10}
-    config = params.ddpm.model_copy(update=changes | {"prediction": "epsilon"})
+    changes |= {"channels": (2, 4, 2), "prediction": "epsilon"}
+    config = params.ddpm.model_copy(update=changes)
 
     def train(scaled):
         own = torch.Generator().manual_seed(0)
@@ -121,14 +121,11 @@ def test_variance_along_directions_is_that_of_generated_over_originals(latents):
     assert outside < 0.01
 
 
-def test_what_lies_outside_the_leading_directions_is_seen(latents, bars):
+def test_what_lies_outside_the_leading_directions_is_seen(latents):
     _, directions = principal_directions(latents)
     noise = torch.randn(K, 1, generator=torch.Generator().manual_seed(5)) @ directions[:, 5:].T
-    fit = dict.fromkeys(("loss_held_out", "loss_gaussian"))
-    _, fit["outside"] = variance_along(latents, latents + 3 * noise)
-    assert 0.2 < fit["outside"] < 0.4  # 9 of 9 + 21
-    fit |= {"variance_least": 1.0, "variance_most": 1.0}
-    assert [r for r in missed_latent_bars(fit, bars) if "outside these directions" in r]
+    _, outside = variance_along(latents, latents + 3 * noise)
+    assert 0.2 < outside < 0.4  # 9 of 9 + 21
 
 
 def test_whitened_latents_have_no_correlation_and_come_back(latents):
@@ -146,10 +143,8 @@ def test_whitening_leaves_out_what_only_rounding_makes_different(latents):
     torch.testing.assert_close(statistics.invert(statistics.apply(flat)), flat, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("count", "share", "rows"), [(20, 0.1, [4, 14]), (6, 0.5, [0, 2, 4])])
+@pytest.mark.parametrize(
+    ("count", "share", "rows"), [(20, 0.1, [4, 14]), (6, 0.5, [0, 2, 4]), (300, 0.0, [])]
+)
 def test_held_out_latents_are_spread_evenly(count, share, rows):
     assert held_out_rows(count, share).nonzero().flatten().tolist() == rows
-
-
-def test_nothing_is_held_out_if_nothing_shall_be():
-    assert not held_out_rows(300, 0.0).any()

@@ -1,5 +1,6 @@
 """`predict` equals the plain way on small nets, and runs nothing more often than it needs to."""
 
+import copy
 import math
 import re
 import weakref
@@ -10,27 +11,21 @@ from contextlib import nullcontext
 import pytest
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pdiff.evaluation.predict import CutNet, Predictor, accuracy, predict_plain, wrong
-from pdiff.evaluation.rewrites.small_maps import _multiply
 from pdiff.system.errors import InputError
-from tests.toys.nets import Branching, assert_logits_equal, noised, small_images, small_net
-from tests.toys.training import one_thread  # noqa: F401
+from tests.toys.nets import (
+    Branching,
+    assert_logits_equal,
+    noised,
+    products,
+    small_images,
+    small_net,
+    small_vit,
+)
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")  # unless a test expects it
-
-
-def state(net: nn.Module) -> list:
-    modes = [module.training for module in net.modules()]
-    return [modes, {name: value.clone() for name, value in net.state_dict().items()}]
-
-
-def assert_same_state(before: list, after: list) -> None:
-    assert before[0] == after[0]
-    torch.testing.assert_close(before[1], after[1], rtol=0, atol=0)
 
 
 def predict(net, names, models, batches, boundary_mib: int = 64) -> Tensor:
@@ -39,15 +34,6 @@ def predict(net, names, models, batches, boundary_mib: int = 64) -> Tensor:
 
 
 # Equal to the plain way
-
-
-def test_a_net_for_images_of_any_size_can_be_cut():
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    net = VisionTransformer(**sizes, num_classes=10, dynamic_img_size=True).eval()
-    names = ["blocks.1.norm2.weight", "norm.weight"]
-    models = noised(net, names, levels=(0.0, 1.0))
-    assert_logits_equal(net, names, models, torch.randn(3, 3, 64, 64))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
@@ -62,16 +48,11 @@ def test_any_batch_size_gives_the_same(batch):
 
 
 def test_a_class_token_takes_the_size_of_each_batch():
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
-    net = VisionTransformer(**sizes, num_classes=10).eval()
+    net = small_vit()
     cut = CutNet(net, ["norm.weight"], torch.randn(7, 3, 32, 32))
-    (model,) = noised(net, ["norm.weight"], levels=(1.0,))
     for count in (1, 2, 5):
         images = torch.randn(count, 3, 32, 32)
-        with torch.no_grad():
-            expected = functional_call(net, model, images)
-        torch.testing.assert_close(cut.suffix(model, cut.prefix(images)), expected)
+        assert_logits_equal(net, ["norm.weight"], noised(net, ["norm.weight"]), images, cut)
 
 
 def test_a_suffix_in_place_leaves_the_boundary_as_it_is():
@@ -106,22 +87,15 @@ def test_a_parameter_used_twice_changes_in_both_places():
     assert_logits_equal(net, ["first.weight"], noised(net, ["first.weight"]), small_images())
 
 
-def test_images_in_another_memory_layout_are_no_different():
-    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-    names = ["0.weight", "1.bias"]
-    images = small_images().to(memory_format=torch.channels_last)
-    assert_logits_equal(net, names, noised(net, names), images)
-
-
-def test_models_in_another_memory_layout_or_precision_are_no_different():
-    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-    names = ["0.weight", "1.bias"]
-    models = noised(net, names)
-    cut, images = CutNet(net, names, small_images()), small_images()
+def test_another_memory_layout_or_precision_of_images_and_models_makes_no_difference():
+    net, names = small_net(nn.BatchNorm2d(4), nn.ReLU()), ["0.weight", "1.bias"]
+    models, images = noised(net, names), small_images().to(memory_format=torch.channels_last)
+    cut = CutNet(net, names, images)
+    assert_logits_equal(net, names, models, images, cut)
     for model in models:
-        expected = cut.suffix(model, cut.prefix(images))
         weight = model["0.weight"].double().to(memory_format=torch.channels_last)
         logits = cut.suffix(model | {"0.weight": weight}, cut.prefix(images))
+        expected = cut.suffix(model, cut.prefix(images))
         torch.testing.assert_close(logits, expected, atol=0, rtol=0)
 
 
@@ -131,30 +105,19 @@ def test_a_net_in_training_mode_is_evaluated_in_eval_mode():
     models, batches = noised(net, names), lambda: small_images().split(3)
     expected = predict_plain(net, models, batches)
     net.train()
-    assert torch.equal(predict(net, names, models, batches), expected)
+    with torch.inference_mode():  # is no obstacle
+        assert torch.equal(predict(net, names, models, batches), expected)
     assert torch.equal(predict_plain(net, models, batches), expected)
-
-
-def test_inference_mode_around_it_is_no_obstacle():
-    net = small_net(nn.BatchNorm2d(4), nn.ReLU())
-    names = ["1.weight"]
-    with torch.inference_mode():
-        assert_logits_equal(net, names, noised(net, names), small_images())
 
 
 # What runs how often
 
 
-def test_the_suffix_holds_only_what_follows_the_subset():
+def test_the_suffix_computes_only_what_follows_the_subset():
     net = timm.create_model("resnet18", num_classes=10).eval()
-    cut = CutNet(net, ["layer4.1.bn1.weight", "layer4.1.bn2.weight"], torch.zeros(2, 3, 32, 32))
-    parts = (cut._cut.prefix, cut._cut.suffix)
-    targets = [[node.target for node in part.module.graph.nodes] for part in parts]
-    prefix, suffix = (Counter(map(str, part)) for part in targets)
-    matrices = [part.count(_multiply) for part in targets]  # convolutions of maps of 2x2 and 1x1
-    convolutions = [part["aten.conv2d.default"] for part in (prefix, suffix)]
-    assert [sum(both) for both in zip(matrices, convolutions, strict=True)] == [19, 1]
-    assert suffix["aten._native_batch_norm_legit_no_training.default"] == 2
+    names = ["layer4.1.bn1.weight", "layer4.1.bn2.weight"]
+    last_conv, head = 512 * 512, 512 * 10  # maps of one pixel: a matrix without padding
+    assert products(net, names, torch.zeros(2, 3, 32, 32)) == last_conv + head
 
 
 @pytest.fixture
@@ -163,19 +126,20 @@ def large_images() -> Tensor:
 
 
 class Counted(list):
-    """Batches that count how often each was asked for."""
+    """Batches that count how often they were asked for, if all were equally often."""
 
     def __init__(self, values) -> None:
         super().__init__(values)
-        self.asked = Counter()
+        self.asked = [0] * len(self)
 
     def __iter__(self) -> Iterator[Tensor]:
         for index in range(len(self)):
             self.asked[index] += 1
             yield self[index]
 
-    def each_was_asked(self, times: int) -> bool:
-        return self.asked == dict.fromkeys(range(len(self)), times)
+    def times(self) -> int:
+        (count,) = set(self.asked)
+        return count
 
 
 @pytest.fixture
@@ -231,17 +195,16 @@ def test_one_batch_may_exceed_the_limit(large_images, held, loaded):
     net, names = pooled_net(), ["1.weight", "1.bias"]
     models = noised(net, names)
     predict(net, names, models, lambda: large_images.split(150), 1)
-    assert max(held) == 150 * 4 * 31 * 31 * 4
-    assert loaded(models) == 2
+    assert (max(held), loaded(models)) == (150 * 4 * 31 * 31 * 4, 2)
 
 
-def streamed(net, names, images, mib: int) -> tuple[list, Counted]:
-    """Models and batches of 68 images (3.2 MiB) after `predict`, which gave what it should."""
+def streamed(net, names, images, mib: int) -> tuple[list, int]:
+    """Models and how often batches of 68 images (3.2 MiB) passed, after the right predictions."""
     models, batches = noised(net, names), Counted(images.split(68))
     cut = CutNet(net, names, images[:2])
     predictions = Predictor(cut, lambda: batches, mib).predict(models)
     assert torch.equal(predictions, predict_plain(net, models, lambda: images.split(68)))
-    return models, batches
+    return models, batches.times()
 
 
 def large_net() -> nn.Module:
@@ -249,45 +212,35 @@ def large_net() -> nn.Module:
     return small_net(nn.AdaptiveAvgPool2d(20), nn.Flatten(), nn.Linear(1600, 1000), nn.ReLU())
 
 
-def test_images_pass_once_if_the_subset_is_small(large_images, loaded):
-    models, batches = streamed(pooled_net(), ["0.weight"], large_images, 4)
-    assert batches.each_was_asked(1)
-    assert loaded(models) == 5
-
-
-def test_images_and_models_pass_once_if_the_images_fit(large_images, loaded):
-    net = large_net()
-    models, batches = streamed(net, ["0.weight", "3.weight"], large_images, 16)
-    assert loaded(models) == 1
-    assert batches.each_was_asked(1)
-
-
-def test_images_pass_once_if_something_precedes_the_subset(large_images):
-    _, batches = streamed(large_net(), ["3.weight"], large_images, 4)
-    assert batches.each_was_asked(1)
+@pytest.mark.parametrize(
+    ("make", "names", "mib", "passes", "loads"),
+    [
+        pytest.param(pooled_net, ["0.weight"], 4, 1, 5, id="a small subset"),
+        pytest.param(large_net, ["0.weight", "3.weight"], 16, 1, 1, id="images that fit"),
+        pytest.param(large_net, ["3.weight"], 4, 1, 1, id="something before the subset"),
+    ],
+)
+def test_images_or_models_pass_once_if_they_can(
+    large_images, loaded, make, names, mib, passes, loads
+):
+    models, passed = streamed(make(), names, large_images, mib)
+    assert (passed, loaded(models)) == (passes, loads)
 
 
 # Nets that cannot be cut
 
 
 def test_a_net_that_cannot_be_traced_is_run_whole_and_says_so_once():
-    net = Branching()
-    names = ["net.1.weight", "net.1.bias"]
-    models, batches = noised(net, names), lambda: small_images().split(3)
+    net, names, images = Branching(), ["net.1.weight", "net.1.bias"], small_images()
+    models = noised(net, names)
     with pytest.warns(UserWarning, match="Branching cannot be cut") as caught:
-        predictions = predict(net, names, models, batches)
+        cut = CutNet(net, names, images)
+        predictions = Predictor(cut, lambda: images.split(3), 64).predict(models)
     assert sum("cannot be cut" in str(warning.message) for warning in caught) == 1
-    plain = predict_plain(net, models, batches)
+    assert not cut.traced and cut.prefix(images) == (images,)
+    plain = predict_plain(net, models, lambda: images.split(3))
     assert torch.equal(predictions, plain)
     assert len(plain.unique(dim=0)) > 1
-
-
-def test_the_prefix_of_an_untraced_net_is_the_identity():
-    images = small_images()
-    with pytest.warns(UserWarning, match="cannot be cut"):
-        cut = CutNet(Branching(), ["net.1.weight"], images)
-    assert not cut.traced
-    assert cut.prefix(images) == (images,)
 
 
 def test_a_net_that_is_another_one_when_exported_is_run_whole():
@@ -309,27 +262,27 @@ def test_a_net_that_is_another_one_when_exported_is_run_whole():
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["cut", "untraced"])
-def test_the_base_net_stays_as_it_was(whole):
+def test_the_base_net_stays_as_it_was_also_where_evaluation_fails(whole):
     net = Branching() if whole else nn.ModuleDict({"net": small_net(nn.BatchNorm2d(4))})["net"]
     names = ["net.1.weight"] if whole else ["1.weight"]
     net.train()
     list(net.modules())[-1].eval()
-    before = state(net)
+    modes, before = [module.training for module in net.modules()], copy.deepcopy(net.state_dict())
+
+    def assert_same_state() -> None:
+        assert modes == [module.training for module in net.modules()]
+        torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+        assert all(parameter.requires_grad for parameter in net.parameters())
+
     models, batches = noised(net, names), lambda: small_images().split(3)
     with pytest.warns(match="cannot be cut") if whole else nullcontext():
         predict(net, names, models, batches)
-    assert_same_state(before, state(net))
+    assert_same_state()
     predict_plain(net, models, batches)
-    assert_same_state(before, state(net))
-    assert all(parameter.requires_grad for parameter in net.parameters())
-
-
-def test_the_base_net_stays_as_it_was_when_evaluation_fails():
-    net = small_net(nn.BatchNorm2d(4)).train()
-    before = state(net)
+    assert_same_state()
     with pytest.raises(RuntimeError):
-        predict_plain(net, noised(net, ["1.weight"]), lambda: [torch.zeros(1, 2, 8, 8)])
-    assert_same_state(before, state(net))
+        predict_plain(net, models, lambda: [torch.zeros(1, 2, 8, 8)])
+    assert_same_state()
 
 
 # Values and errors
@@ -369,36 +322,36 @@ def test_only_images_whose_logits_are_not_finite_are_no_class():
 
 @pytest.mark.parametrize("names", [["1.gamma"], ["1.running_mean"], []])
 def test_a_wrong_subset_is_refused(names):
-    net = small_net(nn.BatchNorm2d(4))
     message = re.escape(f"Sequential lacks parameters of the subset: {names}")
     with pytest.raises(InputError, match=message):
-        CutNet(net, names, small_images())
+        CutNet(small_net(nn.BatchNorm2d(4)), names, small_images())
+
+
+WEIGHT = {"1.weight": torch.ones(4)}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("models", "batches", "message"),
     [
-        ({"1.bias": None}, r"missing: \['1.bias'\], unknown: \[\]"),
-        ({"0.bias": torch.zeros(4)}, r"missing: \[\], unknown: \['0.bias'\]"),
-        ({"1.bias": torch.zeros(1)}, r"'1.bias' has shape \(1,\), the net's \(4,\)"),
+        ([WEIGHT], [small_images()], r"missing: \['1.bias'\], unknown: \[\]"),
+        (
+            [WEIGHT | {"1.bias": torch.zeros(4), "0.bias": torch.zeros(4)}],
+            [small_images()],
+            r"missing: \[\], unknown: \['0.bias'\]",
+        ),
+        (
+            [WEIGHT | {"1.bias": torch.zeros(1)}],
+            [small_images()],
+            r"'1.bias' has shape \(1,\), the net's \(4,\)",
+        ),
+        ([], [small_images()], "no models"),
+        ([WEIGHT | {"1.bias": torch.zeros(4)}], [], "no images"),
     ],
 )
-def test_a_model_of_another_subset_is_refused(change, message):
-    net = small_net(nn.BatchNorm2d(4))
-    names = ["1.weight", "1.bias"]
-    model = noised(net, names)[0] | change
-    model = {name: value for name, value in model.items() if value is not None}
+def test_models_of_another_subset_and_nothing_to_evaluate_are_refused(models, batches, message):
+    cut = CutNet(small_net(nn.BatchNorm2d(4)), ["1.weight", "1.bias"], small_images())
     with pytest.raises(ValueError, match=message):
-        predict(net, names, [model], lambda: [small_images()])
-
-
-def test_nothing_to_evaluate_is_an_error():
-    net = small_net()
-    with pytest.raises(ValueError, match="no models"):
-        predict(net, ["0.bias"], [], lambda: [small_images()])
-    with pytest.raises(ValueError, match="no images"):
-        cut = CutNet(net, ["0.bias"], small_images())
-        Predictor(cut, lambda: iter(()), 1).predict(noised(net, ["0.bias"]))
+        Predictor(cut, lambda: batches, 1).predict(models)
 
 
 def test_wrong_and_accuracy_by_hand():

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pdiff.evaluation.predict import CutNet
-from tests.toys.nets import assert_logits_equal, noised, products, small_images
-from tests.toys.training import one_thread  # noqa: F401
+from tests.toys.nets import assert_logits_equal, noised, products, small_images, small_vit
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")
 
@@ -64,44 +63,50 @@ def test_logits_stay_the_same_and_only_positions_that_are_used_are_computed(case
     assert products(net, names, images, cut) == count * WIDTH**2 + WIDTH * 5
 
 
-@pytest.fixture(scope="module")
-def vit() -> nn.Module:
-    torch.manual_seed(0)
-    net = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=2, num_classes=10
-    )
-    return net.eval()
-
-
-def test_after_the_last_attention_a_vision_transformer_has_one_token(vit):
-    images = torch.randn(3, 3, 32, 32)
+def test_after_the_last_attention_a_vision_transformer_has_one_token():
+    net, images = small_vit(), torch.randn(3, 3, 32, 32)
     names = ["blocks.1.norm2.weight", "norm.weight"]
-    cut = CutNet(vit.requires_grad_(False), names, images)
+    cut = CutNet(net, names, images)
     (boundary,) = cut.prefix(images)
     assert boundary.shape == (3, 1, WIDTH)
-    assert products(vit, names, images, cut) == 8 * WIDTH**2 + WIDTH * 10
+    assert products(net, names, images, cut) == 8 * WIDTH**2 + WIDTH * 10
 
 
-def test_the_last_attention_of_a_vision_transformer_has_one_query(vit):
-    cut = CutNet(vit, ["blocks.0.norm1.weight"], torch.randn(3, 3, 32, 32))
-    attention = torch.ops.aten.scaled_dot_product_attention.default
-    found = cut._cut.suffix.module.graph.find_nodes(op="call_function", target=attention)
-    queries, keys = ([node.args[i].meta["val"].shape[2] for node in found] for i in (0, 1))
-    assert (queries, keys) == ([17, 1], [17, 17])
+class Attentions(TorchDispatchMode):
+    """Numbers of queries and keys of every attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "scaled_dot_product" in str(function):
+            self.seen.append((args[0].shape[2], args[1].shape[2]))
+        return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("layer", ["patch_embed.proj", "blocks.0.norm2", "blocks.1.attn.qkv"])
-def test_a_vision_transformers_logits_stay_the_same(vit, layer):
-    names = [f"{layer}.weight", f"{layer}.bias"]
-    assert_logits_equal(vit, names, noised(vit, names, (0.0, 0.5)), torch.randn(5, 3, 32, 32))
+def test_the_last_attention_of_a_vision_transformer_has_one_query():
+    net, names, images = small_vit(), ["blocks.0.norm1.weight"], torch.randn(3, 3, 32, 32)
+    cut = CutNet(net, names, images)
+    boundary = cut.prefix(images)
+    with Attentions() as attentions:
+        cut.suffix(noised(net, names)[0], boundary)
+    assert attentions.seen == [(17, 17), (1, 17)]
 
 
-@pytest.mark.parametrize("options", [{"global_pool": "avg"}, {"reg_tokens": 2}], ids=str)
-def test_vision_transformers_of_other_kinds_stay_the_same(options):
-    torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": 2}
-    net, names = (
-        VisionTransformer(**sizes, **options, num_classes=10).eval(),
-        ["blocks.0.norm1.bias"],
-    )
-    assert_logits_equal(net, names, noised(net, names), torch.randn(3, 3, 32, 32))
+@pytest.mark.parametrize(
+    ("options", "layer"),
+    [
+        ({}, "patch_embed.proj"),
+        ({}, "blocks.0.norm2"),
+        ({}, "blocks.1.attn.qkv"),
+        ({"global_pool": "avg"}, "blocks.0.norm1"),
+        ({"reg_tokens": 2}, "blocks.0.norm1"),
+        ({"dynamic_img_size": True}, "blocks.1.norm2"),  # takes images of any size
+    ],
+)
+def test_a_vision_transformers_logits_stay_the_same(options, layer):
+    net, names = small_vit(**options), [f"{layer}.weight", f"{layer}.bias"]
+    side = 64 if "dynamic_img_size" in options else 32
+    models = noised(net, names, (0.0, 4.0 if options else 0.5))
+    assert_logits_equal(net, names, models, torch.randn(5, 3, side, side))

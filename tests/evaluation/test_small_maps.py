@@ -4,7 +4,6 @@ import pytest
 from torch import nn
 
 from tests.toys.nets import assert_logits_equal, noised, products, small_images, small_net
-from tests.toys.training import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")
 

@@ -20,9 +20,7 @@ LAST_NORMS = {  # the layers that the authors' code saves
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize(
-    "name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "test_vit", "test_efficientnet"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "test_vit", "test_efficientnet"])
 def test_a_net_takes_images_of_the_asked_size_and_trains(name, size):
     net = build_net(name, classes=7, size=size)
     logits = net(torch.zeros(2, 3, size, size))

@@ -117,15 +117,12 @@ def test_weights_keep_all_but_a_head_of_another_size_and_may_lack_counters(folde
     net = build_net("my_net.py:TinyNet", 7, 32, weights=Path("weights.safetensors"))
     assert torch.equal(net.conv.weight, state["conv.weight"])
     assert net.head.weight.shape == (7, 8)
-    with pytest.raises(InputError, match="one of 9 classes instead of 7"):
-        build_net("my_net.py:TinyNet", 7, 32, weights=Path("weights.safetensors"), new_head=False)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("gone.py:TinyNet", r"gone\.py is not a file; give FILE\.py:NAME"),
-        ("my_net.py", r"'my_net\.py' must be my_net\.py:NAME .* defines TinyNet, "),
         ("my_net.py:", r"'my_net\.py:' must be my_net\.py:NAME .* defines TinyNet, "),
         (
             "my_net.py:TinyNets",
@@ -137,16 +134,12 @@ def test_weights_keep_all_but_a_head_of_another_size_and_may_lack_counters(folde
         ("my_net.py:no_net", r"no_net\(num_classes=10\) returns an object of type dict; it must"),
         ("my_net.py:one_more", r"one_more turns 1 image into \(1, 11\); .* shape \(1, 10\)"),
         ("my_net.py:pair", r"pair turns 1 image into a tuple; it must give logits of shape"),
-        ("broken.py:Net", r"broken\.py cannot be imported: ModuleNotFoundError: No module named"),
-        ("syntax.py:Net", r"syntax\.py cannot be imported: SyntaxError: .*line 2"),
-        ("quits.py:Net", r"quits\.py cannot be imported: SystemExit: 3"),
+        ("broken.py:Net", r"broken\.py cannot be imported: SystemExit: 3"),
         ("empty.py:Net", r"'empty\.py:Net' must be .*; empty\.py defines none"),
     ],
 )
 def test_a_mistake_is_one_line(folder, name, message):
-    Path("broken.py").write_text("import there_is_no_such_module\n")
-    Path("syntax.py").write_text("x = 1\nclass Net(\n")
-    Path("quits.py").write_text("raise SystemExit(3)\n")
+    Path("broken.py").write_text("raise SystemExit(3)\n")
     Path("empty.py").write_text("")
     with pytest.raises(InputError, match=message) as caught:
         check_net(name)
@@ -155,11 +148,9 @@ def test_a_mistake_is_one_line(folder, name, message):
 
 
 def test_a_size_that_an_own_net_cannot_take_is_named(folder):
-    net = build_net("my_net.py:only_64", 10, 32)
-    with pytest.raises(
-        InputError, match=r"data\.size: my_net\.py:only_64 cannot take images of 32"
-    ):
-        check_size(net, "my_net.py:only_64", 32, 10)
+    name = "my_net.py:only_64"
+    with pytest.raises(InputError, match=rf"data\.size: {name} cannot take images of 32"):
+        check_size(build_net(name, 10, 32), name, 32, 10)
 
 
 def test_an_own_net_has_nothing_to_download(folder):
@@ -183,30 +174,26 @@ def test_a_file_that_nobody_watches_is_refused(folder, watch):
 @pytest.fixture(scope="module")
 def piped(tiny_raw, tmp_path_factory) -> Path:
     """A folder in which the whole pipeline ran with an own net, given by an absolute path."""
-    folder = tmp_path_factory.mktemp("own") / "run"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("own")
     (folder / "my_net.py").write_text(CODE)
     net = {"base__net": f"{folder}/my_net.py:TinyNet", "base__watch": "my_net.py"}
-    changes = net | {"subset__select": "norm", "novelty__audit": False}
-    run_stages(folder, change(tiny_raw, **changes), STAGES)
+    few = {"finetune__second_run": 0, "finetune__held_back": 0, "autoencoder__steps": 2}
+    few |= {"base__epochs": 1, "ddpm__steps": 2, "subset__select": "norm", "novelty__audit": False}
+    run_stages(folder, change(tiny_raw, **net, **few), STAGES)
     return folder
 
 
 def test_the_pipeline_runs_with_an_own_net(piped):
-    summary = pd.read_csv(piped / "report/summary.csv").set_index("group")
-    assert summary.loc["original", "models"] == 12
-    assert summary.loc["generated", "models"] == 6
+    models = pd.read_csv(piped / "report/summary.csv").set_index("group")["models"]
+    assert (models["original"], models["generated"]) == (12, 6)
     generated = load_file(piped / "data/generated.safetensors")
-    assert {name: tuple(value.shape) for name, value in generated.items()} == {
-        "norm.weight": (6, 8),
-        "norm.bias": (6, 8),
-    }
+    shapes = {name: tuple(value.shape) for name, value in generated.items()}
+    assert shapes == {"norm.weight": (6, 8), "norm.bias": (6, 8)}
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_the_card_of_an_own_net_loads_it_with_its_file(piped, tmp_path, monkeypatch, suffix):
+def test_the_card_of_an_own_net_loads_it_with_its_file(piped, tmp_path, monkeypatch):
     monkeypatch.chdir(piped)
-    assert export_main(["2", "--to", f"{tmp_path}/model.{suffix}"]) == 0
+    assert export_main(["2", "--to", f"{tmp_path}/model.safetensors"]) == 0
     card = (tmp_path / "model.md").read_text()
     assert "my_net.py:TinyNet on digits: generated model 2" in card
     assert "`base`: net my_net.py:TinyNet, pretrained false" in card
@@ -243,38 +230,25 @@ def test_every_stage_that_builds_the_net_watches_its_file():
     assert watch == build | {"check_params"}
 
 
-class TestCifarResnet:
-    """`examples/cifar_resnet.py`."""
+@pytest.mark.parametrize(
+    ("depth", "count"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)]
+)
+def test_names_and_numbers_of_parameters_of_cifar_resnets_are_the_published_ones(depth, count):
+    net, blocks = build_net(f"{ROOT}/examples/cifar_resnet.py:resnet{depth}", 10, 32), depth // 6
+    layers = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(blocks)]
+    parts = ("conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias")
+    inside = [f"{layer}.{part}" for layer in layers for part in parts]
+    names = [name for name, _ in net.named_parameters()]
+    assert names == [*parts[:3], *inside, "linear.weight", "linear.bias"]
+    assert sum(parameter.numel() for parameter in net.parameters()) == count
+    last = [f"{layers[-1]}.{norm}.{part}" for norm in ("bn1", "bn2") for part in ("weight", "bias")]
+    assert list(select_subset(net, "last_norms:2").names) == last
 
-    @pytest.fixture
-    def net(self, monkeypatch) -> nn.Module:
-        monkeypatch.chdir(ROOT)
-        return build_net("examples/cifar_resnet.py:resnet20", 10, 32)
 
-    def test_names_and_number_of_parameters_are_those_of_the_published_weights(self, net):
-        names = [name for name, _ in net.named_parameters()]
-        layers = [f"layer{s}.{b}" for s in (1, 2, 3) for b in (0, 1, 2)]
-        parts = ("conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias")
-        inside = [f"{layer}.{part}" for layer in layers for part in parts]
-        assert names == [*parts[:3], *inside, "linear.weight", "linear.bias"]
-        assert sum(parameter.numel() for parameter in net.parameters()) == 269_722
-
-    def test_the_deeper_ones_have_three_times_as_many_more_blocks(self):
-        for depth, count in ((32, 464_154), (44, 658_586), (56, 853_018)):
-            net = build_net(f"{ROOT}/examples/cifar_resnet.py:resnet{depth}", 10, 32)
-            assert sum(parameter.numel() for parameter in net.parameters()) == count
-
-    def test_the_last_two_norms_are_those_of_the_last_block(self, net):
-        subset = select_subset(net, "last_norms:2")
-        assert subset.names == tuple(
-            f"layer3.2.{norm}.{part}" for norm in ("bn1", "bn2") for part in ("weight", "bias")
-        )
-        assert subset.length == 256
-
-    def test_a_shortcut_skips_pixels_and_pads_channels_on_both_sides(self, net):
-        block = net.layer2[0].eval()
-        nn.init.zeros_(block.bn2.weight)
-        images = torch.rand(1, 16, 4, 4)
-        out = block(images)
-        assert torch.equal(out[:, 8:24], images[:, :, ::2, ::2])
-        assert out[:, :8].abs().max() == out[:, 24:].abs().max() == 0
+def test_a_shortcut_skips_pixels_and_pads_channels_on_both_sides():
+    block = build_net(f"{ROOT}/examples/cifar_resnet.py:resnet20", 10, 32).layer2[0].eval()
+    nn.init.zeros_(block.bn2.weight)
+    images = torch.rand(1, 16, 4, 4)
+    out = block(images)
+    assert torch.equal(out[:, 8:24], images[:, :, ::2, ::2])
+    assert out[:, :8].abs().max() == out[:, 24:].abs().max() == 0

@@ -14,15 +14,6 @@ def net() -> nn.Module:
     return timm.create_model("resnet18", num_classes=10)
 
 
-def test_the_default_subset_is_the_authors(net):
-    assert select_subset(net, "last_norms:2").names == (
-        "layer4.1.bn1.weight",
-        "layer4.1.bn1.bias",
-        "layer4.1.bn2.weight",
-        "layer4.1.bn2.bias",
-    )
-
-
 @pytest.mark.parametrize(
     ("expression", "length"),
     [
@@ -30,18 +21,14 @@ def test_the_default_subset_is_the_authors(net):
         ("conv1.weight", 9408),
         (["layer4.0.bn1", "layer4.0.bn2"], 2048),
         ("layer3.*.bn?", 2048),
-        (["fc.bias", "conv1"], 9418),
+        ("all", 11_181_642),
     ],
 )
 def test_layers_and_patterns_select_their_parameters(net, expression, length):
     assert select_subset(net, expression).length == length
 
 
-def test_all_is_every_parameter(net):
-    assert select_subset(net, "all").length == sum(p.numel() for p in net.parameters())
-
-
-def test_the_order_is_the_nets_not_the_expressions(net):
+def test_a_subset_has_the_nets_order(net):
     assert select_subset(net, ["fc.bias", "conv1"]).names == ("conv1.weight", "fc.bias")
 
 
@@ -51,7 +38,6 @@ def test_the_order_is_the_nets_not_the_expressions(net):
         ("layer5", "'layer5' selects nothing in this net; it has, for example, layer"),
         (["fc", "layre4.1"], "'layre4.1' selects nothing"),
         ("last_norms:0", "write last_norms:1 to last_norms:20"),
-        ("last_norms:99", "write last_norms:1 to last_norms:20"),
         ("last_norms:two", "write last_norms:1 to last_norms:20"),
         ("layer4.1.bn1.running_mean", "running statistics are not generated"),
         ([], "the list is empty"),
@@ -78,11 +64,8 @@ SUBSET = Subset({"a.weight": (2, 3), "b": (1,), "c.bias": (4,)})
 def test_unflatten_is_bit_exact():
     matrix = torch.randn(5, SUBSET.length)
     stack = SUBSET.unflatten(matrix)
-    assert {name: tuple(t.shape) for name, t in stack.items()} == {
-        "a.weight": (5, 2, 3),
-        "b": (5, 1),
-        "c.bias": (5, 4),
-    }
+    shapes = {name: tuple(t.shape) for name, t in stack.items()}
+    assert shapes == {"a.weight": (5, 2, 3), "b": (5, 1), "c.bias": (5, 4)}
     assert torch.equal(torch.cat([t.flatten(1) for t in stack.values()], 1), matrix)
 
 
@@ -94,13 +77,6 @@ def test_a_model_is_a_row(net):
     assert torch.equal(models[1]["fc.weight"].flatten(), matrix[1, :5120])
     with pytest.raises(IndexError):
         models[3]
-
-
-def test_a_matrix_comes_back_in_blocks_of_columns():
-    matrix = torch.randn(5, SUBSET.length)  # (5, 11)
-    blocks = list(Models(SUBSET, matrix).columns(values=20))
-    assert [(span.start, span.stop) for span, _ in blocks] == [(0, 4), (4, 8), (8, 11)]
-    assert torch.equal(torch.cat([block for _, block in blocks], dim=1), matrix)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from pdiff.parameters.subset import Models
 from stages import audit, train_autoencoder, train_ddpm
 from tests.conftest import change
 from tests.toys.pipeline import run_stages
-from tests.toys.training import one_thread  # noqa: F401
 
 PREDICTIONS = ("predictions_originals", "predictions_generated")
 

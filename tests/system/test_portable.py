@@ -10,17 +10,16 @@ import pytest
 from pdiff.system.portable import settings, wanted
 from tests.conftest import ROOT
 
-# Ends with a failure where torch or numpy were loaded before the settings stood.
+# Ends where torch or numpy is about to be loaded, with the setting that it would see.
 BEFORE_TORCH = """
 import os, sys
-seen = {}
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name in ("torch", "numpy"):
-            seen.setdefault(name, os.environ.get("ATEN_CPU_CAPABILITY"))
+            print(os.environ.get("ATEN_CPU_CAPABILITY"), flush=True)
+            os._exit(0)
 sys.meta_path.insert(0, Watch())
 """
-SHOW = "\nimport torch; print(seen.get('torch'), torch.backends.cpu.get_cpu_capability())"
 
 
 def python(code: str, **environment: str) -> str:
@@ -42,17 +41,11 @@ needs_avx2 = pytest.mark.skipif(not wanted(), reason="no AVX2, or PDIFF_PORTABLE
 
 
 @needs_avx2
-@pytest.mark.parametrize("module", ["stages", "benchmarks.__main__", "tests.conftest"])
+@pytest.mark.parametrize(
+    "module", ["stages", "benchmarks.__main__", "pdiff.paper.__main__", "tests.conftest"]
+)
 def test_the_settings_stand_before_torch_is_loaded(module):
-    assert python(f"{BEFORE_TORCH}import {module}{SHOW}") == "avx2 AVX2"
-
-
-@needs_avx2
-def test_tables_set_them_too():
-    code = "import sys; sys.argv = ['tables', '--help']; import runpy\n" + (
-        "try: runpy.run_module('pdiff.paper', run_name='__main__')\nexcept SystemExit: pass\n"
-    )
-    assert python(f"{BEFORE_TORCH}{code}{SHOW}").splitlines()[-1] == "avx2 AVX2"
+    assert python(f"{BEFORE_TORCH}import {module}, torch") == "avx2"
 
 
 @needs_avx2
@@ -75,22 +68,17 @@ def test_pdiff_portable_0_sets_nothing():
 
 
 @needs_avx2
-def test_a_users_own_value_stays():
-    code = "import os, stages; print(os.environ['MKL_CBWR'], os.environ['ATEN_CPU_CAPABILITY'])"
-    assert python(code, MKL_CBWR="AVX2") == "AVX2 avx2"
-
-
-@needs_avx2
-def test_two_threads_unless_the_user_says_otherwise():
+def test_torch_has_avx2_and_two_threads_unless_the_user_says_otherwise():
+    names = ("OMP_NUM_THREADS", "MKL_DYNAMIC", "OPENBLAS_NUM_THREADS", "MKL_CBWR")
     code = (
         "import os, stages, torch\n"
-        "print(*(os.environ[name] for name in ('OMP_NUM_THREADS', 'MKL_DYNAMIC',"
-        " 'OPENBLAS_NUM_THREADS')), torch.get_num_threads())"
+        f"print(*(os.environ[name] for name in {names}), torch.get_num_threads(),"
+        " torch.backends.cpu.get_cpu_capability())"
     )
-    assert python(code) == "2 FALSE 1 2"
     one_core = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-    assert python(one_core + code) == "2 FALSE 1 2"
-    assert python(code, OMP_NUM_THREADS="3") == "3 FALSE 1 3"
+    own = settings()["MKL_CBWR"]
+    assert python(one_core + code) == f"2 FALSE 1 {own} 2 AVX2"
+    assert python(code, OMP_NUM_THREADS="3", MKL_CBWR="AVX2") == "3 FALSE 1 AVX2 3 AVX2"
 
 
 def test_importing_the_library_changes_no_process():

@@ -30,16 +30,13 @@ def test_a_state_comes_back_whole(folder):
     assert torch.equal(loaded["nested"][0]["exp_avg"], torch.arange(4.0))
 
 
-def test_nothing_is_left_after_success(folder):
-    with Checkpointer(folder, every_s=0.0) as kept:
-        kept.save(lambda: STATE)
-    assert not folder.exists()
-
-
-def test_states_are_saved_only_now_and_then(folder):
+def test_states_are_saved_now_and_then_and_nothing_is_left_after_success(folder):
     with Checkpointer(folder, every_s=1000.0) as kept:
         kept.save(lambda: pytest.fail("too soon"))
         assert kept.load() is None
+    with Checkpointer(folder, every_s=0.0) as kept:
+        kept.save(lambda: STATE)
+    assert not folder.exists()
 
 
 def test_a_state_that_was_cut_short_is_left_aside(folder):

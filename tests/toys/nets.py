@@ -1,6 +1,7 @@
 """What the tests of evaluation share: small nets and models of them that differ."""
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,14 +60,19 @@ def products(net: nn.Module, names: list[str], images: Tensor, cut: CutNet | Non
     return counter.get_total_flops() / 2 / len(images)
 
 
+def small_vit(**options) -> nn.Module:
+    """Of images of 32 pixels: 16 patches and a class token, two blocks, ten classes."""
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    return VisionTransformer(**sizes, num_classes=10, **options).eval().requires_grad_(False)
+
+
 class Branching(nn.Module):
     """Looks at its images to decide what to do: `torch.export` cannot trace it."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
-        self.net = small_net(nn.BatchNorm2d(4), nn.ReLU())
+        self.net = net or small_net(nn.BatchNorm2d(4), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.mean() > 0:
-            images = -images
-        return self.net(images)
+        return self.net(-images if images.mean() > 0 else images)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from stages import stage
@@ -21,9 +20,8 @@ def run_stages(folder: Path, raw: dict, names: Iterable[str] = STAGES) -> None:
     """Run stages with `folder` as working directory and project."""
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(raw))
-    before, threads = Path.cwd(), torch.get_num_threads()
+    before = Path.cwd()
     os.chdir(folder)
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
         try:
@@ -31,7 +29,6 @@ def run_stages(folder: Path, raw: dict, names: Iterable[str] = STAGES) -> None:
                 stage(importlib.import_module(f"stages.{name}").main)
         finally:
             os.chdir(before)
-            torch.set_num_threads(threads)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -16,11 +16,20 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+from pdiff.images.batches import ImageFiles
+
 COUNTS = {"train": 10, "test": 4}
 
 
 def pixels(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def one_file(folder: Path, array: np.ndarray, name: str = "a.png") -> ImageFiles:
+    """A list of one image, of class 0."""
+    Image.fromarray(array).save(folder / name, quality=95)
+    size = torch.tensor([array.shape[:2]])
+    return ImageFiles(str(folder), (name,), size, torch.zeros(1).long())
 
 
 def cycle(count: int, classes: int = 3) -> list[int]:
