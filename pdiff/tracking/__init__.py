@@ -139,4 +139,6 @@ def records(key: str = "*") -> list[dict[str, Any]]:
     A record of an earlier form, which has no points, is left aside.
     """
     found = [json.loads(path.read_text()) for path in runs_folder().glob(f"{key}/*.json")]
-    return sorted((r for r in found if r["tracked"] and "points" in r), key=lambda record: record["started"])
+    return sorted(
+        (r for r in found if r["tracked"] and "points" in r), key=lambda record: record["started"]
+    )
