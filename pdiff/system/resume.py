@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 
 State = dict[str, Any]
@@ -77,6 +78,8 @@ def make_checkpointer(
     for section in sections:
         digest.update(section.model_dump_json().encode())
     for path in [*inputs, *sorted(PACKAGE.rglob("*.py"))]:
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     every_s = float(os.environ.get("PDIFF_SAVE_EVERY_S", "20"))

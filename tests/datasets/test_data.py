@@ -183,7 +183,7 @@ def test_training_without_crops_sees_what_evaluation_sees(params, generator):
     ("path", "files", "message"),
     [
         (".", "*/*/*", r"images/train: .* no valid file for the classes cat, dog\. .*: \.jpg"),
-        ("test", "", r"images/test: .*No such file.*; .*images must hold train/CLASS/ and test"),
+        ("test", "", r"images/test' is not a folder; .*images must hold train/CLASS/ and test"),
         ("test/dog", "", r"train/ has cat, dog, test/ has cat$"),
     ],
 )
