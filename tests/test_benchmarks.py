@@ -38,7 +38,7 @@ def test_ours_and_the_plain_way_agree_at_toy_size(quick):
 
 @pytest.mark.slow
 def test_peak_memory_is_measured_in_processes_of_their_own():
-    assert memory.run(length=2**12, models=4, parameters=2**18).count("| 100% |") == 2
+    assert memory.run(length=2**12, models=12, parameters=2**18).count("| 100% |") == 2
 
 
 @pytest.mark.slow
