@@ -28,15 +28,16 @@ from pdiff import outputs
 from pdiff.autoencoder.codec import load_codec
 from pdiff.baselines.originals import ensemble
 from pdiff.config import Params, load_params
-from pdiff.core.files import load_header, load_tensor, save_tensors, write_text
+from pdiff.core.files import load_header, load_tensor, replacing, save_tensors, write_text
 from pdiff.core.runtime import get_device
 from pdiff.nets.minis import MINIS
 from pdiff.nets.own import is_own, split_own
 from pdiff.nets.registry import has_fixed_size, load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Subset, spread_evenly
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 from pdiff.tracking.files import git
+from pdiff.tracking.process import git_commit
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 MEASURES = ["accuracy", "choosing_accuracy", "max_similarity"]
@@ -86,8 +87,7 @@ def export(model: str, group: str, to: Path, force: bool = False) -> list[Path]:
         _save_state(to, exported.net.state_dict(), exported.header)
         write_text(card, text)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--to: {to} cannot be written: {reason}") from None
+        raise InputError(f"--to: {to} cannot be written: {reason(error)}") from None
     return [to, card]
 
 
@@ -115,7 +115,7 @@ def load_table(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; the pipeline writes it") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} cannot be read: {reason(error)}") from None
     if missing := {"group", "model", *MEASURES} - set(table):
         raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     return table
@@ -159,10 +159,8 @@ def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) ->
     if path.suffix == ".safetensors":
         save_tensors(path, state, **header)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        torch.save(state, partial)
 
 
 def model_card(model: Exported, params: Params, file: Path) -> str:
@@ -187,7 +185,7 @@ def model_card(model: Exported, params: Params, file: Path) -> str:
         count=(model.table["group"] == model.group).sum(),
         settings={s: _settings(params, s, title) for sections, _ in steps for s in sections},
         files=_lineage([path for _, paths in steps for path in paths]),
-        commit=(git("rev-parse", "HEAD") or b"unknown").decode().strip(),
+        commit=git_commit() or UNKNOWN,
         changed=bool(git("status", "--porcelain")),
         packages=[f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)],
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pdiff.baselines.latents import from_latents
@@ -16,7 +16,7 @@ from pdiff.baselines.originals import from_originals, matrix, soup_of
 from pdiff.baselines.registry import ordered
 from pdiff.config import BaselinesConfig, SeedConfig
 from pdiff.novelty.bootstrap import Replicates
-from pdiff.parameters.subset import Columns, Rows
+from pdiff.parameters.subset import Columns, Rows, spread_evenly
 
 Matrices = Mapping[str, Float[Tensor, "_ D"]]
 """{group: parameters (M, D)}; M differs from group to group, and may be 0."""
@@ -33,6 +33,12 @@ class Evidence:
     replicates: Mapping[str, Replicates]
     split: str
     """The split that is reported."""
+
+
+def finite_rows(models: Float[Tensor, "_ D"], most: int) -> Int64[Tensor, " M"]:
+    """Indices of up to `most` models without a NaN or an infinity, spread evenly over them."""
+    usable = models.isfinite().all(1).nonzero().flatten()
+    return usable[spread_evenly(len(usable), most)]
 
 
 def all_matrices(

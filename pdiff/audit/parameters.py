@@ -12,8 +12,7 @@ from torch import Tensor
 from pdiff.audit.analysis import MEMORISATION, Analysis
 from pdiff.audit.distances import distances, nearest
 from pdiff.audit.draw import empty_figure
-from pdiff.audit.evidence import Evidence
-from pdiff.parameters.subset import spread_evenly
+from pdiff.audit.evidence import Evidence, finite_rows
 
 MODELS, PARAMETERS = 10, 128
 
@@ -22,8 +21,7 @@ def pairs(
     generated: Float[Tensor, "_ D"], originals: Float[Tensor, "K D"]
 ) -> list[tuple[int, int]]:
     """Up to `MODELS` finite generated models, spread evenly, each with its nearest original."""
-    usable = generated.isfinite().all(1).nonzero().flatten()
-    chosen = usable[spread_evenly(len(usable), MODELS)]
+    chosen = finite_rows(generated, MODELS)
     near = nearest(distances(generated[chosen], originals))[1]
     return list(zip(chosen.tolist(), near.tolist(), strict=True))
 

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from pdiff.audit.analysis import Analysis
 from pdiff.audit.draw import empty_figure
-from pdiff.audit.evidence import Evidence, Matrices
+from pdiff.audit.evidence import Evidence, Matrices, finite_rows
 from pdiff.baselines.registry import colour, ordered
 from pdiff.novelty.pictures import back_to_front, group_legend, kinds, tidy
 from pdiff.parameters.subset import spread_evenly
@@ -36,8 +36,7 @@ def project(matrices: Matrices) -> tuple[pd.DataFrame, tuple[float, float]]:
     parts = []
     few = (own[i] for own in kinds(matrices).values() for i in spread_evenly(len(own), 3))
     for group in ordered(few):
-        usable = matrices[group].isfinite().all(1).nonzero().flatten()
-        picked = usable[spread_evenly(len(usable), MODELS)]
+        picked = finite_rows(matrices[group], MODELS)
         if len(picked):
             part = pd.DataFrame({"group": group, "model": picked.tolist()})
             points = pca.transform(matrices[group][picked].double().numpy())

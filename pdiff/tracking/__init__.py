@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from pdiff.system import speed
+from pdiff.system.errors import reason
 from pdiff.system.paths import root
 from pdiff.tracking import files
 from pdiff.tracking.process import peak_memory, process_tags
@@ -115,7 +116,7 @@ def warns(what: str, hint: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        why = reason(error)[:200]
         print(f"warning: tracking: {what}: {why}{hint}", file=sys.stderr, flush=True)
 
 
