@@ -34,4 +34,4 @@ def run(widths: Mapping[str, tuple[int, ...]] = WIDTHS, count: int = 200) -> str
 def _draw(denoiser: Denoiser, count: int, steps: int) -> None:
     generator = torch.Generator().manual_seed(0)
     diffusion = Diffusion(STEPS, 1e-4, 0.02)
-    diffusion.sample(denoiser, (count, LATENT), generator, sampler="ddim", steps=steps)
+    list(diffusion.sample(denoiser, (count, LATENT), generator, "ddim", steps))

@@ -31,12 +31,13 @@ def main() -> None:
         if config.kind == "linear":
             checkpoints: Rows = StackFile(outputs.CHECKPOINTS)
             codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim, config.normalise)
+            latents = codec.latents
         else:
             subset, matrix = load_stack(outputs.CHECKPOINTS)
             checkpoints = Models(subset, matrix.to(device))
             generator = make_generator(params.seed.model, "train_autoencoder", device=device)
             codec = train_codec(checkpoints, config, params.noise, generator, curve, resume)
-        latents = codec.encode(checkpoints)
+            latents = codec.encode(checkpoints)
         metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             warn(

@@ -13,9 +13,11 @@ from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.files import load_tensor
 from pdiff.core.runtime import get_device, make_generator
-from pdiff.diffusion.latents import LatentModel, LatentStatistics, Schedule, held_out_rows
+from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
+from pdiff.diffusion.schedule import Diffusion
 from pdiff.diffusion.train import train_denoiser
 from pdiff.parameters.stack import load_stack
+from pdiff.parameters.subset import Models
 from pdiff.system.resume import make_checkpointer
 from stages import stage
 
@@ -42,12 +44,12 @@ def main() -> None:
             matrix = load_stack(outputs.CHECKPOINTS)[1][~held_out.cpu()].to(device)
 
             def encode(rows: Int64[Tensor, " B"]) -> Float[Tensor, "B R"]:
-                return statistics.apply(codec.encode_matrix(matrix[rows]))
+                return statistics.apply(codec.encode(Models(codec.subset, matrix[rows])))
 
         denoiser = train_denoiser(
             statistics.apply(seen), config, generator, curve, resume=resume, encode=encode
         )
-        LatentModel(denoiser, statistics, Schedule.of(config), held_out).save(outputs.DENOISER)
+        LatentModel(denoiser, statistics, Diffusion.of(config), held_out).save(outputs.DENOISER)
         curve.write(outputs.DDPM_CURVE)
 
 

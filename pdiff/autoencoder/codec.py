@@ -19,12 +19,10 @@ from pdiff.core.files import load_header, load_tensors, save_tensors, whole
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Columns, Models, Rows, Subset
-from pdiff.system.errors import InputError
 
 Pair = tuple[Float[Tensor, "M _"], Float[Tensor, "M _"]]
 """Some columns of models, and of their reconstructions."""
 
-_STATISTICS = "normalisation."
 AT_ONCE = 2**28
 """Bytes of one layer's activations while a trained autoencoder encodes or decodes."""
 
@@ -48,15 +46,10 @@ class ConvCodec:
     @torch.no_grad()
     def encode(self, models: Rows) -> Float[Tensor, "M L"]:
         """Latents on the autoencoder's device; batch statistics are those of all models."""
-        device = self.autoencoder.output.weight.device
-        return self.encode_matrix(models.block(slice(0, self.subset.length)).to(device))
-
-    @torch.no_grad()
-    def encode_matrix(self, matrix: Float[Tensor, "M D"]) -> Float[Tensor, "M L"]:
-        """`encode` for a matrix on the autoencoder's device."""
-        normalised = self.normalisation.apply(matrix)
+        matrix = models.block(slice(0, self.subset.length))
+        normalised = self.normalisation.apply(matrix.to(self.autoencoder.output.weight.device))
         norm: Norm = "running" if self.encode_norm == "running" else "batch"
-        if norm == "batch" and len(matrix) > self.rows:
+        if norm == "batch" and len(models) > self.rows:
             return self.autoencoder.encode_in_parts(normalised, self.rows)
         parts = normalised.split(self.rows)
         return torch.cat([self.autoencoder.encode(part, norm) for part in parts])
@@ -70,13 +63,14 @@ class ConvCodec:
         return Models(self.subset, matrix).columns()
 
     def save(self, path: Path) -> None:
-        statistics = {"mean": self.normalisation.mean, "std": self.normalisation.std}
+        own = self.normalisation
+        statistics = {"normalisation.mean": own.mean, "normalisation.std": own.std}
         save_tensors(
             path,
-            self.autoencoder.state_dict() | {_STATISTICS + n: t for n, t in statistics.items()},
-            autoencoder=self.autoencoder.config(),
+            self.autoencoder.state_dict() | statistics,
+            autoencoder=self.autoencoder.config,
             subset=list(self.subset.shapes.items()),
-            normalise=self.normalisation.kind,
+            normalise=own.kind,
             encode_norm=self.encode_norm,
             decode_norm=self.decode_norm,
         )
@@ -85,10 +79,8 @@ class ConvCodec:
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "ConvCodec":
         """What `save` wrote, in eval mode; `InputError` if the file is anything else."""
         tensors, header = load_tensors(path, device)
-        if "autoencoder" not in header:
-            raise InputError(f"{path} is not an autoencoder")
         with whole(path):
-            mean, std = (tensors.pop(_STATISTICS + name) for name in ("mean", "std"))
+            mean, std = tensors.pop("normalisation.mean"), tensors.pop("normalisation.std")
             model = Autoencoder(**header["autoencoder"]).to(device)
             model.load_state_dict(tensors)
             subset = Subset({name: tuple(shape) for name, shape in header["subset"]})

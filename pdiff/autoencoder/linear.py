@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from pdiff.core.files import load_tensors, save_tensors, whole
 from pdiff.core.optimise import check_finite
-from pdiff.core.spectrum import spectrum
+from pdiff.core.statistics import spectrum
 from pdiff.parameters.normalisation import Normalisation, Normalise
 from pdiff.parameters.stack import StackFile, write_columns
-from pdiff.parameters.subset import CHUNK, Columns, Rows, Subset, spans
+from pdiff.parameters.subset import Columns, Rows, Subset, spans
 from pdiff.system.errors import InputError
 
 
@@ -56,20 +56,16 @@ class LinearCodec:
 
     @classmethod
     def fit(
-        cls,
-        checkpoints: Rows,
-        latent_dim: int,
-        normalise: Normalise = "tensor",
-        values: int = CHUNK,
+        cls, checkpoints: Rows, latent_dim: int, normalise: Normalise = "tensor"
     ) -> "LinearCodec":
-        """The first `latent_dim` components; at most `values` values are read at a time.
+        """The first `latent_dim` components.
 
         Raises:
             InputError: a checkpoint is not finite, or `latent_dim` is more than their directions.
         """
-        normalisation = Normalisation.fit(checkpoints, normalise, values)
+        normalisation = Normalisation.fit(checkpoints, normalise)
         gram = torch.zeros(len(checkpoints), len(checkpoints), dtype=torch.float64)
-        for span, _, deviations in _deviations(checkpoints, "compare checkpoints", values):
+        for span, _, deviations in _deviations(checkpoints, "compare checkpoints"):
             scaled = deviations.div_(normalisation.columns(deviations, span)[1])
             gram.addmm_(scaled, scaled.T)
         check_finite(gram, "checkpoints")
@@ -78,22 +74,15 @@ class LinearCodec:
         dual = dual[:, :latent_dim].contiguous()
         return cls(checkpoints, normalisation, dual, variance[:latent_dim] / (len(gram) - 1))
 
-    def encode(self, models: Rows, values: int = CHUNK) -> Float[Tensor, "M L"]:
-        """Coordinates of any models of the subset."""
-        if models is self.checkpoints:
-            return (self.dual * self._scale).float()
-        products = torch.zeros(len(models), len(self.checkpoints), dtype=torch.float64)
-        for span, mean, deviations in _deviations(self.checkpoints, "encode", values):
-            std = self.normalisation.columns(mean, span)[1]
-            own = (models.block(span).double() - mean) / std
-            products.addmm_(own, (deviations / std).T)
-        eigenvalues = self.variance * (len(self.checkpoints) - 1)
-        return (products @ self.dual / eigenvalues * self._scale).float()
+    @property
+    def latents(self) -> Float[Tensor, "K L"]:
+        """Of the checkpoints."""
+        return (self.dual * self._scale).float()
 
-    def decode(self, latents: Float[Tensor, "G L"], values: int = CHUNK) -> Columns:
+    def decode(self, latents: Float[Tensor, "G L"]) -> Columns:
         """Models in blocks of columns: the mean checkpoint plus a combination of all of them."""
         weights = (latents.double().cpu() / self._scale @ self.dual.T).float()  # (G, K)
-        for span, mean, deviations in _deviations(self.checkpoints, "decode", values):
+        for span, mean, deviations in _deviations(self.checkpoints, "decode"):
             yield span, torch.addmm(mean.float(), weights, deviations.float())
 
     def save(self, path: Path) -> None:
@@ -123,17 +112,16 @@ def round_trip(stack: Path, latent_dim: int, models: int, out: Path) -> None:
     Measurements of time and memory call this.
     """
     codec = LinearCodec.fit(StackFile(stack), latent_dim)
-    latents = codec.encode(codec.checkpoints)
-    chosen = latents[torch.arange(models) % len(latents)]
+    chosen = codec.latents[torch.arange(models) % len(codec.checkpoints)]
     write_columns(out, codec.subset, models, codec.decode(chosen))
 
 
 def _deviations(
-    checkpoints: Rows, progress: str, values: int
+    checkpoints: Rows, progress: str
 ) -> Iterator[tuple[slice, Float64[Tensor, " c"], Float64[Tensor, "K c"]]]:
     """Blocks of columns: their span, mean, and the checkpoints' deviations from it."""
-    count = len(spans(len(checkpoints), checkpoints.subset.length, values))
-    for span, block in tqdm(checkpoints.columns(values), progress, count, disable=None):
+    count = len(spans(len(checkpoints), checkpoints.subset.length))
+    for span, block in tqdm(checkpoints.columns(), progress, count, disable=None):
         deviations = block.double()
         mean = deviations.mean(0)
         yield span, mean, deviations.sub_(mean)

@@ -7,7 +7,6 @@ sizes and details from the authors' code).
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,8 +37,15 @@ class Autoencoder(nn.Module):
         The kernel size is odd. `variance_head` adds the log-variance of a VAE.
         """
         super().__init__()
-        self.length, self.kernel_size, self.latent_dim = length, kernel_size, latent_dim
-        self.channels = tuple(channels)
+        self.config = {
+            "length": length,
+            "channels": list(channels),
+            "kernel_size": kernel_size,
+            "latent_dim": latent_dim,
+            "variance_head": variance_head,
+        }
+        """JSON-able arguments: `Autoencoder(**config)` rebuilds the architecture."""
+        self.length, self.channels = length, tuple(channels)
         self.save_memory()
         multiple = max(64, 2 ** len(channels))
         self.padded_length = -(-length // multiple) * multiple
@@ -59,16 +65,6 @@ class Autoencoder(nn.Module):
         self.mean = nn.Linear(latent_dim, latent_dim)
         self.log_variance = nn.Linear(latent_dim, latent_dim) if variance_head else None
         self.from_latent = nn.Linear(latent_dim, features)
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able arguments: `Autoencoder(**config)` rebuilds the architecture."""
-        return {
-            "length": self.length,
-            "channels": list(self.channels),
-            "kernel_size": self.kernel_size,
-            "latent_dim": self.latent_dim,
-            "variance_head": self.log_variance is not None,
-        }
 
     def save_memory(self, checkpointing: bool = False, micro_batch: int | None = None) -> None:
         """Let training keep activations between blocks only, or of `micro_batch` samples.
@@ -117,7 +113,3 @@ class Autoencoder(nn.Module):
     def decode(self, z: Float[Tensor, "B L"], norm: Norm | None = None) -> Float[Tensor, "B D"]:
         """Vectors in the normalised space of the training matrix, the padding cut off."""
         return self.decode_padded(z, norm)[:, : self.length]
-
-    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """Reconstruction, without noise."""
-        return self.decode(self.encode(x))

@@ -11,9 +11,10 @@ from torch import Tensor
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.autoencoder.net import Autoencoder
 from pdiff.config import AutoencoderConfig, NoiseConfig
-from pdiff.core.optimise import Log, Recipe, Resume, autocast, check_finite, optimise, seeded
+from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, seeded
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.subset import Models
+from pdiff.system.resume import Checkpointer
 
 
 def reparameterise(
@@ -75,7 +76,7 @@ def train_codec(
     noise: NoiseConfig,
     generator: torch.Generator,
     log: Log,
-    resume: Resume | None = None,
+    resume: Checkpointer | None = None,
 ) -> ConvCodec:
     """Normalise the checkpoints and train an autoencoder on them."""
     subset, normalisation = checkpoints.subset, Normalisation.fit(checkpoints, config.normalise)
@@ -90,7 +91,7 @@ def train_autoencoder(
     noise: NoiseConfig,
     generator: torch.Generator,
     log: Log,
-    resume: Resume | None = None,
+    resume: Checkpointer | None = None,
 ) -> Autoencoder:
     """Train on the normalised checkpoints; returns the autoencoder in eval mode.
 

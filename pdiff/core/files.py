@@ -48,11 +48,9 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
 
 
 def load_tensor(path: Path, name: str, device: torch.device | str = "cpu") -> Tensor:
-    """The one tensor `name` of a file of ours; `InputError` if the file holds something else."""
-    tensors, _ = load_tensors(path, device)
-    if name not in tensors:
-        raise InputError(f"{path} holds no {name}")
-    return tensors[name]
+    """The tensor `name`, without reading the others; `InputError` if the file is not whole."""
+    with _opened(path, device) as file:
+        return file.get_tensor(name)
 
 
 def load_header(path: Path) -> dict[str, Any]:
@@ -118,14 +116,11 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `InputError` if the file is missing or holds anything else."""
+    """A JSON object; `InputError` if the file is missing or cannot be parsed."""
     try:
-        content = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return content
 
 
 def write_text(path: Path, text: str) -> None:

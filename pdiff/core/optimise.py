@@ -8,7 +8,7 @@ rounding, since the order of sums is not fixed.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from pdiff.system.errors import InputError
+from pdiff.system.resume import Checkpointer
 from pdiff.system.speed import counted
 
 MAX_LOGGED = 500  # points in a logged curve
@@ -39,15 +40,9 @@ class Recipe:
     which keeps the share min(ema, i / (i + 9)) of itself at step i."""
 
 
-@runtime_checkable
-class Resume(Protocol):
-    """Keeps the state of a training between two runs of the program."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The last saved state, None if there is none."""
-
-    def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save `state()` if enough time has passed since the last save."""
+def draw_seed(generator: torch.Generator) -> int:
+    """A seed for another generator, such as torch's global one, which dropout draws from."""
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 def seeded(make: Callable[[], Net], generator: torch.Generator) -> Net:
@@ -55,16 +50,9 @@ def seeded(make: Callable[[], Net], generator: torch.Generator) -> Net:
 
     `make` must draw the weights on the CPU.
     """
-    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device).item()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(seed))
+        torch.default_generator.manual_seed(draw_seed(generator))
         return make()
-
-
-def seed_global(generator: torch.Generator) -> None:
-    """Seed what draws from torch's global generator: dropout and drop path."""
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    torch.manual_seed(seed.item())
 
 
 def check_finite(rows: Float[Tensor, "K D"], name: str) -> None:
@@ -114,7 +102,7 @@ def optimise(
     recipe: Recipe,
     generator: torch.Generator,
     log: Log,
-    resume: Resume | None,
+    resume: Checkpointer | None,
     name: str,
 ) -> None:
     """Minimise `batch_loss()`, a fresh batch's loss each time; leave `model` in eval mode.
@@ -167,7 +155,7 @@ def _moving(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
 
 
 def load_progress(
-    resume: Resume | None, parts: Mapping[str, Any], generator: torch.Generator
+    resume: Checkpointer | None, parts: Mapping[str, Any], generator: torch.Generator
 ) -> dict[str, Any] | None:
     """Bring parts and generator back to the last save; its progress, None if nothing was saved."""
     if resume is None or (state := resume.load()) is None:
@@ -179,7 +167,7 @@ def load_progress(
 
 
 def save_progress(
-    resume: Resume | None,
+    resume: Checkpointer | None,
     parts: Mapping[str, Any],
     generator: torch.Generator,
     progress: dict[str, Any],

@@ -6,7 +6,6 @@ full length throughout (paper section 3.3; sizes and details from the authors' c
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -42,8 +41,12 @@ class Denoiser(nn.Module):
             raise InputError(
                 f"denoiser: channels must be symmetric and odd in number, not {tuple(channels)}"
             )
-        self.latent_dim, self.kernel_size = latent_dim, kernel_size
-        self.channels = tuple(channels)
+        self.config = {
+            "latent_dim": latent_dim,
+            "channels": list(channels),
+            "kernel_size": kernel_size,
+        }
+        """JSON-able arguments: `Denoiser(**config)` rebuilds the architecture."""
         self.skips = len(channels) // 2
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, latent_dim), nn.SiLU(), nn.Linear(latent_dim, latent_dim)
@@ -53,14 +56,6 @@ class Denoiser(nn.Module):
             conv = nn.Conv1d(fan_in, width, kernel_size, padding=kernel_size // 2)
             self.blocks.append(nn.Sequential(conv, nn.BatchNorm1d(width), nn.ELU()))
         self.output = nn.Conv1d(channels[-1], 1, kernel_size, padding=kernel_size // 2)
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able arguments: `Denoiser(**config)` rebuilds the architecture."""
-        return {
-            "latent_dim": self.latent_dim,
-            "channels": list(self.channels),
-            "kernel_size": self.kernel_size,
-        }
 
     def forward(self, x: Float[Tensor, "B L"], t: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
         """The noise predicted in `x` at diffusion steps `t`, counted from 0."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pdiff.core.optimise import draw_seed
 from pdiff.diffusion.latents import LatentModel, principal_directions
 from pdiff.diffusion.schedule import Diffusion, PredictNoise
 
@@ -86,8 +87,8 @@ def latent_fit(
     ratios, outside = variance_along(latents, generated)
     scaled = model.statistics.apply(latents)
     seen, held_out = scaled[~model.held_out], scaled[model.held_out]
-    diffusion, predict_noise = model.noise_predictor()
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    diffusion, seed = model.diffusion, draw_seed(generator)
+    predict_noise = diffusion.predicts_noise(model.denoiser)
 
     def loss(predict: PredictNoise, rows: Float[Tensor, "M R"]) -> float | None:
         own = torch.Generator(rows.device).manual_seed(seed)

@@ -4,8 +4,9 @@ Axes: K checkpoints, G models, L latent length, R directions in which latents di
 samples, P points of each.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pdiff.config import DdpmConfig, GenerateConfig
+from pdiff.config import GenerateConfig
 from pdiff.core.files import load_tensors, save_tensors, whole
-from pdiff.core.spectrum import spectrum
+from pdiff.core.statistics import spectrum
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.schedule import Diffusion, Prediction, PredictNoise
-from pdiff.system.errors import InputError
+from pdiff.diffusion.schedule import Diffusion
 
 
 @dataclass(frozen=True)
@@ -75,36 +75,14 @@ def principal_directions(
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The noise schedule that a denoiser was trained under, and what it predicts."""
-
-    timesteps: int
-    beta_start: float
-    beta_end: float
-    prediction: Prediction
-
-    @classmethod
-    def of(cls, config: DdpmConfig) -> "Schedule":
-        return cls(config.timesteps, config.beta_start, config.beta_end, config.prediction)
-
-    def diffusion(self, device: torch.device) -> Diffusion:
-        return Diffusion(self.timesteps, self.beta_start, self.beta_end, device)
-
-
-@dataclass(frozen=True)
 class LatentModel:
-    """A trained denoiser with the schedule and the statistics that it was trained under."""
+    """A trained denoiser with the diffusion and the statistics that it was trained under."""
 
     denoiser: Denoiser
     statistics: LatentStatistics
-    schedule: Schedule
+    diffusion: Diffusion
     held_out: Bool[Tensor, " K"]
     """Which checkpoints' latents it did not learn from."""
-
-    def noise_predictor(self) -> tuple[Diffusion, PredictNoise]:
-        """The diffusion and the denoiser as its predictor of epsilon, in scaled coordinates."""
-        diffusion = self.schedule.diffusion(self.statistics.mean.device)
-        return diffusion, diffusion.predicts_noise(self.denoiser, self.schedule.prediction)
 
     def sample(self, config: GenerateConfig, generator: torch.Generator) -> Float[Tensor, "G L"]:
         """`config.models` new latents, all in one batch.
@@ -114,7 +92,7 @@ class LatentModel:
         if config.sampler == "prior":
             shape = (config.models, len(self.statistics.mean))
             return torch.randn(shape, generator=generator, device=generator.device)
-        latents = self._sample(config, config.models, generator, "sample latents")
+        latents = deque(self._path(config, config.models, generator), maxlen=1).pop()
         return self.statistics.invert(latents)
 
     def follow(
@@ -128,51 +106,38 @@ class LatentModel:
         if not config.trajectories:
             nothing = torch.empty(0, 0, len(self.statistics.mean))
             return torch.empty(0, dtype=torch.int64), nothing
-        points: list[Tensor] = []
-        own = config.trajectories, generator, "follow samples"
-        self._sample(config, *own, lambda step, x: points.append(x))
-        last = len(points) - 1
-        steps = sorted({*range(0, last, config.trajectory_every), last})
-        latents = torch.stack([self.statistics.invert(points[step]) for step in steps], dim=1)
-        return torch.tensor(steps), latents
+        points: dict[int, Tensor] = {}
+        for step, x in enumerate(self._path(config, config.trajectories, generator)):
+            if step % config.trajectory_every == 0:
+                points[step] = x
+        points[step] = x
+        latents = torch.stack([self.statistics.invert(x) for x in points.values()], dim=1)
+        return torch.tensor(list(points)), latents
 
-    def _sample(
-        self,
-        config: GenerateConfig,
-        count: int,
-        generator: torch.Generator,
-        progress: str,
-        trajectory: Callable[[int, Tensor], None] | None = None,
-    ) -> Float[Tensor, "G R"]:
-        """Samples in the coordinates that the denoiser was trained in."""
-        diffusion, predict_noise = self.noise_predictor()
-        return diffusion.sample(
-            predict_noise,
-            (count, len(self.statistics.std)),
-            generator,
-            sampler=config.sampler,
-            steps=config.steps,
-            progress=progress,
-            trajectory=trajectory,
-        )
+    def _path(
+        self, config: GenerateConfig, count: int, generator: torch.Generator
+    ) -> Iterator[Float[Tensor, "G R"]]:
+        """`count` samples after each step, in the coordinates that the denoiser was trained in."""
+        shape, how = (count, len(self.statistics.std)), (config.sampler, config.steps)
+        predict_noise = self.diffusion.predicts_noise(self.denoiser)
+        return self.diffusion.sample(predict_noise, shape, generator, *how)
 
     def save(self, path: Path) -> None:
         tensors = {f"denoiser.{name}": t for name, t in self.denoiser.state_dict().items()}
         tensors |= {f"latent.{name}": t for name, t in vars(self.statistics).items()}
         tensors["held_out"] = self.held_out
-        schedule = asdict(self.schedule)
-        save_tensors(path, tensors, denoiser=self.denoiser.config(), schedule=schedule)
+        header = {"denoiser": self.denoiser.config, "schedule": self.diffusion.config}
+        save_tensors(path, tensors, **header)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "LatentModel":
         """What `save` wrote, in eval mode; `InputError` if the file is anything else."""
         tensors, header = load_tensors(path, device)
-        if "denoiser" not in header:
-            raise InputError(f"{path} is not a denoiser")
         with whole(path):
             names = ("mean", "directions", "std")
             statistics = LatentStatistics(*(tensors.pop(f"latent.{name}") for name in names))
             held_out = tensors.pop("held_out")
             denoiser = Denoiser(**header["denoiser"]).to(device)
             denoiser.load_state_dict({n.removeprefix("denoiser."): t for n, t in tensors.items()})
-            return cls(denoiser.eval(), statistics, Schedule(**header["schedule"]), held_out)
+            diffusion = Diffusion(**header["schedule"], device=device)
+            return cls(denoiser.eval(), statistics, diffusion, held_out)

@@ -1,10 +1,10 @@
 """Denoising diffusion on latents: noise schedule, training loss, sampling; it knows no network.
 
-Axes: K checkpoints, L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t
+Axes: L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t
 here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -13,11 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from pdiff.config import DdpmConfig
 from pdiff.system.errors import InputError
 
+Batch = Float[Tensor, "B L"]
+Steps = Int[Tensor, " B"]
 PredictNoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, L), t (B,)) -> epsilon (B, L)."""
-
 Prediction = Literal["epsilon", "v"]
 """What a denoiser predicts: the noise, or v = signal * epsilon - noise * x_0 (arXiv 2202.00512)."""
 
@@ -35,9 +37,16 @@ class Diffusion:
         beta_start: float,
         beta_end: float,
         device: torch.device | str = "cpu",
+        prediction: Prediction = "epsilon",
     ) -> None:
-        self.timesteps = timesteps
-        self.device = torch.device(device)
+        self.config = {
+            "timesteps": timesteps,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "prediction": prediction,
+        }
+        """JSON-able arguments, all but the device."""
+        self.timesteps, self.prediction, self.device = timesteps, prediction, torch.device(device)
         betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
         alpha_bar = (1 - betas).cumprod(0)
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
@@ -52,49 +61,36 @@ class Diffusion:
         self.step_scale = keep((1 - betas).rsqrt())
         self.step_noise = keep(betas / (1 - alpha_bar).sqrt())
 
-    def add_noise(
-        self, x0: Float[Tensor, "B L"], noise: Float[Tensor, "B L"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B L"]:
+    @classmethod
+    def of(cls, config: DdpmConfig, device: torch.device | str = "cpu") -> "Diffusion":
+        betas = config.beta_start, config.beta_end
+        return cls(config.timesteps, *betas, device, config.prediction)
+
+    def add_noise(self, x0: Batch, noise: Batch, t: Steps) -> Batch:
         """x_t given x_0, DDPM eq. 4."""
         return self.signal[t, None] * x0 + self.noise[t, None] * noise
 
-    def velocity(
-        self, x0: Float[Tensor, "B L"], noise: Float[Tensor, "B L"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B L"]:
+    def velocity(self, x0: Batch, noise: Batch, t: Steps) -> Batch:
         """v at x_t, Salimans and Ho 2022, appendix D."""
         return self.signal[t, None] * noise - self.noise[t, None] * x0
 
-    def predicts_noise(self, denoiser: PredictNoise, prediction: Prediction) -> PredictNoise:
+    def predicts_noise(self, denoiser: PredictNoise) -> PredictNoise:
         """`denoiser`, which predicts `prediction`, as a predictor of epsilon."""
-        if prediction == "epsilon":
+        if self.prediction == "epsilon":
             return denoiser
-
-        def predict(xt: Float[Tensor, "B L"], t: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
-            return self.signal[t, None] * denoiser(xt, t) + self.noise[t, None] * xt
-
-        return predict
+        return lambda xt, t: self.signal[t, None] * denoiser(xt, t) + self.noise[t, None] * xt
 
     def loss(
-        self,
-        denoiser: PredictNoise,
-        x0: Float[Tensor, "B L"],
-        generator: torch.Generator,
-        prediction: Prediction = "epsilon",
+        self, denoiser: PredictNoise, x0: Batch, generator: torch.Generator
     ) -> Float[Tensor, ""]:
         """Mean squared error of the prediction at uniformly drawn steps (epsilon: DDPM eq. 14)."""
         size = (len(x0),)
         t = torch.randint(self.timesteps, size, generator=generator, device=self.device)
         noise = torch.randn(x0.shape, generator=generator, device=self.device)
-        target = noise if prediction == "epsilon" else self.velocity(x0, noise, t)
+        target = noise if self.prediction == "epsilon" else self.velocity(x0, noise, t)
         return F.mse_loss(denoiser(self.add_noise(x0, noise, t), t).float(), target)
 
-    def ddpm_step(
-        self,
-        xt: Float[Tensor, "B L"],
-        epsilon: Float[Tensor, "B L"],
-        t: int,
-        noise: Float[Tensor, "B L"],
-    ) -> Float[Tensor, "B L"]:
+    def ddpm_step(self, xt: Batch, epsilon: Batch, t: int, noise: Batch) -> Batch:
         """x_{t-1} given x_t and the predicted noise, DDPM eq. 11 and algorithm 2.
 
         The variance is the posterior's (eq. 7), which is 0 at t = 0: the last step adds no noise.
@@ -102,13 +98,7 @@ class Diffusion:
         mean = self.step_scale[t] * (xt - self.step_noise[t] * epsilon)
         return mean + self.posterior_variance[t].sqrt() * noise
 
-    def ddim_step(
-        self,
-        xt: Float[Tensor, "B L"],
-        epsilon: Float[Tensor, "B L"],
-        t: int,
-        t_previous: int,
-    ) -> Float[Tensor, "B L"]:
+    def ddim_step(self, xt: Batch, epsilon: Batch, t: int, t_previous: int) -> Batch:
         """x at the earlier step `t_previous` without new noise, DDIM eq. 12 with sigma 0.
 
         `t_previous` -1 is the clean end: the predicted x_0.
@@ -131,31 +121,23 @@ class Diffusion:
         predict_noise: PredictNoise,
         shape: tuple[int, int],
         generator: torch.Generator,
-        *,
         sampler: Literal["ddpm", "ddim"],
         steps: int,
-        progress: str | None = None,
-        trajectory: Callable[[int, Tensor], None] | None = None,
-    ) -> Float[Tensor, "G L"]:
-        """Samples of `shape` (G, L), all in one batch, from pure noise; nothing is clipped.
+    ) -> Iterator[Batch]:
+        """Pure noise of `shape` (G, L), and x after each step; the last are samples, not clipped.
 
         `ddpm` takes all T steps and ignores `steps`; `ddim` takes `steps` of them. `predict_noise`
-        must be in eval mode. `progress` names a bar. `trajectory(i, x)` sees the start as i = 0,
-        then x after step i.
+        must be in eval mode.
         """
         ancestral = sampler == "ddpm"
         visited = [*reversed(range(self.timesteps))] if ancestral else self.ddim_timesteps(steps)
         x = torch.randn(shape, generator=generator, device=self.device)
-        if trajectory is not None:
-            trajectory(0, x)
-        bar = tqdm(visited, progress, unit="step", disable=None if progress else True)
-        for i, t in enumerate(bar, start=1):
+        yield x
+        for i, t in enumerate(tqdm(visited, "sample", unit="step", disable=None), start=1):
             epsilon = predict_noise(x, torch.full((shape[0],), t, device=self.device))
             if ancestral:
                 noise = torch.randn(shape, generator=generator, device=self.device)
                 x = self.ddpm_step(x, epsilon, t, noise)
             else:
                 x = self.ddim_step(x, epsilon, t, visited[i] if i < steps else -1)
-            if trajectory is not None:
-                trajectory(i, x)
-        return x
+            yield x

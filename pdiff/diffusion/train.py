@@ -10,9 +10,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pdiff.config import DdpmConfig
-from pdiff.core.optimise import Log, Recipe, Resume, autocast, check_finite, optimise, seeded
+from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, seeded
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.schedule import Diffusion
+from pdiff.system.resume import Checkpointer
 
 Encode = Callable[[Int64[Tensor, " B"]], Float[Tensor, "B L"]]
 """Indices of checkpoints to their latents."""
@@ -24,7 +25,7 @@ def train_denoiser(
     generator: torch.Generator,
     log: Log,
     *,
-    resume: Resume | None = None,
+    resume: Checkpointer | None = None,
     encode: Encode | None = None,
 ) -> Denoiser:
     """Train a denoiser on latents that the caller has standardised; returns it in eval mode.
@@ -34,7 +35,7 @@ def train_denoiser(
     """
     check_finite(latents, "latents")
     device, length = latents.device, latents.shape[1]
-    diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
+    diffusion = Diffusion.of(config, device)
     model = seeded(lambda: Denoiser(length, config.channels, config.kernel_size), generator)
     model = model.to(device)
 
@@ -43,7 +44,7 @@ def train_denoiser(
         rows = torch.randint(len(latents), size, generator=generator, device=device)
         batch = latents[rows] if encode is None else encode(rows)
         with autocast(device):
-            return diffusion.loss(model, batch, generator, config.prediction)
+            return diffusion.loss(model, batch, generator)
 
     recipe = Recipe(config.steps, config.lr, config.weight_decay, ema=config.ema)
     optimise(model, batch_loss, recipe, generator, log, resume, "denoiser")

@@ -15,15 +15,15 @@ from tqdm import tqdm
 from pdiff.config import BaseConfig, DataConfig
 from pdiff.core.optimise import (
     Log,
-    Resume,
+    draw_seed,
     load_progress,
     make_optimizer,
     save_progress,
-    seed_global,
     train_step,
 )
 from pdiff.images.batches import EvaluationBatches, ImageSet, Split, training_batches
 from pdiff.system.errors import InputError
+from pdiff.system.resume import Checkpointer
 from pdiff.system.speed import measured
 
 
@@ -34,7 +34,7 @@ def train_base(
     config: BaseConfig,
     generator: torch.Generator,
     log: Log,
-    resume: Resume | None = None,
+    resume: Checkpointer | None = None,
 ) -> float:
     """Train all of `net` and leave it at its first best validation epoch; return that accuracy.
 
@@ -79,7 +79,7 @@ def _epoch(
     generator: torch.Generator,
 ) -> float:
     """One pass over the training images; the mean loss."""
-    seed_global(generator)
+    torch.manual_seed(draw_seed(generator))  # of dropout and drop path
     net.train()
     total, count = torch.zeros((), device=split.labels.device), 0
     for images, labels in training_batches(split, data, batch_size, generator):

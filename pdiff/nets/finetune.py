@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from pdiff.config import DataConfig, FinetuneConfig
-from pdiff.core.optimise import Log, autocast, make_optimizer, seed_global, train_step
+from pdiff.core.optimise import Log, autocast, draw_seed, make_optimizer, train_step
 from pdiff.images.batches import Split, training_batches
 from pdiff.nets.base import finite
 from pdiff.parameters.subset import Subset
@@ -43,7 +43,7 @@ def finetune(
     chosen = [parameters[name].requires_grad_(True) for name in subset.names]
     optimizer = make_optimizer(config.optimizer, chosen, config.lr, config.weight_decay)
     schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
-    seed_global(generator)
+    torch.manual_seed(draw_seed(generator))  # of dropout and drop path
     passes = (training_batches(images, data, config.batch_size, generator) for _ in count())
     batches = chain.from_iterable(passes)
     first_steps = {"train": math.inf, "eval": 0, "eval_after_1": 1, "eval_after_2": 2}

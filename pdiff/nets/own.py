@@ -4,7 +4,6 @@ NAME is a class or function in FILE.py; `NAME(num_classes=N)` returns an `nn.Mod
 (B, N). FILE.py is read anew each time, so a stage always uses the code that DVC watches.
 """
 
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,15 +78,13 @@ def find_own(name: str) -> Callable[..., object]:
     """What NAME is in FILE.py; `InputError` if it is missing or cannot be called."""
     file, wanted = split_own(name)
     module = _load(file)
-    known = [  # public classes and functions that the file itself defines
-        key
-        for key, value in vars(module).items()
-        if (inspect.isclass(value) or inspect.isfunction(value))
-        and value.__module__ == module.__name__
-        and not key.startswith("_")
-    ]
     found = getattr(module, wanted, None)
     if not callable(found):
+        public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+        here = module.__name__
+        known = [
+            k for k, v in public.items() if callable(v) and getattr(v, "__module__", "") == here
+        ]
         raise InputError(
             f"base.net: {name!r} must be {file}:NAME with a class or function as NAME; {file} "
             f"defines {', '.join(known) or 'none'}"

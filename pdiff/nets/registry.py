@@ -165,9 +165,7 @@ def save_net(path: Path, net: nn.Module, name: str, classes: int, size: int) -> 
 def load_net(path: Path, device: torch.device | str = "cpu") -> nn.Module:
     """The net that `save_net` wrote, in eval mode; `InputError` if the file is anything else."""
     state, header = load_tensors(path, device)
-    if "net" not in header:
-        raise InputError(f"{path} is not a base net")
-    net = build_net(header["net"], header["classes"], header["size"])
     with whole(path):
+        net = build_net(header["net"], header["classes"], header["size"])
         net.load_state_dict(state)
     return net.to(device).eval()

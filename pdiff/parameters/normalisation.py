@@ -10,10 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.parameters.subset import CHUNK, Rows, overlaps
+from pdiff.core.statistics import NOTHING, merged
+from pdiff.parameters.subset import Rows, overlaps
 
 Normalise = Literal["tensor", "parameter"]
 """What has a mean and a std of its own."""
+Block = Float[Tensor, "K c"]
+"""Some columns of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,18 @@ class Normalisation:
     kind: Normalise
 
     @classmethod
-    def fit(cls, models: Rows, kind: Normalise = "tensor", values: int = CHUNK) -> "Normalisation":
-        """The statistics of `models`, summed in fp64 over blocks of `values` values at most."""
-        mean, std = (_of_tensors if kind == "tensor" else _of_parameters)(models, values)
+    def fit(cls, models: Rows, kind: Normalise = "tensor") -> "Normalisation":
+        """The statistics of `models`, summed in fp64 over blocks of columns."""
+        mean, std = (_of_tensors if kind == "tensor" else _of_parameters)(models)
         std = torch.where(std > 0, std, 1.0)
         return cls(mean.float(), std.float(), models.subset.sizes, kind)
 
-    def apply(
-        self, matrix: Float[Tensor, "K c"], span: slice | None = None
-    ) -> Float[Tensor, "K c"]:
+    def apply(self, matrix: Block, span: slice | None = None) -> Block:
         """`span` says which columns `matrix` holds; all of them without it."""
         mean, std = self.columns(matrix, span)
         return (matrix - mean) / std
 
-    def invert(
-        self, matrix: Float[Tensor, "K c"], span: slice | None = None
-    ) -> Float[Tensor, "K c"]:
+    def invert(self, matrix: Block, span: slice | None = None) -> Block:
         mean, std = self.columns(matrix, span)
         return matrix * std + mean
 
@@ -58,35 +57,29 @@ class Normalisation:
         span = span or slice(0, sum(self.sizes))
         if self.kind == "parameter":
             return self.mean[span].to(like), self.std[span].to(like)
-        parts = list(overlaps(self.sizes, span))
-        tensors = torch.tensor([p for p, _, _ in parts])
-        counts = torch.tensor([inside.stop - inside.start for _, _, inside in parts])
+        tensors, _, inside = zip(*overlaps(self.sizes, span), strict=True)
+        counts = torch.tensor([part.stop - part.start for part in inside])
         both = self.mean.cpu(), self.std.cpu()
-        return tuple(v[tensors].repeat_interleave(counts).to(like) for v in both)
+        return tuple(v[list(tensors)].repeat_interleave(counts).to(like) for v in both)
 
 
-def _of_tensors(models: Rows, values: int) -> tuple[Tensor, Tensor]:
-    """Mean and std of each of the P tensors; parts are merged as in Chan et al. 1979."""
+def _of_tensors(models: Rows) -> tuple[Tensor, Tensor]:
+    """Mean and std of each of the P tensors."""
     sizes = models.subset.sizes
-    counts, means, squares = [0] * len(sizes), [0.0] * len(sizes), [0.0] * len(sizes)
-    for span, block in models.columns(values):
+    moments = [NOTHING] * len(sizes)
+    for span, block in models.columns():
         for p, _, inside in overlaps(sizes, span):
             part = block[:, inside].double()
-            new, before = part.shape[1], counts[p]
-            counts[p] = before + new
-            shift = part.mean(1) - means[p]  # (K)
-            means[p] = means[p] + shift * (new / counts[p])
-            squares[p] = squares[p] + part.var(1, correction=0) * new
-            squares[p] = squares[p] + shift**2 * (before * new / counts[p])
-    pairs = zip(squares, sizes, strict=True)
-    stds = [(s / max(size - 1, 1)).sqrt().mean() for s, size in pairs]  # 0 for a single value
-    return torch.stack([mean.mean() for mean in means]), torch.stack(stds)
+            count, mean, variance = part.shape[1], part.mean(1), part.var(1, correction=0)  # (K)
+            moments[p] = merged(moments[p], (count, mean, variance * count))
+    stds = [(squares / max(n - 1, 1)).sqrt().mean() for n, _, squares in moments]  # 0 for n = 1
+    return torch.stack([mean.mean() for _, mean, _ in moments]), torch.stack(stds)
 
 
-def _of_parameters(models: Rows, values: int) -> tuple[Tensor, Tensor]:
+def _of_parameters(models: Rows) -> tuple[Tensor, Tensor]:
     """Mean and std of each of the D parameters over the models."""
     means, stds = [], []
-    for _, block in models.columns(values):
+    for _, block in models.columns():
         deviations = block.double()
         means.append(deviations.mean(0))
         deviations -= means[-1]

@@ -8,9 +8,8 @@ Axes: K checkpoints or other models, D parameters of the subset, c columns, R ro
 """
 
 import json
-import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +24,8 @@ from pdiff.parameters.subset import Columns, Rows, Subset, overlaps
 from pdiff.system.errors import InputError
 
 ITEM = 4  # bytes of an fp32 value
-Put = Callable[[int, slice, Float[Tensor, "R c"]], None]
-"""Writes rows from an index on, in a span of columns."""
+Part = tuple[int, slice, Float[Tensor, "R c"]]
+"""Values of R models from an index on, in a span of columns."""
 
 
 class StackFile(Rows):
@@ -79,19 +78,42 @@ def write_rows(path: Path, subset: Subset, count: int, rows: Iterable[Float[Tens
     Raises:
         InputError: a model holds a NaN or an infinity, or the disk is too small.
     """
-    whole = slice(0, subset.length)
-    with _written(path, subset, count) as put:
+
+    def parts() -> Iterator[Part]:
         for index, row in enumerate(rows):
             if not row.isfinite().all():
                 raise InputError(f"checkpoints: number {index} of {count} is not finite")
-            put(index, whole, row[None])
+            yield index, slice(0, subset.length), row[None]
+
+    _write(path, subset, count, parts())
 
 
 def write_columns(path: Path, subset: Subset, count: int, columns: Columns) -> None:
     """Write `count` models in blocks of columns; `InputError` if the disk is too small."""
-    with _written(path, subset, count) as put:
-        for span, block in columns:
-            put(0, span, block)
+    _write(path, subset, count, ((0, span, block) for span, block in columns))
+
+
+def _write(path: Path, subset: Subset, count: int, parts: Iterable[Part]) -> None:
+    """Write a stack under a temporary name, and rename it once all its values are written."""
+    sizes, missing = subset.sizes, count * subset.length
+    head, offsets = _header(subset, count)
+    with replacing(path) as partial:
+        needed, free = ITEM * missing, shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise InputError(
+                f"{path} needs {needed / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left"
+            )
+        with partial.open("wb") as file:
+            file.write(head)
+            for first, span, block in parts:
+                values = block.detach().float().cpu().numpy()
+                for p, part, inside in overlaps(sizes, span):
+                    for row, own in enumerate(values[:, inside], first):
+                        file.seek(offsets[p] + ITEM * (row * sizes[p] + part.start))
+                        file.write(own.tobytes())
+                missing -= values.size
+        if missing:
+            raise ValueError(f"{path}: {missing} values of the stack were not written")
 
 
 def load_stack(path: Path) -> tuple[Subset, Float[Tensor, "K D"]]:
@@ -112,46 +134,16 @@ def temporary_stack(
         yield StackFile(path)
 
 
-@contextmanager
-def _written(path: Path, subset: Subset, count: int) -> Iterator[Put]:
-    """The file of a stack under a temporary name; renamed once all its values are written."""
-    sizes, missing = subset.sizes, count * subset.length
-    shapes = {name: (count, *shape) for name, shape in subset.shapes.items()}
-    head, starts = _pack_header(shapes, names=subset.names)
-    offsets = [starts[name] for name in subset.names]
-
-    def put(first: int, span: slice, values: Float[Tensor, "R c"]) -> None:
-        nonlocal missing
-        values = values.detach().float().cpu().numpy()
-        for p, part, inside in overlaps(sizes, span):
-            for row, own in enumerate(values[:, inside], first):
-                file.seek(offsets[p] + ITEM * (row * sizes[p] + part.start))
-                file.write(own.tobytes())
-        missing -= values.size
-
-    with replacing(path) as partial:
-        needed, free = ITEM * missing, shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise InputError(
-                f"{path} needs {needed / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB left"
-            )
-        with partial.open("wb") as file:
-            file.write(head)
-            yield put
-        if missing:
-            raise ValueError(f"{path}: {missing} values of the stack were not written")
-
-
-def _pack_header(
-    shapes: Mapping[str, tuple[int, ...]], **header: Any
-) -> tuple[bytes, dict[str, int]]:
-    """The header of a file of fp32 tensors, as `save_tensors` writes it, and their offsets."""
-    layout: dict[str, Any] = {"__metadata__": {KEY: json.dumps(header, sort_keys=True)}}
+def _header(subset: Subset, count: int) -> tuple[bytes, list[int]]:
+    """The header of a stack as `save_tensors` writes it; where each of the P tensors starts."""
+    metadata = {KEY: json.dumps({"names": subset.names}, sort_keys=True)}
+    layout: dict[str, Any] = {"__metadata__": metadata}
     starts, end = {}, 0
-    for name, shape in sorted(shapes.items()):
-        starts[name], end = end, end + ITEM * math.prod(shape)
+    for name, size in sorted(zip(subset.names, subset.sizes, strict=True)):
+        starts[name], end = end, end + ITEM * count * size
+        shape = (count, *subset.shapes[name])
         layout[name] = {"dtype": "F32", "shape": shape, "data_offsets": [starts[name], end]}
     text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
-    return head, {name: len(head) + start for name, start in starts.items()}
+    return head, [len(head) + starts[name] for name in subset.names]

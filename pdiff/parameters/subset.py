@@ -73,9 +73,9 @@ class Rows(Sequence):
             raise IndexError(index)
         return {name: t[0] for name, t in self.subset.unflatten(self.row(index)[None]).items()}
 
-    def columns(self, values: int = CHUNK) -> Iterator[tuple[slice, Float[Tensor, "M c"]]]:
-        """The matrix in blocks of `values` values at most, or of one column if M is more."""
-        for span in spans(len(self), self.subset.length, values):
+    def columns(self) -> Columns:
+        """The matrix in blocks of `CHUNK` values at most, or of one column if M is more."""
+        for span in spans(len(self), self.subset.length):
             yield span, self.block(span)
 
 
@@ -95,9 +95,9 @@ class Models(Rows):
         return self._matrix[:, span]
 
 
-def spans(rows: int, length: int, values: int = CHUNK) -> list[slice]:
-    """Consecutive spans of `length` columns with at most `values` values each in `rows` rows."""
-    width = max(values // max(rows, 1), 1)
+def spans(rows: int, length: int) -> list[slice]:
+    """Consecutive spans of `length` columns with at most `CHUNK` values each in `rows` rows."""
+    width = max(CHUNK // max(rows, 1), 1)
     return [slice(start, min(start + width, length)) for start in range(0, length, width)]
 
 
@@ -142,45 +142,43 @@ def select_subset(net: nn.Module, expression: str | Sequence[str]) -> Subset:
     return Subset({n: tuple(p.shape) for n, p in parameters.items() if n in chosen})
 
 
-def norm_layers(net: nn.Module) -> list[str]:
-    """Names of the normalisation layers that have parameters, in the net's order."""
-    return [
-        name
+def norm_layers(net: nn.Module) -> dict[str, nn.Module]:
+    """The normalisation layers that have parameters, by name and in the net's order."""
+    return {
+        name: module
         for name, module in net.named_modules()
         if "norm" in type(module).__name__.lower() and list(module.parameters(recurse=False))
-    ]
+    }
 
 
 def _last_norms(net: nn.Module, expression: str) -> set[str]:
-    layers = norm_layers(net)
-    count = expression.removeprefix("last_norms:")
+    layers, count = norm_layers(net), expression.removeprefix("last_norms:")
+    if not layers:
+        raise InputError(
+            f"subset.select: {expression!r} selects nothing: this net has no normalisation layer "
+            "with parameters; name layers or write all"
+        )
     if not count.isdecimal() or not 1 <= int(count) <= len(layers):
         raise InputError(
             f"subset.select: {expression!r} selects nothing: this net has {len(layers)} "
             f"normalisation layers, so write last_norms:1 to last_norms:{len(layers)}"
-            if layers
-            else f"subset.select: {expression!r} selects nothing: this net has no normalisation "
-            "layer with parameters; name layers or write all"
         )
-    modules = dict(net.named_modules())
-    return {
-        f"{layer}.{name}"
-        for layer in layers[-int(count) :]
-        for name, _ in modules[layer].named_parameters(recurse=False)
-    }
+    last = list(layers.items())[-int(count) :]
+    return {f"{layer}.{n}" for layer, m in last for n, _ in m.named_parameters(recurse=False)}
 
 
 def _matches(net: nn.Module, pattern: str) -> list[str]:
-    names = [name for name, _ in net.named_parameters()]
-    found = [n for n in names if any(fnmatch.fnmatchcase(p, pattern) for p in _prefixes(n))]
+    """Names of the parameters that `pattern` fits, or that a layer which it fits holds."""
+    names = {name: _prefixes(name) for name, _ in net.named_parameters()}
+    found = [name for name, prefixes in names.items() if fnmatch.filter(prefixes, pattern)]
     if found:
         return found
-    if any(fnmatch.fnmatchcase(name, pattern) for name, _ in net.named_buffers()):
+    if fnmatch.filter((name for name, _ in net.named_buffers()), pattern):
         raise InputError(
             f"subset.select: {pattern!r} is a buffer, and running statistics are not generated; "
             "name weights and biases"
         )
-    layers = list(dict.fromkeys(prefix for name in names for prefix in _prefixes(name)))
+    layers = list(dict.fromkeys(prefix for prefixes in names.values() for prefix in prefixes))
     near = difflib.get_close_matches(pattern, layers, n=3) or layers[-3:]
     raise InputError(
         f"subset.select: {pattern!r} selects nothing in this net; it has, for example, "
@@ -189,5 +187,5 @@ def _matches(net: nn.Module, pattern: str) -> list[str]:
 
 
 def _prefixes(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+    """`a.b.c`: a, a.b, a.b.c."""
+    return list(accumulate(name.split("."), "{}.{}".format))
