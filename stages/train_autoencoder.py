@@ -4,13 +4,14 @@ checkpoints (K, D) -> autoencoder with its normalisation statistics, latents (K,
 """
 
 from pdiff import outputs, tracking
-from pdiff.autoencoder.codec import Codec, normalised_pairs, reconstruction_error
+from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
 from pdiff.autoencoder.linear import LinearCodec
-from pdiff.autoencoder.train import train_codec
+from pdiff.autoencoder.train import train_autoencoder
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.files import save_tensors, write_json
 from pdiff.core.runtime import get_device, make_generator
+from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import StackFile, load_stack
 from pdiff.parameters.subset import Models, Rows
 from pdiff.system.resume import make_checkpointer
@@ -34,9 +35,14 @@ def main() -> None:
             latents = codec.latents
         else:
             subset, matrix = load_stack(outputs.CHECKPOINTS)
-            checkpoints = Models(subset, matrix.to(device))
+            matrix = matrix.to(device)
+            checkpoints = Models(subset, matrix)
+            normalisation = Normalisation.fit(checkpoints, config.normalise)
+            normalised = normalisation.apply(matrix)
             generator = make_generator(params.seed.model, "train_autoencoder", device=device)
-            codec = train_codec(checkpoints, config, params.noise, generator, curve, resume)
+            net = train_autoencoder(normalised, config, params.noise, generator, curve, resume)
+            norms = config.encode_norm, config.decode_norm
+            codec = ConvCodec(subset, net, normalisation, *norms)
             latents = codec.encode(checkpoints)
         metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints

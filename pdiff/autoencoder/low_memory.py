@@ -97,7 +97,7 @@ class _Chain:
     def parameters(self) -> list[nn.Parameter]:
         return [p for module in (*self.blocks, self.output) for p in module.parameters()]
 
-    def measure(self, parts: Iterable[Float[Tensor, "M C N"]]) -> None:
+    def measure(self, parts: Iterable[Tensor]) -> None:
         """Find each block's batch statistics."""
         for block in self.blocks:
             self.known.append(_statistics(block.conv(self.through(part)) for part in parts))

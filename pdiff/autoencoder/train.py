@@ -8,12 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.autoencoder.codec import ConvCodec
 from pdiff.autoencoder.net import Autoencoder
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, seeded
-from pdiff.parameters.normalisation import Normalisation
-from pdiff.parameters.subset import Models
 from pdiff.system.resume import Checkpointer
 
 
@@ -68,21 +65,6 @@ def batch_loss(
         posterior = mean.to(noised.dtype), log_variance.to(noised.dtype)
         loss = loss + config.kl_weight * kl_divergence(*posterior)
     return loss
-
-
-def train_codec(
-    checkpoints: Models,
-    config: AutoencoderConfig,
-    noise: NoiseConfig,
-    generator: torch.Generator,
-    log: Log,
-    resume: Checkpointer | None = None,
-) -> ConvCodec:
-    """Normalise the checkpoints and train an autoencoder on them."""
-    subset, normalisation = checkpoints.subset, Normalisation.fit(checkpoints, config.normalise)
-    matrix = normalisation.apply(checkpoints.block(slice(0, subset.length)))
-    model = train_autoencoder(matrix, config, noise, generator, log, resume)
-    return ConvCodec(subset, model, normalisation, config.encode_norm, config.decode_norm)
 
 
 def train_autoencoder(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pdiff.system.errors import InputError, reason
@@ -43,45 +43,35 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     Raises:
         InputError: the file is missing, truncated, or was not written by p-diff.
     """
-    with _opened(path, device) as file:
-        return _tensors(file), _header(path, file)
+    with _opened(path, device) as (file, header):
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
 
 
 def load_tensor(path: Path, name: str, device: torch.device | str = "cpu") -> Tensor:
-    """The tensor `name`, without reading the others; `InputError` if the file is not whole."""
-    with _opened(path, device) as file:
+    """The tensor `name`, without reading the others; errors as `load_tensors`."""
+    with _opened(path, device) as (file, _):
         return file.get_tensor(name)
 
 
 def load_header(path: Path) -> dict[str, Any]:
     """The header alone, without reading a tensor; errors as `load_tensors`."""
-    with _opened(path) as file:
-        return _header(path, file)
+    with _opened(path) as (_, header):
+        return header
 
 
 @contextmanager
-def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
-    """A safetensors file; `InputError` if it is not one."""
+def _opened(path: Path, device: torch.device | str = "cpu") -> Iterator[tuple[Any, Any]]:
+    """A file that `save_tensors` wrote, and its header."""
     if not path.is_file():
         raise InputError(f"{path} is missing")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            yield file
-    except InputError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise InputError(f"{path} was not written by p-diff: it lacks the header {KEY!r}")
+            yield file, json.loads(metadata[KEY])
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def _tensors(file: Any) -> dict[str, Tensor]:
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _header(path: Path, file: Any) -> Any:
-    metadata = file.metadata() or {}
-    if KEY not in metadata:
-        raise InputError(f"{path} was not written by p-diff: it lacks the header {KEY!r}")
-    return json.loads(metadata[KEY])
 
 
 @contextmanager
@@ -99,12 +89,11 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, broken, or holds anything but named tensors.
     """
-    if path.suffix == ".safetensors":
-        with _opened(path) as file:
-            return _tensors(file)
     if not path.is_file():
         raise InputError(f"{path} is missing")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken or unsafe file
         raise InputError(f"{path} is not a state dict that loads safely: {reason(error)}") from None

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from pdiff.autoencoder.codec import load_codec
 from pdiff.autoencoder.linear import LinearCodec, round_trip
 from pdiff.core.files import load_tensor, load_tensors
+from pdiff.parameters import subset
 from pdiff.parameters.stack import StackFile, load_stack, write_rows
 from pdiff.parameters.subset import Models, Subset
 from pdiff.system.errors import InputError
@@ -28,15 +29,15 @@ def matrix(generator):
     return torch.randn(COUNT, SUBSET.length, generator=generator) * scale + 5
 
 
-def decoded(codec, latents, **options):
-    return torch.cat([block for _, block in codec.decode(latents, **options)], dim=1)
+def decoded(codec, latents):
+    return torch.cat([block for _, block in codec.decode(latents)], dim=1)
 
 
 @pytest.mark.parametrize("latent_dim", [1, 4, COUNT - 1])
 def test_latents_variance_and_reconstruction_are_scikit_learns(matrix, latent_dim):
     """Latents up to sign and one scale; at full rank the checkpoints come back."""
     codec = LinearCodec.fit(Models(SUBSET, matrix), latent_dim)
-    latents = codec.encode(codec.checkpoints)
+    latents = codec.latents
     normalised = codec.normalisation.apply(matrix).double().numpy()
     pca = PCA(latent_dim, svd_solver="full").fit(normalised)
     scores = pca.transform(normalised)
@@ -50,40 +51,16 @@ def test_latents_variance_and_reconstruction_are_scikit_learns(matrix, latent_di
     )
 
 
-def test_other_models_are_encoded_as_those_that_were_fitted(matrix):
-    """The checkpoints' own latents are known; any others go through the components."""
-    codec = LinearCodec.fit(Models(SUBSET, matrix), 5)
-    others = codec.encode(Models(SUBSET, matrix[:3].clone()))
-    torch.testing.assert_close(others, codec.encode(codec.checkpoints)[:3], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("values", [1, 60, 100, 336])
-def test_parts_of_any_size_give_the_same(matrix, values):
+def test_parts_of_any_size_give_the_same_and_are_no_larger(matrix, monkeypatch, values):
     whole = LinearCodec.fit(Models(SUBSET, matrix), 5)
-    parts = LinearCodec.fit(Models(SUBSET, matrix), 5, values=values)
-    latents = whole.encode(whole.checkpoints)
-    torch.testing.assert_close(parts.encode(parts.checkpoints), latents, rtol=1e-5, atol=1e-6)
-    found = decoded(parts, latents, values=values)
-    torch.testing.assert_close(found, decoded(whole, latents), rtol=1e-6, atol=1e-6)
-
-
-class Watched(Models):
-    """Models that know the largest part that was ever asked for."""
-
-    largest = 0
-
-    def block(self, span):
-        found = super().block(span)
-        self.largest = max(self.largest, found.numel())
-        return found
-
-
-def test_no_more_values_are_read_at_a_time_than_allowed(matrix):
-    models = Watched(SUBSET, matrix)
-    codec = LinearCodec.fit(models, 5, values=100)
-    list(codec.decode(codec.encode(models), values=100))
-    codec.encode(Models(SUBSET, matrix[:2]), values=100)
-    assert 0 < models.largest <= 100
+    expected = decoded(whole, whole.latents)
+    monkeypatch.setattr(subset, "CHUNK", values)
+    parts = LinearCodec.fit(Models(SUBSET, matrix), 5)
+    torch.testing.assert_close(parts.latents, whole.latents, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(decoded(parts, whole.latents), expected, rtol=1e-6, atol=1e-6)
+    blocks = [block for _, block in parts.decode(parts.latents)]
+    assert max(block.numel() for block in blocks) <= max(values, COUNT)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +100,7 @@ def saved(matrix, tmp_path):
 def test_a_codec_on_disk_comes_back_and_is_small(saved, matrix):
     stack, file = saved
     codec, again = LinearCodec.fit(Models(SUBSET, matrix), 5), load_codec(file, stack)
-    latents = codec.encode(codec.checkpoints)
-    assert torch.equal(decoded(again, latents), decoded(codec, latents))
+    assert torch.equal(decoded(again, again.latents), decoded(codec, codec.latents))
     assert torch.equal(again.normalisation.std, codec.normalisation.std)
     assert set(load_tensors(file)[0]) == {"dual", "variance", "mean", "std"}
 

@@ -10,15 +10,15 @@ from pdiff.diffusion.fit import gaussian_predictor, latent_fit, variance_along
 from pdiff.diffusion.latents import (
     LatentModel,
     LatentStatistics,
-    Schedule,
     held_out_rows,
     principal_directions,
 )
+from pdiff.diffusion.schedule import Diffusion
 from pdiff.diffusion.train import train_denoiser
 
 STD = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.01, 0.01])
 K, L = 300, len(STD)
-SCHEDULE = Schedule(200, 1e-4, 0.05, "epsilon")
+DIFFUSION = Diffusion(200, 1e-4, 0.05)
 
 
 def draw(count: int, seed: int = 0) -> torch.Tensor:
@@ -53,19 +53,18 @@ def fit_of(latents, make, standardise="none"):
     """Fit of the generator that `make(scaled latents it may learn from)` returns."""
     held_out = held_out_rows(len(latents), 0.1)
     statistics = LatentStatistics.fit(latents[~held_out], standardise)
-    model = LatentModel(make(statistics.apply(latents[~held_out])), statistics, SCHEDULE, held_out)
-    diffusion, predict_noise = model.noise_predictor()
+    denoiser = make(statistics.apply(latents[~held_out]))
     shape, own = (1000, len(statistics.std)), torch.Generator().manual_seed(3)
-    scaled = diffusion.sample(predict_noise, shape, own, sampler="ddpm", steps=1)
-    fit = latent_fit(model, latents, statistics.invert(scaled), torch.Generator().manual_seed(4))
-    return fit
+    *_, scaled = DIFFUSION.sample(denoiser, shape, own, "ddpm", 1)
+    model = LatentModel(denoiser, statistics, DIFFUSION, held_out)
+    return latent_fit(model, latents, statistics.invert(scaled), torch.Generator().manual_seed(4))
 
 
-def copier(scaled, diffusion):
+def copier(scaled):
     """The exact noise in x_t if x_0 is one of the latents: it draws nothing but these."""
 
     def predict(xt, t):
-        signal, noise = diffusion.signal[t, None], diffusion.noise[t, None]
+        signal, noise = DIFFUSION.signal[t, None], DIFFUSION.noise[t, None]
         distance = torch.cdist(xt / signal, scaled) * signal / noise
         x0 = torch.softmax(-distance.square() / 2, 1) @ scaled
         return (xt - signal * x0) / noise
@@ -75,12 +74,10 @@ def copier(scaled, diffusion):
 
 @pytest.mark.parametrize("standardise", ["none", "dimension", "whiten"])
 def test_the_true_scores_of_a_gaussian_pass(latents, bars, standardise):
-    diffusion = SCHEDULE.diffusion(latents.device)
-
     def oracle(scaled):
         held_out = held_out_rows(K, 0.1)
         statistics = LatentStatistics.fit(latents[~held_out], standardise)
-        return Predictor(gaussian_predictor(statistics.apply(draw(100_000, seed=1)), diffusion))
+        return Predictor(gaussian_predictor(statistics.apply(draw(100_000, seed=1)), DIFFUSION))
 
     fit = fit_of(latents, oracle, standardise)
     assert missed_latent_bars(fit, bars) == []
@@ -90,7 +87,7 @@ def test_the_true_scores_of_a_gaussian_pass(latents, bars, standardise):
 
 
 def test_a_denoiser_after_ten_steps_fails(latents, bars, params):
-    changes = {"timesteps": SCHEDULE.timesteps, "beta_end": 0.05, "steps": 10}
+    changes = {"timesteps": DIFFUSION.timesteps, "beta_end": 0.05, "steps": 10}
     changes |= {"channels": (2, 4, 2), "prediction": "epsilon"}
     config = params.ddpm.model_copy(update=changes)
 
@@ -104,8 +101,7 @@ def test_a_denoiser_after_ten_steps_fails(latents, bars, params):
 
 
 def test_one_that_repeats_its_latents_is_told_apart_by_the_held_out_loss(latents, bars):
-    diffusion = SCHEDULE.diffusion(latents.device)
-    fit = fit_of(latents, lambda scaled: Predictor(copier(scaled, diffusion)))
+    fit = fit_of(latents, lambda scaled: Predictor(copier(scaled)))
     assert 0.8 < fit["variance_least"] <= fit["variance_most"] < 1.25
     assert fit["loss_training"] < fit["loss_gaussian"]
     assert fit["loss_held_out"] > 2 * fit["loss_gaussian"]

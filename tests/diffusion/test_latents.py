@@ -4,21 +4,20 @@ import pytest
 import torch
 
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.latents import LatentModel, LatentStatistics, Schedule
+from pdiff.diffusion.latents import LatentModel, LatentStatistics
+from pdiff.diffusion.schedule import Diffusion
 
 LENGTH, TIMESTEPS = 16, 30
 MEAN, STD = torch.linspace(-1, 1, LENGTH), torch.linspace(0.5, 2, LENGTH)
-
-
 STATISTICS = LatentStatistics(MEAN, torch.eye(LENGTH), STD)
-SCHEDULE = Schedule(TIMESTEPS, 1e-4, 0.5, "epsilon")
+DIFFUSION = Diffusion(TIMESTEPS, 1e-4, 0.5)
 
 
 @pytest.fixture(scope="module")
 def model() -> LatentModel:
     torch.manual_seed(0)
     denoiser = Denoiser(LENGTH, (4, 8, 4), 3).eval()
-    return LatentModel(denoiser, STATISTICS, SCHEDULE, torch.zeros(12, dtype=torch.bool))
+    return LatentModel(denoiser, STATISTICS, DIFFUSION, torch.zeros(12, dtype=torch.bool))
 
 
 @pytest.fixture

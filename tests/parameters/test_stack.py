@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pdiff.core.files import save_tensors
+from pdiff.parameters import subset
 from pdiff.parameters.stack import StackFile, load_stack, temporary_stack, write_columns, write_rows
 from pdiff.parameters.subset import Models, Subset
 from pdiff.system.errors import InputError
@@ -34,14 +35,17 @@ def test_a_stack_keeps_order_and_bits(path, matrix):
 
 
 @pytest.mark.parametrize("values", [5, 15, 10**6])
-def test_by_row_by_column_and_by_safetensors_the_bytes_are_the_same(path, matrix, values, tmp_path):
+def test_by_row_by_column_and_by_safetensors_the_bytes_are_the_same(
+    path, matrix, values, tmp_path, monkeypatch
+):
     columns, reference = tmp_path / "columns", tmp_path / "reference"
-    write_columns(columns, SUBSET, len(matrix), Models(SUBSET, matrix).columns(values))
+    monkeypatch.setattr(subset, "CHUNK", values)
+    write_columns(columns, SUBSET, len(matrix), Models(SUBSET, matrix).columns())
     save_tensors(reference, SUBSET.unflatten(matrix), names=SUBSET.names)
     assert columns.read_bytes() == path.read_bytes() == reference.read_bytes()
 
 
-def test_models_rows_and_blocks_are_read_from_the_file(path, matrix):
+def test_models_rows_and_blocks_are_read_from_the_file(path, matrix, monkeypatch):
     stack = StackFile(path)
     assert len(stack) == 5
     assert torch.equal(stack.row(3), matrix[3])
@@ -49,7 +53,8 @@ def test_models_rows_and_blocks_are_read_from_the_file(path, matrix):
     torch.testing.assert_close(stack[2], Models(SUBSET, matrix)[2], rtol=0, atol=0)
     with pytest.raises(IndexError):
         stack[5]
-    spans, blocks = zip(*stack.columns(values=20), strict=True)
+    monkeypatch.setattr(subset, "CHUNK", 20)
+    spans, blocks = zip(*stack.columns(), strict=True)
     assert [(span.start, span.stop) for span in spans] == [(0, 4), (4, 8), (8, 11)]
     assert torch.equal(torch.cat(blocks, 1), matrix)
 
@@ -85,10 +90,17 @@ def test_a_stack_that_became_shorter_is_named(path):
 
 
 @pytest.mark.parametrize(
-    "tensors", [{"a": torch.zeros(2, 3).half()}, {"a": torch.zeros(2), "b": torch.zeros(3)}]
+    ("tensors", "names"),
+    [
+        ({"a": torch.zeros(2, 3).half()}, ["a"]),
+        ({"a": torch.zeros(2), "b": torch.zeros(3)}, ["a", "b"]),
+        ({"a": torch.zeros(2)}, []),
+    ],
 )
-def test_tensors_of_another_type_or_of_unequal_counts_are_no_stack(tmp_path, tensors):
-    save_tensors(tmp_path / "other", tensors, names=list(tensors))
+def test_tensors_of_another_type_of_unequal_counts_or_without_names_are_no_stack(
+    tmp_path, tensors, names
+):
+    save_tensors(tmp_path / "other", tensors, names=names)
     with pytest.raises(InputError, match="is not a stack of checkpoints"):
         StackFile(tmp_path / "other")
 

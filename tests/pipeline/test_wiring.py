@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from pdiff.autoencoder import train
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.core.files import load_tensors
 from pdiff.diffusion.latents import LatentModel, held_out_rows
@@ -17,7 +16,7 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
-from stages import audit, train_ddpm
+from stages import audit, train_autoencoder, train_ddpm
 from tests.conftest import change
 from tests.toys.pipeline import run_stages
 
@@ -90,7 +89,7 @@ def test_latents_are_encoded_as_params_say(finished, tiny_raw, tmp_path, norm):
 def test_the_autoencoder_trains_on_normalised_checkpoints(
     finished, tiny_raw, tmp_path, monkeypatch, kind
 ):
-    seen = spy(monkeypatch, train, "train_autoencoder")
+    seen = spy(monkeypatch, train_autoencoder, "train_autoencoder")
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     run_stages(folder, change(tiny_raw, autoencoder__normalise=kind), ("train_autoencoder",))

@@ -4,6 +4,8 @@ import io
 
 import torch
 
+from pdiff.system.resume import Checkpointer
+
 
 def reread(state):
     """As a file would give it back."""
@@ -13,7 +15,7 @@ def reread(state):
     return torch.load(file, weights_only=True)
 
 
-class FakeResume:
+class FakeResume(Checkpointer):
     """Keeps a copy of each state; interrupts the training after it has kept `stop_after`."""
 
     def __init__(self, stop_after=None):
