@@ -15,8 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 Norm = Literal["batch", "sample", "running"]
 """Where a batch norm takes mean and variance from: the batch, each sample, or training."""
-Statistics = tuple[Float[Tensor, " C"], Float[Tensor, " C"]]
-"""Mean and biased variance of each channel."""
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -32,14 +30,15 @@ class BatchNorm(nn.BatchNorm1d):
             return super().forward(x)
         if norm == "sample":
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        running = self.running_mean, self.running_var
         if norm == "running":
-            return self.apply_statistics(x, (self.running_mean, self.running_var))
-        running = self.running_mean, self.running_var  # momentum 0 leaves them alone
+            return self.apply_statistics(x, *running)
+        # momentum 0 leaves the running statistics alone
         return F.batch_norm(x, *running, self.weight, self.bias, True, 0.0, self.eps)
 
-    def apply_statistics(self, x: Float[Tensor, "B C N"], statistics: Statistics) -> Tensor:
-        """Normalise with given statistics, which no gradient reaches."""
-        return F.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
+    def apply_statistics(self, x: Float[Tensor, "B C N"], mean: Tensor, variance: Tensor) -> Tensor:
+        """Normalise with given statistics of each channel, which no gradient reaches."""
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
 class Block(nn.Module):

@@ -121,7 +121,7 @@ class _Chain:
             a = block.conv(x)
             if i >= start:
                 a.register_hook(partial(self.couplings[i - start], a=a.detach()))
-            x = block.activation(block.norm.apply_statistics(a, (mean, variance)))
+            x = block.activation(block.norm.apply_statistics(a, mean, variance))
         return x
 
     def run(self, x: Tensor, first: int = 0) -> Tensor:

@@ -51,22 +51,17 @@ def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor
             another shape or is not finite.
     """
     for path in tqdm(paths, "load checkpoints", disable=None):
-        yield _row(path, subset)
-
-
-def _row(path: Path, subset: Subset) -> Float[Tensor, " D"]:
-    state = read_state(path, "finetune.folder")
-    for name, shape in subset.shapes.items():
-        if name not in state:
-            raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
-        if tuple(state[name].shape) != shape:
-            raise InputError(
-                f"finetune.folder: {name!r} has shape {tuple(state[name].shape)} in {path}, and "
-                f"{shape} in the net"
-            )
-        if not state[name].isfinite().all():
-            raise InputError(f"finetune.folder: {name!r} holds NaN or infinity in {path}")
-    return torch.cat([state[name].float().flatten() for name in subset.names])
+        state = read_state(path, "finetune.folder")
+        for name, shape in subset.shapes.items():
+            if name not in state:
+                raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
+            if (found := tuple(state[name].shape)) != shape:
+                raise InputError(
+                    f"finetune.folder: {name!r} has shape {found} in {path}, and {shape} in the net"
+                )
+            if not state[name].isfinite().all():
+                raise InputError(f"finetune.folder: {name!r} holds NaN or infinity in {path}")
+        yield torch.cat([state[name].float().flatten() for name in subset.names])
 
 
 def _natural(path: Path) -> tuple[list[str | int], str]:

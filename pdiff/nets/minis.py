@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 
@@ -152,13 +153,6 @@ class ViTMini(Mini):
         return self.norm(self.blocks(tokens)).mean(1)
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels, at each position of a feature map by itself."""
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, then an MLP over channels; scaled, and added to the input."""
 
@@ -181,11 +175,11 @@ class ConvNeXtMini(Mini):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        stem = nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), ChannelNorm(16, eps=1e-6))
+        stem = nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), LayerNorm2d(16))
         self.downsamplers = nn.ModuleList([stem])
         for before in (16, 32, 32):
             conv = nn.Conv2d(before, 32, 2, stride=2)
-            self.downsamplers.append(nn.Sequential(ChannelNorm(before, eps=1e-6), conv))
+            self.downsamplers.append(nn.Sequential(LayerNorm2d(before), conv))
         self.stages = nn.ModuleList(
             nn.Sequential(*(ConvNeXtBlock(channels) for _ in range(blocks)))
             for channels, blocks in ((16, 1), (32, 2), (32, 2), (32, 2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdiff.nets.minis import MINIS, ChannelNorm, sincos_positions
+from pdiff.nets.minis import MINIS, sincos_positions
 from pdiff.parameters.subset import norm_layers
 
 
@@ -121,9 +121,3 @@ def test_convnext_mini_starts_near_the_identity_from_small_weights_and_no_biases
     for layer in layers(net, nn.Conv2d | nn.Linear):
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.2)
         assert not layer.bias.any()
-
-
-def test_channel_norm_normalises_each_position():
-    x = 3 + 2 * torch.randn(2, 16, 4, 5)
-    expected = nn.functional.layer_norm(x.movedim(1, -1), (16,), eps=1e-6).movedim(-1, 1)
-    torch.testing.assert_close(ChannelNorm(16)(x), expected)
