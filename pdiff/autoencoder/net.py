@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from pdiff.autoencoder.blocks import Block, Norm, checkpointed, plain
 from pdiff.autoencoder.low_memory import normalised_as_one, streamed
 
+Vectors, Padded = Float[Tensor, "B D"], Float[Tensor, "B P"]
+Latents = Float[Tensor, "B L"]
+
 
 class Autoencoder(nn.Module):
     """Strided 1-D convolutions with a dense bottleneck; each block halves or doubles the length.
@@ -37,13 +40,9 @@ class Autoencoder(nn.Module):
         The kernel size is odd. `variance_head` adds the log-variance of a VAE.
         """
         super().__init__()
-        self.config = {
-            "length": length,
-            "channels": list(channels),
-            "kernel_size": kernel_size,
-            "latent_dim": latent_dim,
-            "variance_head": variance_head,
-        }
+        convolutions = {"channels": list(channels), "kernel_size": kernel_size}
+        vectors = {"length": length, "latent_dim": latent_dim, "variance_head": variance_head}
+        self.config = convolutions | vectors
         """JSON-able arguments: `Autoencoder(**config)` rebuilds the architecture."""
         self.length, self.channels = length, tuple(channels)
         self.save_memory()
@@ -54,8 +53,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         for fan_in, width in zip((1, *channels), channels, strict=False):
             self.encoder.append(Block(nn.Conv1d(fan_in, width, **size), width, nn.LeakyReLU()))
-        up = (*reversed(channels), channels[0])
-        for fan_in, width in pairwise(up):
+        for fan_in, width in pairwise((*reversed(channels), channels[0])):
             conv = nn.ConvTranspose1d(fan_in, width, **size, output_padding=1)
             self.decoder.append(Block(conv, width, nn.ELU()))
         self.output = nn.Conv1d(channels[0], 1, kernel_size, padding=kernel_size // 2)
@@ -73,21 +71,17 @@ class Autoencoder(nn.Module):
         """
         self.checkpointing, self.micro_batch = checkpointing, micro_batch
 
-    def pad(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B P"]:
+    def pad(self, x: Vectors) -> Padded:
         """Zeros at the end of each vector: what the encoder reads and the loss compares with."""
         return F.pad(x, (0, self.padded_length - self.length))
 
-    def posterior(
-        self, padded: Float[Tensor, "B P"], norm: Norm | None = None
-    ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"] | None]:
+    def posterior(self, padded: Padded, norm: Norm | None = None) -> tuple[Latents, Latents | None]:
         """Mean and log-variance of q(z | x); the latter is None without a variance head."""
         x = self._run(self.encoder, nn.Identity(), padded[:, None], norm)  # (B, 1, P) -> (B, C, N)
         x = self.to_latent(x.flatten(1))
         return self.mean(x), None if self.log_variance is None else self.log_variance(x)
 
-    def decode_padded(
-        self, z: Float[Tensor, "B L"], norm: Norm | None = None
-    ) -> Float[Tensor, "B P"]:
+    def decode_padded(self, z: Latents, norm: Norm | None = None) -> Padded:
         x = self.from_latent(z).unflatten(1, (self.channels[-1], -1))
         return self._run(self.decoder, self.output, x, norm).squeeze(1)
 
@@ -101,15 +95,15 @@ class Autoencoder(nn.Module):
             return streamed(blocks, output, x, self.micro_batch)
         return checkpointed(blocks, output, x) if self.checkpointing else plain(blocks, output, x)
 
-    def encode(self, x: Float[Tensor, "B D"], norm: Norm | None = None) -> Float[Tensor, "B L"]:
+    def encode(self, x: Vectors, norm: Norm | None = None) -> Latents:
         """Latents without noise: the mean where there is a variance head."""
         return self.posterior(self.pad(x), norm)[0]
 
-    def encode_in_parts(self, x: Float[Tensor, "B D"], rows: int) -> Float[Tensor, "B L"]:
+    def encode_in_parts(self, x: Vectors, rows: int) -> Latents:
         """`encode` with the norm `batch` and the memory of `rows` vectors, but for rounding."""
         ends = normalised_as_one(self.encoder, self.pad(x)[:, None], rows)
         return self.mean(self.to_latent(ends.flatten(1)))
 
-    def decode(self, z: Float[Tensor, "B L"], norm: Norm | None = None) -> Float[Tensor, "B D"]:
+    def decode(self, z: Latents, norm: Norm | None = None) -> Vectors:
         """Vectors in the normalised space of the training matrix, the padding cut off."""
         return self.decode_padded(z, norm)[:, : self.length]

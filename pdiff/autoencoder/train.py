@@ -3,27 +3,25 @@
 Axes: K checkpoints, B batch, D subset length, L latent length.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.autoencoder.net import Autoencoder
+from pdiff.autoencoder.net import Autoencoder, Latents
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, seeded
 from pdiff.system.resume import Checkpointer
 
 
-def reparameterise(
-    mean: Float[Tensor, "B L"], log_variance: Float[Tensor, "B L"], noise: Float[Tensor, "B L"]
-) -> Float[Tensor, "B L"]:
+def reparameterise(mean: Latents, log_variance: Latents, noise: Latents) -> Latents:
     """A draw from N(mean, variance) that gradients pass through; `noise` is from N(0, 1)."""
     return mean + (log_variance / 2).exp() * noise
 
 
-def kl_divergence(
-    mean: Float[Tensor, "B L"], log_variance: Float[Tensor, "B L"]
-) -> Float[Tensor, ""]:
+def kl_divergence(mean: Latents, log_variance: Latents) -> Float[Tensor, ""]:
     """KL(N(mean, variance) || N(0, I)) in nats: summed over L, averaged over B."""
     return (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
 
@@ -83,12 +81,9 @@ def train_autoencoder(
     `generator` must live on the matrix's device.
     """
     check_finite(matrix, "checkpoints")
-    model = seeded(lambda: make_autoencoder(matrix.shape[1], config), generator)
-    model = model.to(matrix.device)
-
-    def loss() -> Float[Tensor, ""]:
-        return batch_loss(model, matrix, config, noise, generator, autocast(matrix.device))
-
+    device, length = matrix.device, matrix.shape[1]
+    model = seeded(lambda: make_autoencoder(length, config), generator).to(device)
+    loss = partial(batch_loss, model, matrix, config, noise, generator, autocast(device))
     recipe = Recipe(config.steps, config.lr, config.weight_decay, config.optimizer)
     optimise(model, loss, recipe, generator, log, resume, "autoencoder")
     return model

@@ -41,11 +41,8 @@ class Denoiser(nn.Module):
             raise InputError(
                 f"denoiser: channels must be symmetric and odd in number, not {tuple(channels)}"
             )
-        self.config = {
-            "latent_dim": latent_dim,
-            "channels": list(channels),
-            "kernel_size": kernel_size,
-        }
+        widths = {"latent_dim": latent_dim, "channels": list(channels)}
+        self.config = widths | {"kernel_size": kernel_size}
         """JSON-able arguments: `Denoiser(**config)` rebuilds the architecture."""
         self.skips = len(channels) // 2
         self.time = nn.Sequential(

@@ -39,12 +39,8 @@ class Diffusion:
         device: torch.device | str = "cpu",
         prediction: Prediction = "epsilon",
     ) -> None:
-        self.config = {
-            "timesteps": timesteps,
-            "beta_start": beta_start,
-            "beta_end": beta_end,
-            "prediction": prediction,
-        }
+        ends = {"beta_start": beta_start, "beta_end": beta_end}
+        self.config = {"timesteps": timesteps, "prediction": prediction, **ends}
         """JSON-able arguments, all but the device."""
         self.timesteps, self.prediction, self.device = timesteps, prediction, torch.device(device)
         betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)

@@ -36,8 +36,8 @@ def train_denoiser(
     check_finite(latents, "latents")
     device, length = latents.device, latents.shape[1]
     diffusion = Diffusion.of(config, device)
-    model = seeded(lambda: Denoiser(length, config.channels, config.kernel_size), generator)
-    model = model.to(device)
+    sizes = length, config.channels, config.kernel_size
+    model = seeded(lambda: Denoiser(*sizes), generator).to(device)
 
     def batch_loss() -> Float[Tensor, ""]:
         size = (config.batch_size,)

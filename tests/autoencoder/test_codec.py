@@ -57,6 +57,7 @@ def test_pairs_are_models_and_reconstructions_in_normalised_space(codec):
     latents = codec.encode(models)
     ((x, y),) = normalised_pairs(codec, models, latents)
     assert torch.equal(x, codec.normalisation.apply(models.block(slice(0, SUBSET.length))))
+    torch.testing.assert_close(latents, codec.autoencoder.encode(x, "batch"))
     torch.testing.assert_close(y, codec.autoencoder.decode(latents, "sample"))
     assert torch.equal(y, codec.normalisation.apply(joined(codec.decode(latents))))
 

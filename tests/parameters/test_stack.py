@@ -35,10 +35,8 @@ def test_a_stack_keeps_order_and_bits(path, matrix):
 
 
 @pytest.mark.parametrize("values", [5, 15, 10**6])
-def test_by_row_by_column_and_by_safetensors_the_bytes_are_the_same(
-    path, matrix, values, tmp_path, monkeypatch
-):
-    columns, reference = tmp_path / "columns", tmp_path / "reference"
+def test_rows_columns_and_safetensors_write_the_same(path, matrix, values, monkeypatch):
+    columns, reference = path.with_name("columns"), path.with_name("reference")
     monkeypatch.setattr(subset, "CHUNK", values)
     write_columns(columns, SUBSET, len(matrix), Models(SUBSET, matrix).columns())
     save_tensors(reference, SUBSET.unflatten(matrix), names=SUBSET.names)
@@ -97,9 +95,7 @@ def test_a_stack_that_became_shorter_is_named(path):
         ({"a": torch.zeros(2)}, []),
     ],
 )
-def test_tensors_of_another_type_of_unequal_counts_or_without_names_are_no_stack(
-    tmp_path, tensors, names
-):
+def test_another_file_is_no_stack(tmp_path, tensors, names):
     save_tensors(tmp_path / "other", tensors, names=names)
     with pytest.raises(InputError, match="is not a stack of checkpoints"):
         StackFile(tmp_path / "other")
