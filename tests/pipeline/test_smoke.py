@@ -226,9 +226,8 @@ def test_the_authors_switches_generate_too(authors):
     latents = load_tensors(folder / "data/generated_latents.safetensors")[0]["latents"]
     model = LatentModel.load(folder / "models/denoiser.safetensors")
     params = parse_params(raw)
-    diffusion, predict_noise = model.noise_predictor()
     generator = make_generator(params.seed.model, "generate")
-    expected = diffusion.sample(predict_noise, latents.shape, generator, sampler="ddpm", steps=30)
+    *_, expected = model.diffusion.sample(model.denoiser, latents.shape, generator, "ddpm", 30)
     torch.testing.assert_close(latents, expected)
     fit = json.loads((folder / "metrics/generate.json").read_text())["latent_fit"]
     assert (fit["loss_held_out"], fit["loss_gaussian"]) == (None, None)
