@@ -93,13 +93,15 @@ def test_streaming_runs_in_the_precision_of_the_forward_pass():
     assert found["0 loss"] != exact["0 loss"]
 
 
-def test_streaming_keeps_the_input_alone():
+def test_streaming_keeps_the_input_alone_and_can_go_back_twice():
     """Of the whole batch nothing else is saved for the backward pass."""
     model = Autoencoder(70, *SMALL, latent_dim=8).train()
     x, kept = torch.randn(10, 4, 16, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        streaming.streamed(model.decoder, model.output, x, 3)
-    assert len(kept) == 1 and kept[0] is x
+        end = streaming.streamed(model.decoder, model.output, x, 3).square().sum()
+    assert [t for t in kept if t.shape == x.shape] == [x]
+    first, again = (torch.autograd.grad(end, x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, again) and first.any()
 
 
 @pytest.mark.slow

@@ -66,11 +66,3 @@ def test_each_convolution_gets_the_time_vector_and_its_skip():
         if number in skips:
             expected = expected + traffic[skips[number] - 1][1]
         torch.testing.assert_close(traffic[number - 1][0], expected + time)
-
-
-def test_in_eval_mode_samples_do_not_see_each_other():
-    torch.manual_seed(0)
-    model = Denoiser(20, QUICK, 7).eval()
-    x, t = torch.randn(7, 20), torch.randint(1000, (7,))
-    singly = torch.cat([model(x[i : i + 1], t[i : i + 1]) for i in range(7)])
-    torch.testing.assert_close(model(x, t), singly, atol=1e-5, rtol=1e-4)

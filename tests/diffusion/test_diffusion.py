@@ -205,6 +205,12 @@ def test_a_predictor_of_v_that_knows_the_point_has_no_loss_and_predicts_the_nois
     close(of_v.predicts_noise(velocity)(xt, t), noise, atol=1e-4)
 
 
+def test_schedule_and_prediction_are_those_of_the_parameters():
+    config = CONFIG.model_copy(update={"prediction": "v"})
+    names = ("timesteps", "beta_start", "beta_end", "prediction")
+    assert Diffusion.of(config).config == {name: getattr(config, name) for name in names}
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_the_denoiser_learns_every_latent_equally_often(monkeypatch, anew):
     latents, shown, loss = torch.arange(6.0)[:, None].expand(6, 8).clone(), [], Diffusion.loss

@@ -10,7 +10,7 @@ from pdiff.diffusion.schedule import Diffusion
 LENGTH, TIMESTEPS = 16, 30
 MEAN, STD = torch.linspace(-1, 1, LENGTH), torch.linspace(0.5, 2, LENGTH)
 STATISTICS = LatentStatistics(MEAN, torch.eye(LENGTH), STD)
-DIFFUSION = Diffusion(TIMESTEPS, 1e-4, 0.5)
+DIFFUSION = Diffusion(TIMESTEPS, 1e-4, 0.5, prediction="v")
 
 
 @pytest.fixture(scope="module")
