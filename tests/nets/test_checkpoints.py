@@ -6,50 +6,41 @@ from safetensors.torch import save_file
 
 from pdiff.nets import given
 from pdiff.nets.given import list_checkpoints
-from pdiff.nets.registry import build_net
-from pdiff.parameters.subset import Subset, select_subset
+from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
 
-
-@pytest.fixture(scope="module")
-def subset() -> Subset:
-    return select_subset(build_net("test_resnet", 10, 32), "last_norms:2")
+SUBSET = Subset({"norm.weight": (4,), "fc.weight": (2, 3)})
 
 
-def state(subset: Subset, seed: int) -> dict[str, torch.Tensor]:
+def state(seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {n: torch.randn(shape, generator=generator) for n, shape in subset.shapes.items()}
+    return {n: torch.randn(shape, generator=generator) for n, shape in SUBSET.shapes.items()}
 
 
-def load_checkpoints(paths, subset) -> torch.Tensor:
-    return torch.stack(list(given.load_checkpoints(paths, subset)))
+def load_checkpoints(paths) -> torch.Tensor:
+    return torch.stack(list(given.load_checkpoints(paths, SUBSET)))
 
 
-def row(subset: Subset, values: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([values[name].flatten() for name in subset.names])
+def row(values: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([values[name].flatten() for name in SUBSET.names])
 
 
-@pytest.mark.parametrize("kept", ["full", "subset"])
+@pytest.mark.parametrize("others", [{}, {"conv.weight": torch.ones(5), "steps": torch.tensor(3)}])
 @pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors"])
-def test_checkpoints_come_back_bit_for_bit(tmp_path, subset, suffix, kept):
-    expected = []
+def test_checkpoints_come_back_bit_for_bit(tmp_path, suffix, others):
     for i in range(3):
-        values = state(subset, i)
-        expected.append(row(subset, values))
-        if kept == "full":
-            values = build_net("test_resnet", 10, 32).state_dict() | values
-        path = tmp_path / f"{i}.{suffix}"
+        path, values = tmp_path / f"{i}.{suffix}", others | state(i)
         save_file(values, path) if suffix == "safetensors" else torch.save(values, path)
-    matrix = load_checkpoints(list_checkpoints(tmp_path, 3), subset)
-    assert torch.equal(matrix, torch.stack(expected))
+    matrix = load_checkpoints(list_checkpoints(tmp_path, 3))
+    assert torch.equal(matrix, torch.stack([row(state(i)) for i in range(3)]))
 
 
-def test_order_and_precision_of_a_file_do_not_matter(tmp_path, subset):
-    values = {name: tensor.half() for name, tensor in state(subset, 0).items()}
+def test_order_and_precision_of_a_file_do_not_matter(tmp_path):
+    values = {name: tensor.half() for name, tensor in state(0).items()}
     torch.save({"state_dict": dict(reversed(values.items()))}, tmp_path / "0.pth")
-    matrix = load_checkpoints([tmp_path / "0.pth"], subset)
+    matrix = load_checkpoints([tmp_path / "0.pth"])
     assert matrix.dtype == torch.float32
-    assert torch.equal(matrix[0], row(subset, values).float())
+    assert torch.equal(matrix[0], row(values).float())
 
 
 NAMES = ["2.pth", "10.pth", "1.safetensors", "01.pth", "epoch_3.pt", "²5.pth"]
@@ -83,25 +74,19 @@ def test_a_folder_that_is_none_or_holds_too_few_files_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"),
+    ("broken", "reason"),
     [
-        (lambda name, _: {name: torch.zeros(3, 5)}, "{name!r} has shape (3, 5) in {path}, and "),
-        (
-            lambda name, shape: {name: torch.full(shape, torch.nan)},
-            "{name!r} holds NaN or infinity in {path}",
-        ),
-        (lambda name, _: {name: None}, "{path} has no {name!r}"),
+        (torch.zeros(3, 5), "'norm.weight' has shape (3, 5) in {path}, and (4,) in the net"),
+        (torch.full((4,), torch.nan), "'norm.weight' holds NaN or infinity in {path}"),
+        (None, "{path} has no 'norm.weight'"),
     ],
 )
-def test_a_wrong_tensor_is_named_with_its_file(tmp_path, subset, spoil, reason):
-    (name, shape), paths = (
-        next(iter(subset.shapes.items())),
-        [tmp_path / "1.pth", tmp_path / "2.pth"],
-    )
-    broken = state(subset, 1) | spoil(name, shape)
-    for path, values in zip(paths, (state(subset, 0), broken), strict=True):
-        torch.save({key: value for key, value in values.items() if value is not None}, path)
-    assert reason.format(name=name, path=paths[1]) in refused(load_checkpoints, paths, subset)
+def test_a_wrong_tensor_is_named_with_its_file(tmp_path, broken, reason):
+    paths = [tmp_path / "1.pth", tmp_path / "2.pth"]
+    torch.save(state(0), paths[0])
+    values = {"norm.weight": broken, "fc.weight": state(1)["fc.weight"]}
+    torch.save({name: value for name, value in values.items() if value is not None}, paths[1])
+    assert reason.format(path=paths[1]) in refused(load_checkpoints, paths)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +97,9 @@ def test_a_wrong_tensor_is_named_with_its_file(tmp_path, subset, spoil, reason):
         ("1.pth", {"model": {}, "epoch": 3}, "1.pth holds no state dict: expected {name: tensor}"),
     ],
 )
-def test_a_file_without_a_state_dict_is_named(tmp_path, subset, file, content, reason):
+def test_a_file_without_a_state_dict_is_named(tmp_path, file, content, reason):
     if isinstance(content, bytes):
         (tmp_path / file).write_bytes(content)
     else:
         torch.save(content, tmp_path / file)
-    assert reason in refused(load_checkpoints, [tmp_path / file], subset)
+    assert reason in refused(load_checkpoints, [tmp_path / file])
