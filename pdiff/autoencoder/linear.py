@@ -76,7 +76,7 @@ class LinearCodec:
 
     @property
     def latents(self) -> Float[Tensor, "K L"]:
-        """Of the checkpoints."""
+        """The checkpoints in coordinates along the components."""
         return (self.dual * self._scale).float()
 
     def decode(self, latents: Float[Tensor, "G L"]) -> Columns:

@@ -33,7 +33,7 @@ from pdiff.core.statistics import NOTHING, merged
 _Known = tuple[Float[Tensor, " C"], Float[Tensor, " C"], int]
 """Mean and variance of a block's convolution over the whole batch, and values in each channel."""
 _Coupling = Callable[[Tensor, Tensor], Tensor]
-"""Adds what the statistics pass on to the gradient of values a, which is the first argument."""
+"""(gradient of values a, a) -> the gradient with what the statistics pass on."""
 
 
 def streamed(
@@ -89,10 +89,8 @@ class _Chain:
 
     def __init__(self, blocks: Iterable[Block], output: nn.Module) -> None:
         self.blocks, self.output = list(blocks), output
-        self.known: list[_Known] = []
-        """Of the first blocks, in the end of all."""
-        self.couplings: list[_Coupling] = []
-        """Of the last blocks, in the end of all."""
+        self.known: list[_Known] = []  # of the first blocks, in the end of all
+        self.couplings: list[_Coupling] = []  # of the last blocks, in the end of all
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for module in (*self.blocks, self.output) for p in module.parameters()]
@@ -152,7 +150,7 @@ class _Chain:
         return torch.cat(found_x) if of_x else None, sums
 
     def _coupling(self, i: int, pairs: list[tuple[Tensor, Tensor]]) -> _Coupling:
-        """That of block i, given those of the blocks after it."""
+        """The coupling of block i, given those of the blocks after it."""
         norm, (mean, variance, count) = self.blocks[i].norm, self.known[i]
         dw, db = torch.zeros_like(norm.weight), torch.zeros_like(norm.bias)
         for x, grad in pairs:

@@ -1,7 +1,7 @@
 """Denoising diffusion on latents: noise schedule, training loss, sampling; it knows no network.
 
-Axes: L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t
-here is t + 1 in the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502.
+Axes: L latent length, B batch, G generated. Steps t count from 0 to T - 1, so t here is t + 1 in
+the DDPM paper (Ho et al. 2020, arXiv 2006.11239); DDIM is arXiv 2010.02502.
 """
 
 from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ class Diffusion:
         sampler: Literal["ddpm", "ddim"],
         steps: int,
     ) -> Iterator[Batch]:
-        """Pure noise of `shape` (G, L), and x after each step; the last are samples, not clipped.
+        """Yield pure noise of `shape` (G, L), then x after each step, unclipped, to the samples.
 
         `ddpm` takes all T steps and ignores `steps`; `ddim` takes `steps` of them. `predict_noise`
         must be in eval mode.
