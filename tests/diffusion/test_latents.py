@@ -17,7 +17,7 @@ DIFFUSION = Diffusion(TIMESTEPS, 1e-4, 0.5, prediction="v")
 def model() -> LatentModel:
     torch.manual_seed(0)
     denoiser = Denoiser(LENGTH, (4, 8, 4), 3).eval()
-    return LatentModel(denoiser, STATISTICS, DIFFUSION, torch.zeros(12, dtype=torch.bool))
+    return LatentModel(denoiser, STATISTICS, DIFFUSION, torch.arange(12) % 4 == 1)
 
 
 @pytest.fixture
@@ -94,3 +94,4 @@ def test_a_model_on_disk_comes_back(model, config, tmp_path):
     model.save(tmp_path / "model.safetensors")
     again = LatentModel.load(tmp_path / "model.safetensors")
     assert torch.equal(again.sample(config(), seeded()), model.sample(config(), seeded()))
+    assert torch.equal(again.held_out, model.held_out)
