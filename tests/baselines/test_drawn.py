@@ -1,13 +1,11 @@
 """The groups that a run has, drawn from the originals and from their latents."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from pdiff.baselines import originals as module
 from pdiff.baselines import registry
-from pdiff.baselines.latents import from_latents
-from pdiff.baselines.originals import from_originals, matrix
+from pdiff.baselines.originals import from_originals, generator_of, matrix
 from pdiff.config import parse_params
 from pdiff.core.runtime import derive_seed
 from pdiff.parameters.subset import Models, Subset
@@ -20,7 +18,7 @@ SUBSET = Subset({"a": (3,), "b": (2, 2)})
 def config(raw):
     own = {"rival_models": 4, "noised_models": 6, "noise_levels": [0.1], "soups": [2, 5, 9]}
     own |= {"ranks": [1, 3, 4, 9]}
-    own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06], "latent_noise": [0.1, 2.0]}
+    own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06, 0.6], "latent_noise": [0.1, 2.0]}
     return parse_params(change(raw, **{f"baselines.{k}": v for k, v in own.items()})).baselines
 
 
@@ -41,6 +39,7 @@ def test_the_groups_of_the_originals_have_names_that_figures_know(originals, con
         "noised_0.1": 6,  # of noise_levels, though the ladder has it too
         "noised_0.5": 4,
         "absolute_0.06": 4,
+        "absolute_0.6": 4,
         "soup_2": 4,
         "soup_5": 4,  # there are no nine originals
         "interpolated": 4,
@@ -100,7 +99,9 @@ def test_without_an_audit_there_are_the_papers_groups_alone(originals, config, g
         "noised_0.1",
     ]
     latents = torch.randn(5, 3, generator=generator)
-    assert list(from_latents(latents, config, "vae", 0, audit=False)) == ["reconstructed"]
+    assert list(registry.draw_groups(latents, config, 0, audit=False, kind="vae")) == [
+        "reconstructed"
+    ]
 
 
 def test_the_paper_has_the_levels_of_noise_levels(config):
@@ -109,24 +110,30 @@ def test_the_paper_has_the_levels_of_noise_levels(config):
     assert shown == ["original", "noised_0.1", "generated"]
 
 
-def test_every_group_has_a_seed_of_its_own(monkeypatch, originals, config, generator):
-    """Of its family and level, so that no two groups share their chance."""
-    for name, entry in registry.FAMILIES.items():
-        spy = replace(entry, make=entry.make and (lambda _, draw: draw))
-        monkeypatch.setitem(registry.FAMILIES, name, spy)
-    wanted = registry.draw_groups(originals, config, 7, audit=True)
+def test_every_model_of_every_group_has_a_seed_of_its_own(
+    monkeypatch, originals, config, generator
+):
+    """Also at two levels of a family, so that no two groups share their chance."""
+    seeds = []
+
+    def spy(seed: int, index: int) -> torch.Generator:
+        seeds.append(seed + index)
+        return generator_of(seed, index)
+
+    monkeypatch.setattr(module, "generator_of", spy)
+    for group in from_originals(originals, config, 7, audit=True).values():
+        matrix(group)
     latents = torch.randn(5, 3, generator=generator)
-    wanted |= registry.draw_groups(latents, config, 7, audit=True, kind="vae")
-    assert len({draw.seed for draw in wanted.values()}) == len(wanted) == 18
-    assert wanted["soup_2"].seed == derive_seed(7, "soup", 2)
-    assert wanted["noised_0.5"].seed == derive_seed(7, "noised", "0.5")
-    assert wanted["gaussian_full"].seed == derive_seed(7, "gaussian_full")
+    registry.draw_groups(latents, config, 7, audit=True, kind="vae")
+    assert len(seeds) == len(set(seeds)) == 6 + 12 * 4
+    first = [("soup", 2), ("noised", "0.5"), ("gaussian_full",), ("vae_prior",)]
+    assert {derive_seed(7, *purpose) for purpose in first} < set(seeds)
 
 
 def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, generator):
     latents = torch.randn(5, 400, generator=generator)
     config = config.model_copy(update={"rival_models": 10})
-    groups = from_latents(latents, config, "conv", 0, audit=True)
+    groups = registry.draw_groups(latents, config, 0, audit=True, kind="conv")
     assert set(groups) == {
         "reconstructed",
         "reconstructed_noise_0.1",
@@ -143,23 +150,25 @@ def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, g
 def test_the_gaussian_of_the_latents_has_their_mean_and_covariance(config, generator):
     latents = torch.randn(4, 2, generator=generator)
     config = config.model_copy(update={"rival_models": 5000})
-    drawn = from_latents(latents, config, "conv", 0, audit=True)["latent_gaussian"]
+    drawn = registry.draw_groups(latents, config, 0, audit=True, kind="conv")["latent_gaussian"]
     torch.testing.assert_close(drawn.mean(0), latents.mean(0), rtol=0, atol=0.06)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(latents.T), rtol=0.1, atol=0.06)
 
 
 def test_only_a_vae_has_a_prior(config, generator):
     latents = 5 + torch.randn(4, 300, generator=generator)
-    groups = from_latents(latents, config, "vae", 0, audit=True)
+    groups = registry.draw_groups(latents, config, 0, audit=True, kind="vae")
     assert registry.ordered(groups)[-1] == "vae_prior"
     assert groups["vae_prior"].mean().item() == pytest.approx(0, abs=0.15)
     assert groups["vae_prior"].std().item() == pytest.approx(1, abs=0.1)
-    assert "vae_prior" not in from_latents(latents, config, "linear", 0, audit=True)
+    assert "vae_prior" not in registry.draw_groups(latents, config, 0, audit=True, kind="linear")
 
 
 def test_latents_of_rivals_are_the_same_for_the_same_seed(config, generator):
     latents = torch.randn(4, 3, generator=generator)
-    first, same, other = (from_latents(latents, config, "vae", s, audit=True) for s in (1, 1, 2))
+    first, same, other = (
+        registry.draw_groups(latents, config, s, audit=True, kind="vae") for s in (1, 1, 2)
+    )
     assert all(torch.equal(first[name], same[name]) for name in first)
     equal = [name for name in first if torch.equal(first[name], other[name])]
     assert equal == ["reconstructed"]
