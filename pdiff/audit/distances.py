@@ -18,10 +18,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
-from pdiff.audit.draw import plain_ticks
 from pdiff.audit.evidence import Evidence, Matrices
 from pdiff.baselines.registry import colour, label, ordered
-from pdiff.novelty.pictures import draw_boxes, name_rows, rows_height, tidy
+from pdiff.novelty.pictures import draw_boxes, name_rows, plain_ticks, rows_height, tidy
 
 HELD_OUT = ("held_back", "second_run")
 """Checkpoints that nothing learned from: the next ones of the run, and those of another run."""
@@ -142,7 +141,7 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
     Marks beside a box are the median distances to the nearest held-out checkpoint.
     """
     models = places(evidence)
-    groups = ordered(set(models["group"]))
+    groups = ordered(models["group"])
     size = (10, rows_height(len(groups)) + 0.3)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     for axes, column in ((left, "nearest"), (right, "interpolation_index")):

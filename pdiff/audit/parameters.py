@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
 from pdiff.audit.distances import distances, nearest
-from pdiff.audit.draw import empty_figure
 from pdiff.audit.evidence import Evidence, finite_rows
+from pdiff.novelty.pictures import empty_figure
 
 MODELS, PARAMETERS = 10, 128
 

@@ -118,8 +118,7 @@ def _max_similarities(
     A single original has no other, and NaN.
     """
     seen, count = wrong["original"].any(0), len(wrong["original"])
-    rest = {group: errors for group, errors in wrong.items() if group != "original"}
-    groups = {"original": wrong["original"], **rest}
+    groups = {"original": wrong["original"], **wrong}  # the originals come first
     everything = torch.cat(list(groups.values()))
     totals = weights @ everything.float().T  # (R, T)
     table = everything[:, seen].float()

@@ -17,7 +17,7 @@ from PIL import Image
 import pdiff.audit
 from pdiff.audit import report
 from pdiff.audit.analysis import Analysis, analyses
-from pdiff.audit.report import Section, cell, columns, heading, lead, number, write_audit
+from pdiff.audit.report import cell, columns, heading, lead, number, write_audit
 from pdiff.config import GenerateConfig
 from tests.toys.audit import SIZES, toy_evidence
 from tests.toys.runs import FIT
@@ -119,7 +119,8 @@ def test_all_text_is_escaped(tmp_path, monkeypatch, text):
     assert "fits &amp; &lt;learned&gt;." in text
     evil = "<b>&\"'</b>"
     words = dict.fromkeys(("title", "question", "reading", "definition", "source"), evil)
-    section = Section(Analysis("x", 1, **words), {}, pd.DataFrame({evil: [evil]}))
+    section = {"analysis": Analysis("x", 1, **words), "pictures": {}}
+    section["table"] = pd.DataFrame({evil: [evil]})
     groups = pd.DataFrame({"group": ["original"]})
     report.write_report(tmp_path / "r.html", evil, {evil: evil}, groups, [section])
     found = (tmp_path / "r.html").read_text()
