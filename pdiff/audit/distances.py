@@ -149,8 +149,7 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
         tidy(axes)
     for name, marker in zip(HELD_OUT, "D^", strict=True):
         middle = models.groupby("group")[f"nearest_{name}"].median().reindex(groups)
-        style = {"markersize": 4.5, "fillstyle": "none", "color": colour(name, [name])}
-        style["clip_on"] = False
+        style = {"ms": 4.5, "fillstyle": "none", "color": colour(name, [name]), "clip_on": False}
         text = f"median distance to the nearest unseen checkpoint: {label(name)}"
         left.plot(middle, range(len(groups)), marker, label=text, **style)
     right.axvline(1, color="#3b6fb6", lw=1, ls="--", zorder=0)

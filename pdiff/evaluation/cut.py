@@ -40,8 +40,8 @@ FIXED, IMAGES, SUBSET = range(3)
 class CutNet:
     """A net cut into what does not depend on a subset of its parameters and what does.
 
-    `suffix(model, prefix(images))` are the net's logits with the parameters of `model` in place of
-    its own, with the base net's buffers, such as running statistics. The net is put in eval mode
+    `run(load(model), prefix(images))` are the net's logits with the parameters of `model` in place
+    of its own, with the base net's buffers, such as running statistics. The net is put in eval mode
     and shares its other parameters.
 
     A net that `torch.export` cannot trace, or traces to other logits on `example`, is run whole
@@ -83,10 +83,6 @@ class CutNet:
         values = self._cut.fixed | {self._cut.images: images.contiguous()}
         return tuple(self._cut.prefix(values).values())
 
-    def suffix(self, model: Model, boundary: Boundary) -> Float[Tensor, "B C"]:
-        """Logits of `model` on the images that `boundary` is the prefix of; errors as `load`."""
-        return self.run(self.load(model), boundary)
-
     @torch.inference_mode()
     def load(self, model: Model) -> dict[str, Tensor]:
         """The model's values on the net's device, in the type and memory layout of the net's own.
@@ -106,7 +102,7 @@ class CutNet:
 
     @torch.inference_mode()
     def run(self, loaded: dict[str, Tensor], boundary: Boundary) -> Float[Tensor, "B C"]:
-        """`suffix` for a model that is already loaded: one load serves many batches."""
+        """Logits of a loaded model on the images that `boundary` is the prefix of."""
         if not self.traced:
             return functional_call(self._net, loaded, boundary)
         values = self._cut.fixed | dict(zip(self._cut.prefix.outputs, boundary, strict=True))
@@ -120,8 +116,8 @@ class CutNet:
 
         The tolerance is far wider than rounding: on a GPU both may choose TF32 kernels.
         """
-        ours, theirs = self.suffix(self._base, self.prefix(images)), self._net(images)
-        difference = (ours - theirs).abs().max()
+        theirs = self._net(images)
+        difference = (self.run(self.load(self._base), self.prefix(images)) - theirs).abs().max()
         if difference > 0.01 * theirs.abs().max():
             raise ValueError(f"the traced net's logits are off by {difference:.3g}")
 

@@ -91,8 +91,8 @@ def test_another_memory_layout_or_precision_of_images_and_models_makes_no_differ
     assert_logits_equal(net, names, models, images, cut)
     for model in models:
         weight = model["0.weight"].double().to(memory_format=torch.channels_last)
-        logits = cut.suffix(model | {"0.weight": weight}, cut.prefix(images))
-        expected = cut.suffix(model, cut.prefix(images))
+        logits = cut.run(cut.load(model | {"0.weight": weight}), cut.prefix(images))
+        expected = cut.run(cut.load(model), cut.prefix(images))
         torch.testing.assert_close(logits, expected, atol=0, rtol=0)
 
 

@@ -88,7 +88,7 @@ def test_the_last_attention_of_a_vision_transformer_has_one_query():
     cut = CutNet(net, names, images)
     boundary = cut.prefix(images)
     with Attentions() as attentions:
-        cut.suffix(noised(net, names)[0], boundary)
+        cut.run(cut.load(noised(net, names)[0]), boundary)
     assert attentions.seen == [(17, 17), (1, 17)]
 
 
