@@ -28,12 +28,11 @@ def decoded(
 ) -> Iterator[dict[str, StackFile]]:
     """The parameters of each group, in temporary files in `folder`."""
     with ExitStack() as files:
-
-        def stack(latents: Float[Tensor, "M L"]) -> StackFile:
-            columns = codec.decode(latents)
-            return files.enter_context(temporary_stack(folder, codec.subset, len(latents), columns))
-
-        yield {group: stack(latents) for group, latents in groups.items()}
+        stacks = {}
+        for group, own in groups.items():
+            stack = temporary_stack(folder, codec.subset, len(own), codec.decode(own))
+            stacks[group] = files.enter_context(stack)
+        yield stacks
 
 
 def follow(

@@ -46,11 +46,8 @@ class Predictor:
         -1 where a logit is not finite, as with NaN among a model's parameters. `models[i]` may be
         computed on demand, but must be the same each time. `progress` names a bar.
 
-        Raises ValueError without models or images, and for a model whose names or shapes are not
-        those of the subset.
+        Raises `InputError` for a model whose names or shapes are not those of the subset.
         """
-        if not len(models):
-            raise ValueError("there are no models to evaluate")
         stream = self._batches() if self._kept is None else self._kept
         total = length_hint(stream) * len(models) or None
         blocks = [stream] if self._kept else _blocks(self._cut, stream, self._limit)
@@ -58,8 +55,6 @@ class Predictor:
         with tqdm(desc=progress, total=total, unit="batch", disable=hidden) as bar:
             for block in blocks:
                 columns.append(_rows(self._cut, models, block, bar))
-        if not columns:
-            raise ValueError("there are no images: batches() is empty")
         self._kept = block if len(columns) == 1 else None
         return torch.cat(columns, 1)
 

@@ -237,23 +237,17 @@ BOTH = WEIGHT | {"1.bias": torch.zeros(4)}
 
 
 @pytest.mark.parametrize(
-    ("models", "batches", "message"),
+    ("model", "message"),
     [
-        ([WEIGHT], [small_images()], r"missing: \[\('1.bias', \(4,\)\)\], unknown: \[\]"),
-        (
-            [BOTH | {"0.bias": torch.zeros(4)}],
-            [small_images()],
-            r"missing: \[\], unknown: .*0.bias",
-        ),
-        ([BOTH | {"1.bias": torch.zeros(1)}], [small_images()], r"unknown: .*1.bias', \(1,\)"),
-        ([], [small_images()], "no models"),
-        ([BOTH], [], "no images"),
+        (WEIGHT, r"missing: \[\('1.bias', \(4,\)\)\], unknown: \[\]"),
+        (BOTH | {"0.bias": torch.zeros(4)}, r"missing: \[\], unknown: \[\('0.bias', \(4,\)\)\]"),
+        (BOTH | {"1.bias": torch.zeros(1)}, r"unknown: \[\('1.bias', \(1,\)\)\]"),
     ],
 )
-def test_models_of_another_subset_and_nothing_to_evaluate_are_refused(models, batches, message):
+def test_a_model_of_another_subset_is_refused(model, message):
     cut = CutNet(small_net(nn.BatchNorm2d(4)), ["1.weight", "1.bias"], small_images())
-    with pytest.raises(ValueError, match=message):
-        Predictor(cut, lambda: batches, 1).predict(models)
+    with pytest.raises(InputError, match=message):
+        cut.load(model)
 
 
 def test_wrong_and_accuracy_by_hand():

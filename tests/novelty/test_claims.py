@@ -21,12 +21,8 @@ def three(*groups: tuple[float, ...], kind: str = "accuracy") -> list[Claim]:
 
 def test_each_word_follows_from_the_differences_over_pipelines():
     worse = tuple(-value for value in FAR)
-    assert [claim.word for claim in three(FAR, worse, NEAR, WIDE)] == [
-        "better",
-        "worse",
-        "equal within the margin",
-        "unknown",
-    ]
+    found = [claim.word for claim in three(FAR, worse, NEAR, WIDE)]
+    assert found == ["better", "worse", "equal within the margin", "unknown"]
 
 
 def test_the_margin_is_that_of_the_claims_own_kind():
