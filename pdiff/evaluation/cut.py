@@ -63,7 +63,7 @@ class CutNet:
             raise InputError(f"{type(net).__name__} lacks parameters of the subset: {unknown}")
         self._net, self._base = net.eval(), {name: parameters[name] for name in names}
         try:
-            self._cut = _cut(net, self._base, example)
+            self._trace(example)
             self.traced = True
             self._check(example[:2])
         except Exception as error:  # export fails in many ways, and running the net always works
@@ -80,8 +80,8 @@ class CutNet:
         if not self.traced:
             return (images,)
         # reshapes were traced as views of contiguous images
-        values = self._cut.fixed | {self._cut.images: images.contiguous()}
-        return tuple(self._cut.prefix(values).values())
+        values = self._fixed | {self._images: images.contiguous()}
+        return tuple(self._prefix(values).values())
 
     @torch.inference_mode()
     def load(self, model: Model) -> dict[str, Tensor]:
@@ -105,10 +105,48 @@ class CutNet:
         """Logits of a loaded model on the images that `boundary` is the prefix of."""
         if not self.traced:
             return functional_call(self._net, loaded, boundary)
-        values = self._cut.fixed | dict(zip(self._cut.prefix.outputs, boundary, strict=True))
-        values |= {node: loaded[name] for node, name in self._cut.subset.items()}
-        (logits,) = self._cut.suffix(values).values()
+        values = self._fixed | dict(zip(self._prefix.outputs, boundary, strict=True))
+        values |= {node: loaded[name] for node, name in self._subset.items()}
+        (logits,) = self._suffix(values).values()
         return logits
+
+    def _trace(self, example: Float[Tensor, "B C H W"]) -> None:
+        """Trace the net, find what each value depends on, and make the three parts."""
+        # Two images, since export would take a batch size of one for a constant.
+        images = torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device)
+        options = {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC},), "strict": False}
+        with torch.no_grad():
+            program = torch.export.export(self._net, (images,), **options)
+            # Decomposes nothing ({}: no rules), but makes operations in place ordinary ones, so
+            # that the suffix cannot overwrite values of the prefix.
+            program = program.run_decompositions({})
+        graph, specs = program.graph, program.graph_signature.input_specs
+
+        (output,) = graph.find_nodes(op="output")
+        output.args = (output.args[0][-1:],)  # the logits, behind buffers that the net changes
+        use_matrices(graph)
+        drop_unused_positions(graph)
+        graph.eliminate_dead_code()
+
+        state = program.state_dict | program.constants
+        tied = dict(self._net.named_parameters(remove_duplicate=False))
+        name_of = {id(parameter): name for name, parameter in self._base.items()}
+        level, values = {output: SUBSET}, {}
+        self._subset: dict[Node, str] = {}  # a parameter that the net uses under two names has two
+        for node, spec in zip(graph.find_nodes(op="placeholder"), specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                level[node], self._images = IMAGES, node
+            elif id(tied.get(spec.target)) in name_of:
+                level[node], self._subset[node] = SUBSET, name_of[id(tied[spec.target])]
+            else:
+                level[node], values[node] = FIXED, state[spec.target]
+        for node in graph.nodes:
+            if node.op == "call_function":
+                level[node] = max((level[value] for value in node.all_input_nodes), default=FIXED)
+
+        with torch.inference_mode():
+            self._fixed = _part(graph, level, FIXED)(values)
+        self._prefix, self._suffix = _part(graph, level, IMAGES), _part(graph, level, SUBSET)
 
     @torch.inference_mode()
     def _check(self, images: Float[Tensor, "B C H W"]) -> None:
@@ -133,56 +171,6 @@ class _Part:
     def __call__(self, values: dict[Node, Any]) -> dict[Node, Any]:
         outputs = self.module(*(values[node] for node in self.inputs))
         return dict(zip(self.outputs, map(_compact, outputs), strict=True))
-
-
-@dataclass(frozen=True)
-class _Cut:
-    fixed: dict[Node, Any]
-    """Values that prefix and suffix use and that depend on neither images nor subset."""
-    images: Node
-    prefix: _Part
-    subset: dict[Node, str]
-    """Parameter name by placeholder; a parameter that the net uses under two names has two."""
-    suffix: _Part
-
-
-def _cut(net: nn.Module, base: Model, example: Float[Tensor, "B C H W"]) -> _Cut:
-    """Trace the net, find what each value depends on, and make the three parts."""
-    # Two images, since export would take a batch size of one for a constant.
-    images = torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device)
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    with torch.no_grad():
-        program = torch.export.export(net, (images,), dynamic_shapes=dynamic, strict=False)
-        # Decomposes nothing ({}: no rules), but makes operations in place ordinary ones, so that
-        # the suffix cannot overwrite values of the prefix.
-        program = program.run_decompositions({})
-    graph, signature = program.graph, program.graph_signature
-
-    (output,) = graph.find_nodes(op="output")
-    output.args = (output.args[0][-1:],)  # the logits, behind buffers that the net changes
-    use_matrices(graph)
-    drop_unused_positions(graph)
-    graph.eliminate_dead_code()
-
-    state = program.state_dict | program.constants
-    tied = dict(net.named_parameters(remove_duplicate=False))
-    name_of = {id(parameter): name for name, parameter in base.items()}
-    level, subset, values = {output: SUBSET}, {}, {}
-    for node, spec in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
-        if spec.kind == InputKind.USER_INPUT:
-            level[node], images = IMAGES, node
-        elif id(tied.get(spec.target)) in name_of:
-            level[node], subset[node] = SUBSET, name_of[id(tied[spec.target])]
-        else:
-            level[node], values[node] = FIXED, state[spec.target]
-    for node in graph.nodes:
-        if node.op == "call_function":
-            level[node] = max((level[value] for value in node.all_input_nodes), default=FIXED)
-
-    with torch.inference_mode():
-        fixed = _part(graph, level, FIXED)(values)
-    prefix, suffix = _part(graph, level, IMAGES), _part(graph, level, SUBSET)
-    return _Cut(fixed, images, prefix, subset, suffix)
 
 
 def _part(graph: Graph, level: dict[Node, int], own: int) -> _Part:
