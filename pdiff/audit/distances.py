@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -39,15 +39,12 @@ def distances(
     return found.where(found.isfinite(), math.nan)
 
 
-def nearest(
-    found: Float64[Tensor, "M R"],
-) -> tuple[Float64[Tensor, " M"], Int64[Tensor, " M"]]:
-    """Distance to the nearest reference model and its index; NaN and -1 where there is none."""
+def nearest(found: Float64[Tensor, "M R"]) -> Float64[Tensor, " M"]:
+    """Distance to the nearest reference model; NaN where there is none."""
     if not found.shape[1]:
-        found = found.new_full((len(found), 1), math.nan)
-    values, index = torch.where(found.isnan(), math.inf, found).min(1)
-    known = ~found.isnan().all(1)
-    return torch.where(known, values, math.nan), torch.where(known, index, -1)
+        return found.new_full((len(found),), math.nan)
+    values = found.nan_to_num(math.inf).amin(1)
+    return values.where(values.isfinite(), math.nan)
 
 
 def interpolation_index(
@@ -103,7 +100,7 @@ def distance_table(matrices: Matrices) -> pd.DataFrame:
             if group == name:
                 found.fill_diagonal_(math.nan)
             column = "nearest" if name == "original" else f"nearest_{name}"
-            columns[column] = nearest(found)[0].numpy()
+            columns[column] = nearest(found).numpy()
         columns["interpolation_index"] = interpolation_index(models, originals).numpy()
         columns["outside_span"] = outside_span(models, originals).numpy()
         tables.append(pd.DataFrame(columns))

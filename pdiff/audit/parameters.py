@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
-from pdiff.audit.distances import distances, nearest
+from pdiff.audit.distances import distances
 from pdiff.audit.evidence import Evidence, finite_rows
 from pdiff.novelty.pictures import empty_figure
 
@@ -27,7 +27,7 @@ def plot_heat_map(evidence: Evidence, table: None) -> Figure:
         return empty_figure("no generated model has finite parameters")
     shown = originals[:, :PARAMETERS]
     mean = shown.nanmean(0)
-    near = nearest(distances(generated[chosen], originals))[1]
+    near = distances(generated[chosen], originals).nan_to_num(torch.inf).argmin(1)
     ours, theirs = generated[chosen, :PARAMETERS] - mean, shown[near] - mean  # (M, C)
     rows = torch.stack([ours, theirs, torch.full_like(ours, torch.nan)], 1).flatten(0, 1)[:-1]
     limit = float(rows.abs().flatten().nanquantile(0.95)) or 1.0

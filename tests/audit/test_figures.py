@@ -89,12 +89,6 @@ def test_generated_models_that_all_fail_are_in_the_picture():
     assert "lie below" not in texts(figure) and "Pareto front" in texts(figure)
 
 
-def test_no_similarity_at_all_is_said():
-    evidence = toy_evidence()
-    evidence.models["max_similarity"] = np.nan
-    assert "no model has a maximum similarity" in texts(plot_pareto(evidence, None))
-
-
 def test_a_row_of_similarities_names_its_group_and_counts_its_models():
     labels = plot_similarities(toy_models(toy_wrong())).axes[0].get_yticklabels()
     first = [label.get_text() for label in labels][:3]
@@ -122,5 +116,8 @@ def test_the_heat_map_shows_finite_models_beside_their_nearest():
 
 
 def test_what_cannot_be_drawn_is_said():
+    evidence = toy_evidence()
+    evidence.models["max_similarity"] = np.nan
+    assert "no model has a maximum similarity" in texts(plot_pareto(evidence, None))
     assert "no generated model has finite" in texts(plot_heat_map(not_finite(), None))
     assert "no two principal components" in texts(plot_projection(one_original(), None))
