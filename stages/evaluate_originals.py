@@ -7,7 +7,7 @@ images, base net, checkpoints, those held back and those of a second run
 from functools import partial
 
 from pdiff import outputs, tracking
-from pdiff.baselines.originals import GreedySoup, from_originals, greedy_soup, soup_of
+from pdiff.baselines.originals import from_originals, greedy_soup, soup_of
 from pdiff.config import load_params
 from pdiff.core.files import write_json
 from pdiff.core.runtime import get_device
@@ -26,28 +26,24 @@ def main() -> None:
     evaluation = Evaluation(net, originals.subset.names, images, params.data, *sizes)
 
     groups = from_originals(originals, params.baselines, params.seed.base, audit=audit)
-    if audit:
-        unseen = {
-            "held_back": StackFile(outputs.HELD_BACK),
-            "second_run": StackFile(outputs.SECOND_RUN),
-        }
-        groups |= {group: stack for group, stack in unseen.items() if len(stack)}
+    unseen = {"held_back": outputs.HELD_BACK, "second_run": outputs.SECOND_RUN} if audit else {}
+    stacks = {group: StackFile(path) for group, path in unseen.items()}
+    groups |= {group: stack for group, stack in stacks.items() if len(stack)}
     with tracking.run("evaluate_originals", params, "seed", "evaluate", "baselines") as log:
         validation = evaluation.predict_groups("validation", groups)
-        soup = GreedySoup([], [])
+        soup, accuracies = [], []
         if audit:
             labels, candidates = images.validation.labels.cpu(), params.baselines.soup_candidates
             predict = partial(evaluation.predict, "validation")
-            soup = greedy_soup(originals, validation["original"], labels, candidates, predict)
-            groups["soup_greedy"] = soup_of(originals, soup.members)
+            known = groups["original"], validation["original"], labels
+            soup, accuracies = greedy_soup(*known, candidates, predict)
+            groups["soup_greedy"] = soup_of(originals, soup)
             evaluation.predict_groups("validation", groups)
         test = evaluation.predict_groups("test", groups)
-        accuracies = {group: evaluation.accuracy("test", found) for group, found in test.items()}
-        log.summary({group: each.mean().item() for group, each in accuracies.items()})
+        means = {g: evaluation.accuracy("test", found).mean() for g, found in test.items()}
+        log.summary({group: mean.item() for group, mean in means.items()})
         save_predictions(outputs.PREDICTIONS_ORIGINALS, evaluation.predictions, images)
-        write_json(
-            outputs.GREEDY_SOUP, {"members": soup.members, "validation_accuracy": soup.accuracy}
-        )
+        write_json(outputs.GREEDY_SOUP, {"members": soup, "validation_accuracy": accuracies})
 
 
 if __name__ == "__main__":

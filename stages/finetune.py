@@ -20,28 +20,25 @@ from stages import stage
 
 
 def main() -> None:
-    params = load_params()
-    device = get_device()
-    config = params.finetune
+    params, device = load_params(), get_device()
+    config, count = params.finetune, params.finetune.checkpoints
     net = load_net(outputs.BASE, device)
     subset = select_subset(net, params.subset.select)
 
     with tracking.run("finetune", params, "seed", "data", "subset", "finetune") as log:
         curve = Curve(log, "finetune", "loss", "lr")
         if config.folder is not None:
-            paths = list_checkpoints(Path(config.folder), config.checkpoints, config.held_back)
-            held_back = len(paths) - config.checkpoints
+            paths = list_checkpoints(Path(config.folder), count, config.held_back)
+            held_back = len(paths) - count
             rows = load_checkpoints(paths, subset)
         else:
             images = load_images(outputs.IMAGES, device)
             generator = make_generator(params.seed.base, "finetune", device=device)
             rows = finetune(net, subset, images.train, params.data, config, generator, curve)
             held_back = config.held_back
-        write_rows(
-            outputs.CHECKPOINTS, subset, config.checkpoints, islice(rows, config.checkpoints)
-        )
+        write_rows(outputs.CHECKPOINTS, subset, count, islice(rows, count))
         write_rows(outputs.HELD_BACK, subset, held_back, rows)
-        log.summary({"checkpoints": config.checkpoints, "parameters": subset.length})
+        log.summary({"checkpoints": count, "parameters": subset.length})
         curve.write(outputs.FINETUNE_CURVE)
 
 

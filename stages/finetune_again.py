@@ -15,8 +15,7 @@ from stages import stage
 
 
 def main() -> None:
-    params = load_params()
-    device = get_device()
+    params, device = load_params(), get_device()
     config = params.finetune.model_copy(update={"held_back": 0})
     net = load_net(outputs.BASE, device)
     subset = select_subset(net, params.subset.select)

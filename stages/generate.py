@@ -19,8 +19,7 @@ from stages import stage, warn
 
 
 def main() -> None:
-    params = load_params()
-    device = get_device()
+    params, device = load_params(), get_device()
     codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     model = LatentModel.load(outputs.DENOISER, device)
     originals = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)

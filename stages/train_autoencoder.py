@@ -19,8 +19,7 @@ from stages import stage, warn
 
 
 def main() -> None:
-    params = load_params()
-    device = get_device()
+    params, device = load_params(), get_device()
     config = params.autoencoder
     sections, inputs = [params.seed, config, params.noise], [outputs.CHECKPOINTS]
 

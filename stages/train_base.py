@@ -20,8 +20,7 @@ from stages import stage
 
 
 def main() -> None:
-    params = load_params()
-    device = get_device()
+    params, device = load_params(), get_device()
     images = load_images(outputs.IMAGES, device)
     generator = make_generator(params.seed.base, "train_base", device=device)
     config, classes, size = params.base, len(images.classes), params.data.size
@@ -31,11 +30,10 @@ def main() -> None:
 
     inputs = [outputs.IMAGES] + ([weights] if weights else [])
     inputs += [own_file(config.net)] if is_own(config.net) else []
+    sections = [params.seed, params.data, config]
     with (
         tracking.run("train_base", params, "seed", "data", "base") as log,
-        make_checkpointer(
-            "train_base", [params.seed, params.data, config], inputs, device
-        ) as resume,
+        make_checkpointer("train_base", sections, inputs, device) as resume,
     ):
         curve = Curve(log, "base", "loss", "validation_accuracy")
         best = train_base(net, images, params.data, config, generator, curve, resume)

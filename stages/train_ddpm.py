@@ -23,8 +23,7 @@ from stages import stage
 
 
 def main() -> None:
-    params = load_params()
-    device = get_device()
+    params, device = load_params(), get_device()
     latents = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
     codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     generator = make_generator(params.seed.model, "train_ddpm", device=device)

@@ -24,10 +24,9 @@ from scipy.stats import rankdata, tiecorrect
 
 from pdiff.audit.analysis import Analysis
 from pdiff.audit.distances import HELD_OUT, places
-from pdiff.audit.draw import plain_ticks
 from pdiff.audit.evidence import Evidence
 from pdiff.baselines.registry import colour, label
-from pdiff.novelty.pictures import name_rows, rows_height, tidy
+from pdiff.novelty.pictures import name_rows, plain_ticks, rows_height, tidy
 
 Z = ("z_second_run", "z_held_back")
 Distances = Float64[np.ndarray, " _"]

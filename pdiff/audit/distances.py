@@ -12,16 +12,15 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
-from pdiff.audit.draw import plain_ticks
 from pdiff.audit.evidence import Evidence, Matrices
 from pdiff.baselines.registry import colour, label, ordered
-from pdiff.novelty.pictures import draw_boxes, name_rows, rows_height, tidy
+from pdiff.novelty.pictures import draw_boxes, name_rows, plain_ticks, rows_height, tidy
 
 HELD_OUT = ("held_back", "second_run")
 """Checkpoints that nothing learned from: the next ones of the run, and those of another run."""
@@ -40,15 +39,12 @@ def distances(
     return found.where(found.isfinite(), math.nan)
 
 
-def nearest(
-    found: Float64[Tensor, "M R"],
-) -> tuple[Float64[Tensor, " M"], Int64[Tensor, " M"]]:
-    """Distance to the nearest reference model and its index; NaN and -1 where there is none."""
+def nearest(found: Float64[Tensor, "M R"]) -> Float64[Tensor, " M"]:
+    """Distance to the nearest reference model; NaN where there is none."""
     if not found.shape[1]:
-        found = found.new_full((len(found), 1), math.nan)
-    values, index = torch.where(found.isnan(), math.inf, found).min(1)
-    known = ~found.isnan().all(1)
-    return torch.where(known, values, math.nan), torch.where(known, index, -1)
+        return found.new_full((len(found),), math.nan)
+    values = found.nan_to_num(math.inf).amin(1)
+    return values.where(values.isfinite(), math.nan)
 
 
 def interpolation_index(
@@ -104,7 +100,7 @@ def distance_table(matrices: Matrices) -> pd.DataFrame:
             if group == name:
                 found.fill_diagonal_(math.nan)
             column = "nearest" if name == "original" else f"nearest_{name}"
-            columns[column] = nearest(found)[0].numpy()
+            columns[column] = nearest(found).numpy()
         columns["interpolation_index"] = interpolation_index(models, originals).numpy()
         columns["outside_span"] = outside_span(models, originals).numpy()
         tables.append(pd.DataFrame(columns))
@@ -142,7 +138,7 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
     Marks beside a box are the median distances to the nearest held-out checkpoint.
     """
     models = places(evidence)
-    groups = ordered(set(models["group"]))
+    groups = ordered(models["group"])
     size = (10, rows_height(len(groups)) + 0.3)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     for axes, column in ((left, "nearest"), (right, "interpolation_index")):
@@ -150,8 +146,7 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
         tidy(axes)
     for name, marker in zip(HELD_OUT, "D^", strict=True):
         middle = models.groupby("group")[f"nearest_{name}"].median().reindex(groups)
-        style = {"markersize": 4.5, "fillstyle": "none", "color": colour(name, [name])}
-        style["clip_on"] = False
+        style = {"ms": 4.5, "fillstyle": "none", "color": colour(name, [name]), "clip_on": False}
         text = f"median distance to the nearest unseen checkpoint: {label(name)}"
         left.plot(middle, range(len(groups)), marker, label=text, **style)
     right.axvline(1, color="#3b6fb6", lw=1, ls="--", zorder=0)

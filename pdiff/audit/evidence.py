@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from pdiff.baselines.latents import from_latents
 from pdiff.baselines.originals import from_originals, matrix, soup_of
-from pdiff.baselines.registry import ordered
+from pdiff.baselines.registry import draw_groups, ordered
 from pdiff.config import BaselinesConfig, SeedConfig
 from pdiff.novelty.bootstrap import Replicates
 from pdiff.parameters.subset import Columns, Rows, spread_evenly
@@ -61,7 +60,7 @@ def all_matrices(
     groups |= {group: rows for group, rows in given.items() if len(rows)}
     groups["soup_greedy"] = soup_of(originals, soup)
     found = {group: matrix(models) for group, models in groups.items()}
-    coded = from_latents(latents, config, kind, seed.model, audit=True)
+    coded = draw_groups(latents, config, seed.model, audit=True, kind=kind)
     for group, own in coded.items():
         found[group] = torch.cat([block for _, block in decode(own)], 1).cpu()
     return {group: found[group] for group in ordered(found)}

@@ -1,29 +1,18 @@
 """Generated parameters beside those of the nearest originals.
 
-Axes: M generated models that are shown, K originals, D parameters, C parameters that are shown.
+Axes: M generated models and C parameters, those that are shown.
 """
 
 import torch
-from jaxtyping import Float
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
-from pdiff.audit.distances import distances, nearest
-from pdiff.audit.draw import empty_figure
+from pdiff.audit.distances import distances
 from pdiff.audit.evidence import Evidence, finite_rows
+from pdiff.novelty.pictures import empty_figure
 
 MODELS, PARAMETERS = 10, 128
-
-
-def pairs(
-    generated: Float[Tensor, "_ D"], originals: Float[Tensor, "K D"]
-) -> list[tuple[int, int]]:
-    """Up to `MODELS` finite generated models, spread evenly, each with its nearest original."""
-    chosen = finite_rows(generated, MODELS)
-    near = nearest(distances(generated[chosen], originals))[1]
-    return list(zip(chosen.tolist(), near.tolist(), strict=True))
 
 
 def plot_heat_map(evidence: Evidence, table: None) -> Figure:
@@ -33,13 +22,13 @@ def plot_heat_map(evidence: Evidence, table: None) -> Figure:
     between parameters than between models. The lower panel shows generated minus nearest.
     """
     generated, originals = evidence.matrices["generated"], evidence.matrices["original"]
-    found = pairs(generated, originals)
-    if not found:
+    chosen = finite_rows(generated, MODELS)
+    if not len(chosen):
         return empty_figure("no generated model has finite parameters")
     shown = originals[:, :PARAMETERS]
     mean = shown.nanmean(0)
-    ours = generated[[own for own, _ in found], :PARAMETERS] - mean  # (M, C)
-    theirs = shown[[near for _, near in found]] - mean
+    near = distances(generated[chosen], originals).nan_to_num(torch.inf).argmin(1)
+    ours, theirs = generated[chosen, :PARAMETERS] - mean, shown[near] - mean  # (M, C)
     rows = torch.stack([ours, theirs, torch.full_like(ours, torch.nan)], 1).flatten(0, 1)[:-1]
     limit = float(rows.abs().flatten().nanquantile(0.95)) or 1.0
     count, columns = ours.shape
@@ -49,10 +38,11 @@ def plot_heat_map(evidence: Evidence, table: None) -> Figure:
     style |= {"aspect": "auto"}
     picture = above.imshow(rows.numpy(), extent=(0, columns, len(rows), 0), **style)
     below.imshow((ours - theirs).numpy(), extent=(0, columns, count, 0), **style)
-    names = [(f"generated {own}", f"original {near}") for own, near in found]
+    own = [f"generated {index}" for index in chosen.tolist()]
+    pairs = zip(own, (f"original {index}" for index in near.tolist()), strict=True)
     ticks = [3 * i + j for i in range(count) for j in (0.5, 1.5)]
-    above.set_yticks(ticks, [name for pair in names for name in pair], fontsize=7)
-    below.set_yticks([i + 0.5 for i in range(count)], [name for name, _ in names], fontsize=7)
+    above.set_yticks(ticks, [name for pair in pairs for name in pair], fontsize=7)
+    below.set_yticks([i + 0.5 for i in range(count)], own, fontsize=7)
     below.set(xlabel="parameter", title="generated minus nearest original")
     above.set_title("deviation from the originals' mean")
     text = "difference in value"

@@ -6,10 +6,9 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 
 from pdiff.audit.analysis import PAPER, Analysis
-from pdiff.audit.draw import empty_figure
 from pdiff.audit.evidence import Evidence
 from pdiff.baselines.registry import ordered
-from pdiff.novelty.pictures import plot_scatter
+from pdiff.novelty.pictures import empty_figure, plot_scatter
 
 
 def pareto_front(models: pd.DataFrame) -> Bool[np.ndarray, " M"]:
@@ -18,15 +17,10 @@ def pareto_front(models: pd.DataFrame) -> Bool[np.ndarray, " M"]:
     `models` has the columns `accuracy` and `max_similarity`. Equal models are on the front
     together; one with a NaN is not on it.
     """
-    known = models[["accuracy", "max_similarity"]].reset_index(drop=True).dropna()
-    best = known.groupby("max_similarity")["accuracy"].max()  # similarities rise
-    less_similar = best.cummax().shift(fill_value=-np.inf)
-    similarity = known["max_similarity"]
-    as_good = known["accuracy"].to_numpy() == best.loc[similarity].to_numpy()
-    better = known["accuracy"].to_numpy() > less_similar.loc[similarity].to_numpy()
-    front = np.zeros(len(models), dtype=bool)
-    front[known.index] = as_good & better
-    return front
+    similarity, accuracy = (models[c].to_numpy() for c in ("max_similarity", "accuracy"))
+    as_good = (similarity[:, None] <= similarity) & (accuracy[:, None] >= accuracy)
+    better = (similarity[:, None] < similarity) | (accuracy[:, None] > accuracy)
+    return ~((as_good & better).any(0) | np.isnan(similarity + accuracy))
 
 
 def front_table(models: pd.DataFrame) -> pd.DataFrame:

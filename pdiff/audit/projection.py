@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from pdiff.audit.analysis import Analysis
-from pdiff.audit.draw import empty_figure
 from pdiff.audit.evidence import Evidence, Matrices, finite_rows
 from pdiff.baselines.registry import colour, ordered
-from pdiff.novelty.pictures import back_to_front, group_legend, kinds, tidy
+from pdiff.novelty.pictures import back_to_front, empty_figure, group_legend, kinds, tidy
 from pdiff.parameters.subset import spread_evenly
 
 MODELS = 60

@@ -8,7 +8,6 @@ import base64
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from pdiff.audit.analysis import Analysis, analyses
+from pdiff.audit.analysis import analyses
 from pdiff.audit.evidence import Evidence
 from pdiff.baselines.registry import FAMILIES, colour, label, split
 from pdiff.config import GenerateConfig
@@ -32,16 +31,6 @@ LEAST_WIDTH = 640
 """Pixels below which a figure is not shrunk any further but scrolls in its box."""
 RIVALS = ("gaussian_full", "latent_gaussian")
 """What a diffusion model has to beat, in the numbers that experiments are compared by."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One analysis with what came out."""
-
-    analysis: Analysis
-    pictures: Mapping[Path, str]
-    """Alternative text of each PNG."""
-    table: pd.DataFrame | None
 
 
 def write_audit(
@@ -67,7 +56,7 @@ def write_audit(
             pictures[folder / f"{name}.png"] = (inspect.getdoc(draw) or name).partition("\n")[0]
             save_figure(draw(evidence, table), folder / f"{name}.png")
         found |= analysis.numbers(table)
-        sections.append(Section(analysis, pictures, table))
+        sections.append({"analysis": analysis, "pictures": pictures, "table": table})
     write_report(folder / "report.html", lead, facts, groups, sections)
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
@@ -83,21 +72,22 @@ def write_report(
     lead: str,
     facts: Mapping[str, str],
     groups: pd.DataFrame,
-    sections: Sequence[Section],
+    sections: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the page: `lead` on top, then `groups`, what was run, and a section per analysis."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    """Write the page: `lead` on top, then `groups`, what was run, and a section per analysis.
+
+    A section has an `analysis`, its `pictures` (alternative text by PNG), and its `table` or None.
+    """
+    strict = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **strict)
     functions = (heading, columns, cell, picture, colour)
     environment.filters |= {function.__name__: function for function in functions}
     page = environment.get_template("page.html")
     shown = [FAMILIES[name] for name in dict.fromkeys(split(g)[0] for g in groups["group"])]
     families = {family.label.format("N"): family.what for family in shown}
     content = {"lead": lead, "facts": facts, "groups": groups, "sections": sections}
-    content["families"] = families
-    write_text(path, page.render(title="Is it new? The audit of one p-diff run", **content))
+    title = "Is it new? The audit of one p-diff run"
+    write_text(path, page.render(content, families=families, title=title))
 
 
 def picture(png: Path) -> dict[str, Any]:

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 
 from pdiff.autoencoder.codec import Codec
-from pdiff.baselines.originals import gaussian, generator_of
-from pdiff.baselines.registry import Draw, baseline, draw_groups
-from pdiff.config import BaselinesConfig
+from pdiff.baselines.originals import gaussian, normal, turns
+from pdiff.baselines.registry import Draw, baseline
 from pdiff.core.curve import Curve
 from pdiff.core.optimise import Log
 from pdiff.core.runtime import derive_seed
@@ -24,28 +22,17 @@ from pdiff.parameters.stack import StackFile, temporary_stack
 from pdiff.parameters.subset import spread_evenly
 
 
-def from_latents(
-    latents: Float[Tensor, "K L"], config: BaselinesConfig, kind: str, seed: int, *, audit: bool
-) -> dict[str, Float[Tensor, "_ L"]]:
-    """What is decoded for each group that needs the codec but no diffusion model.
-
-    `audit` adds the rivals to `reconstructed`; `kind` is `autoencoder.kind`.
-    """
-    return draw_groups(latents, config, seed, audit=audit, kind=kind)
-
-
 @contextmanager
 def decoded(
     codec: Codec, groups: Mapping[str, Float[Tensor, "_ L"]], folder: Path
 ) -> Iterator[dict[str, StackFile]]:
     """The parameters of each group, in temporary files in `folder`."""
     with ExitStack() as files:
-
-        def stack(latents: Float[Tensor, "M L"]) -> StackFile:
-            columns = codec.decode(latents)
-            return files.enter_context(temporary_stack(folder, codec.subset, len(latents), columns))
-
-        yield {group: stack(latents) for group, latents in groups.items()}
+        stacks = {}
+        for group, own in groups.items():
+            stack = temporary_stack(folder, codec.subset, len(own), codec.decode(own))
+            stacks[group] = files.enter_context(stack)
+        yield stacks
 
 
 def follow(
@@ -83,15 +70,6 @@ def reconstruction(evaluation: Evaluation, originals: Int16[Tensor, "K N"]) -> d
     return {"reconstructed_accuracy": after, "accuracy_drop": before - after}
 
 
-def too_much(metrics: Mapping[str, float], most: float) -> str:
-    """What is said of a drop in accuracy above `most`."""
-    after, drop = metrics["reconstructed_accuracy"], metrics["accuracy_drop"]
-    return (
-        f"reconstructed checkpoints lose {drop:.4f} of mean test accuracy ({after + drop:.4f} to "
-        f"{after:.4f}), more than evaluate.max_accuracy_drop: {most}"
-    )
-
-
 @baseline("reconstructed", "#e0a030", order=40, paper=True, codec=True)
 def reconstructed(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Originals, encoded and decoded: what the codec alone does."""
@@ -102,8 +80,7 @@ def reconstructed(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M
 def reconstructed_noise(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Originals whose latents get Gaussian noise of this std before they are decoded."""
     count, seed = len(latents), derive_seed(draw.run_seed, draw.family)  # the same at every level
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    sources = latents[order[torch.arange(draw.models) % count].to(latents.device)]  # take turns
+    sources = latents[turns(count, draw.models, seed).to(latents.device)]
     return sources + draw.level * _normal(latents, draw)
 
 
@@ -121,6 +98,4 @@ def vae_prior(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]
 
 
 def _normal(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
-    generators = (generator_of(draw.seed, index) for index in range(draw.models))
-    rows = [torch.randn(latents.shape[1], generator=generator) for generator in generators]
-    return torch.stack(rows).to(latents)
+    return normal(draw.models, latents.shape[1], draw.seed).to(latents)

@@ -6,9 +6,7 @@ same parameters.
 Axes: K originals, M models, D parameters, P tensors, N images.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from pdiff.baselines.registry import Draw, baseline, draw_groups
 from pdiff.config import BaselinesConfig
+from pdiff.core.spectrum import spectrum
 from pdiff.evaluation.predict import Model, accuracy
 from pdiff.parameters.subset import CHUNK, Models, Rows, Subset, spread_evenly
 
@@ -33,7 +32,9 @@ def from_originals(
     A rival has `config.rival_models` models; only `ema` and projections have no more than K. An
     original that is not finite spoils those models alone that it has a part in.
     """
-    return draw_groups(_in_memory(originals), config, seed, audit=audit)
+    small = len(originals) * originals.subset.length <= CHUNK  # read once for all groups
+    known = Models(originals.subset, matrix(originals)) if small else originals
+    return draw_groups(known, config, seed, audit=audit)
 
 
 @baseline("original", "#3b6fb6", order=10, paper=True)
@@ -58,7 +59,7 @@ def ema(originals: Rows, draw: Draw) -> Rows:
     age = steps[:, None] - torch.arange(count)
     weights = (1 - decay) * torch.full((), decay, dtype=torch.float64) ** age
     weights[:, 0] = decay ** steps.double()  # it starts as the first original
-    return Combined(originals, weights.where(age >= 0, 0.0))
+    return combined(originals, weights.where(age >= 0, 0.0))
 
 
 @baseline("interpolated", "#c77dba", order=110)
@@ -70,7 +71,7 @@ def interpolated(originals: Rows, draw: Draw) -> Rows:
         pair = torch.randperm(len(originals), generator=generator)[:2]
         share = torch.rand((), generator=generator, dtype=torch.float64)
         row[pair] = torch.stack([share, 1 - share])
-    return Combined(originals, weights)
+    return combined(originals, weights)
 
 
 @baseline("soup of {}", "Purples", order=120, levels="soups", most=lambda count: count)
@@ -80,39 +81,73 @@ def soup(originals: Rows, draw: Draw) -> Rows:
     for index, row in enumerate(weights):
         order = torch.randperm(len(originals), generator=generator_of(draw.seed, index))
         row[order[: draw.level]] = 1 / draw.level
-    return Combined(originals, weights)
+    return combined(originals, weights)
 
 
 @baseline("rank {}", "RdPu", order=140, levels="ranks", most=lambda count: count - 2)
 def projected(originals: Rows, draw: Draw) -> Rows:
     """Originals projected on their first N principal components."""
-    return Combined(originals, projections(originals, draw.level, draw.models))
+    return combined(originals, projections(originals, draw.level, draw.models))
 
 
 @baseline("Gaussian, independent", "#bcbd22", order=150)
 def gaussian_diagonal(originals: Rows, draw: Draw) -> Rows:
     """A Gaussian for each parameter on its own."""
-    return Independent(originals, draw.models, draw.seed)
+    correction = min(1, len(originals) - 1)  # a single original has no std: models are copies
+    parts = [
+        torch.std_mean(block.double(), 0, correction=correction) for _, block in originals.columns()
+    ]
+    std, mean = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+
+    def row(index: int) -> Float[Tensor, " D"]:
+        generator = generator_of(draw.seed, index)
+        return (mean + std * torch.randn(len(mean), generator=generator, dtype=mean.dtype)).float()
+
+    return Made(originals.subset, draw.models, row)
 
 
 @baseline("Gaussian, full", "#7a7d00", order=160)
 def gaussian_full(originals: Rows, draw: Draw) -> Rows:
     """A Gaussian with the originals' covariance, in their span."""
-    return Combined(originals, gaussian(len(originals), draw.models, draw.seed))
+    return combined(originals, gaussian(len(originals), draw.models, draw.seed))
 
 
-@baseline("noise {}", "Greens", 170, paper=True, levels="noise_levels", ladder="noise_ladder")
+@baseline("noise {}", "Greens", 170, paper=True, levels="noise_levels noise_ladder")
 def noised(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise in units of each tensor's std (authors')."""
     of_the_paper = draw.level in draw.config.noise_levels
     count = draw.config.noised_models if of_the_paper else draw.models
-    return Noised(originals, draw.level, count, draw.seed)
+
+    def scale(original: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        parts = original.split(originals.subset.sizes)
+        stds = [part.std().expand(len(part)) if len(part) > 1 else 0 * part for part in parts]
+        return torch.cat(stds)
+
+    return _noise_added(originals, draw, count, scale)
 
 
 @baseline("absolute noise {}", "Greys", order=180, levels="absolute_noise")
 def absolute(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise of this std."""
-    return Noised(originals, draw.level, draw.models, draw.seed, absolute=True)
+    return _noise_added(originals, draw, draw.models, torch.ones_like)
+
+
+def _noise_added(originals: Rows, draw: Draw, count: int, scale: Callable) -> Rows:
+    """Originals that take turns, plus Gaussian noise of std level times `scale(original)`."""
+    sources = turns(len(originals), count, draw.seed)
+
+    def row(index: int) -> Float[Tensor, " D"]:
+        original = originals.row(int(sources[index]))
+        noise = torch.randn(original.shape, generator=generator_of(draw.seed, index))
+        return original + draw.level * scale(original) * noise.to(original.device)
+
+    return Made(originals.subset, count, row)
+
+
+def turns(count: int, models: int, seed: int) -> Int64[Tensor, " M"]:
+    """Which of K originals each model is a copy of: a random order in which all take turns."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[torch.arange(models) % count]
 
 
 def projections(originals: Rows, rank: int, models: int) -> Weights:
@@ -139,7 +174,7 @@ def _components(originals: Rows) -> Float64[Tensor, "K K"]:
         gram.addmm_(deviations, deviations.T)
     if not gram.isfinite().all():  # every component has a part of every original
         return torch.full_like(gram, torch.nan)
-    return torch.linalg.eigh(gram).eigenvectors.flip(1)
+    return spectrum(gram)[1]
 
 
 def gaussian(count: int, models: int, seed: int) -> Weights:
@@ -148,9 +183,14 @@ def gaussian(count: int, models: int, seed: int) -> Weights:
     x = mean + sum_k z_k (x_k - mean) / sqrt(K - 1) with z from N(0, I): no covariance is ever
     made, and all draws lie in the span of the points. Of a single point they are copies.
     """
-    rows = [torch.randn(count, generator=generator_of(seed, i)) for i in range(models)]
-    z = torch.stack(rows).double()
+    z = normal(models, count, seed).double()
     return 1 / count + (z - z.mean(1, keepdim=True)) / max(count - 1, 1) ** 0.5
+
+
+def normal(models: int, length: int, seed: int) -> Float[Tensor, "M _"]:
+    """Draws from N(0, I); row i is the same however many there are."""
+    rows = [torch.randn(length, generator=generator_of(seed, i)) for i in range(models)]
+    return torch.stack(rows)
 
 
 def generator_of(seed: int, index: int) -> torch.Generator:
@@ -159,99 +199,37 @@ def generator_of(seed: int, index: int) -> torch.Generator:
 
 
 class Made(Rows):
-    """Models that are made one by one whenever they are asked for, and never stored."""
+    """Models that `make(index)` makes whenever they are asked for, and that are never stored."""
 
-    def __init__(self, subset: Subset, count: int) -> None:
-        self.subset, self._count = subset, count
+    def __init__(
+        self, subset: Subset, count: int, make: Callable[[int], Float[Tensor, " D"]]
+    ) -> None:
+        self.subset, self._count, self._make = subset, count, make
 
     def __len__(self) -> int:
         return self._count
 
-    @abstractmethod
-    def row(self, index: int) -> Float[Tensor, " D"]: ...
+    def row(self, index: int) -> Float[Tensor, " D"]:
+        return self._make(index)
 
     def block(self, span: slice) -> Float[Tensor, "M c"]:
         return torch.stack([self.row(index)[span] for index in range(len(self))])
 
 
-class Noised(Made):
-    """Noise-added originals.
-
-    Model i is an original, in a random order in which all take turns, plus Gaussian noise whose
-    std is `level` times the std of each tensor's values in that original (authors' evaluate.py),
-    or `level` itself if it is `absolute`.
-    """
-
-    def __init__(
-        self, originals: Rows, level: float, count: int, seed: int, *, absolute: bool = False
-    ) -> None:
-        super().__init__(originals.subset, count)
-        self._originals, self._level, self._seed = originals, level, seed
-        self._absolute = absolute
-        self._order = torch.randperm(len(originals), generator=torch.Generator().manual_seed(seed))
-
-    def row(self, index: int) -> Float[Tensor, " D"]:
-        original = self._originals.row(self.source(index))
-        noise = torch.randn(original.shape, generator=generator_of(self._seed, index))
-        noise = noise.to(original.device)
-        if self._absolute:
-            return original + self._level * noise
-        parts = original.split(self.subset.sizes)
-        scale = [part.std().expand(len(part)) if len(part) > 1 else 0 * part for part in parts]
-        return original + self._level * torch.cat(scale) * noise
-
-    def source(self, index: int) -> int:
-        """Which original model `index` is a copy of."""
-        return int(self._order[index % len(self._order)])
-
-
-class Combined(Made):
+def combined(originals: Rows, weights: Weights) -> Rows:
     """Linear combinations of originals, summed in fp64: model m is sum_k weights[m, k] original_k.
 
     An original of weight 0 is not even read, so whether it is finite is of no account. In memory
     is one sum at a time, and a model costs a reading of all originals that it combines.
     """
 
-    def __init__(self, originals: Rows, weights: Float64[Tensor, "M K"]) -> None:
-        super().__init__(originals.subset, len(weights))
-        self._originals, self.weights = originals, weights
-
-    def row(self, index: int) -> Float[Tensor, " D"]:
-        weights = self.weights[index]
-        total = torch.zeros(self.subset.length, dtype=torch.float64)
-        for k in weights.nonzero()[:, 0].tolist():
-            total.add_(self._originals.row(k).cpu(), alpha=weights[k].item())
+    def row(index: int) -> Float[Tensor, " D"]:
+        total = torch.zeros(originals.subset.length, dtype=torch.float64)
+        for k in weights[index].nonzero()[:, 0].tolist():
+            total.add_(originals.row(k).cpu(), alpha=weights[index, k].item())
         return total.float()
 
-
-class Independent(Made):
-    """A Gaussian for each parameter on its own, with the originals' mean and std (K - 1).
-
-    A single original has no std: its models are copies.
-    """
-
-    def __init__(self, originals: Rows, count: int, seed: int) -> None:
-        super().__init__(originals.subset, count)
-        self._seed = seed
-        correction = min(1, len(originals) - 1)
-        parts = [
-            torch.std_mean(block.double(), 0, correction=correction)
-            for _, block in originals.columns()
-        ]
-        self._std, self._mean = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-
-    def row(self, index: int) -> Float[Tensor, " D"]:
-        generator = generator_of(self._seed, index)
-        normal = torch.randn(self.subset.length, generator=generator, dtype=torch.float64)
-        return (self._mean + self._std * normal).float()
-
-
-@dataclass(frozen=True)
-class GreedySoup:
-    """Which originals were taken, in order, and the accuracy of the mean after each of them."""
-
-    members: list[int]
-    accuracy: list[float]
+    return Made(originals.subset, len(weights), row)
 
 
 def greedy_soup(
@@ -260,14 +238,15 @@ def greedy_soup(
     labels: Int64[Tensor, " N"],
     candidates: int,
     predict: Callable[[Sequence[Model]], Int16[Tensor, "M N"]],
-) -> GreedySoup:
-    """The recipe "greedy" of Wortsman et al. 2022, "Model soups", Recipe 1.
+) -> tuple[list[int], list[float]]:
+    """Which originals are taken, in order, and the accuracy of the mean after each of them.
+
+    The recipe "greedy" of Wortsman et al. 2022, "Model soups", Recipe 1.
 
     The originals stand in the order of their accuracy on the choosing split, of equals the earlier
     first. Of the best `candidates` each joins if the accuracy of the mean does not drop.
     `predictions` are the originals' on that split, and `predict` gives those of other models.
     """
-    originals = _in_memory(originals)
     single = accuracy(predictions, labels)
     order = single.sort(descending=True, stable=True).indices[:candidates].tolist()
     members, reached = order[:1], [single[order[0]].item()]
@@ -277,22 +256,16 @@ def greedy_soup(
         if found >= reached[-1]:
             members.append(candidate)
             reached.append(found)
-    return GreedySoup(members, reached)
+    return members, reached
 
 
-def soup_of(originals: Rows, members: Sequence[int]) -> Combined:
+def soup_of(originals: Rows, members: Sequence[int]) -> Rows:
     """One model: the mean of these originals."""
     weights = torch.zeros(1, len(originals), dtype=torch.float64)
     weights[0, list(members)] = 1 / len(members)
-    return Combined(originals, weights)
+    return combined(originals, weights)
 
 
 def matrix(models: Rows) -> Float[Tensor, "M D"]:
     """The parameters of all models of a group, on the CPU, in the order of the subset."""
     return models.block(slice(0, models.subset.length)).cpu()
-
-
-def _in_memory(originals: Rows) -> Rows:
-    """The same originals, read once where they are small."""
-    small = len(originals) * originals.subset.length <= CHUNK
-    return Models(originals.subset, matrix(originals)) if small else originals

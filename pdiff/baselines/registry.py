@@ -60,10 +60,8 @@ class Family:
     """The paper compares with it; all others are rivals that only the audit adds."""
     codec: bool = False
     """The decoder makes its parameters: from latents and `seed.model`, not `seed.base`."""
-    levels: str | None = None
-    """The key of the section `baselines` that lists its levels."""
-    ladder: str | None = None
-    """The key of further levels, which only the audit adds."""
+    levels: str = ""
+    """Keys of the section `baselines` that list its levels; those after the first: audit only."""
     most: Callable[[int], float] = lambda count: math.inf
     """The highest level for K originals."""
     kind: str | None = None
@@ -74,10 +72,9 @@ class Family:
 
     def wanted(self, config: BaselinesConfig, audit: bool) -> Iterable[Level]:
         """The level of each group."""
-        if self.levels is None:
-            return [None]
-        keys = [self.levels, self.ladder] if audit and self.ladder else [self.levels]
-        return dict.fromkeys(level for key in keys for level in getattr(config, key))
+        keys = self.levels.split()[: None if audit else 1]
+        levels = dict.fromkeys(level for key in keys for level in getattr(config, key))
+        return levels if keys else [None]
 
 
 _GENERATED = "Latents from the diffusion model, decoded."
@@ -160,12 +157,8 @@ def of_the_paper(group: str, config: BaselinesConfig) -> bool:
 
 def ordered(groups: Iterable[str]) -> list[str]:
     """Groups in the order of tables: by family, levels rising."""
-
-    def place(group: str) -> tuple[int, float]:
-        family, level = split(group)
-        return FAMILIES[family].order, level
-
-    return sorted(groups, key=place)
+    places = {group: split(group) for group in groups}
+    return sorted(places, key=lambda group: (FAMILIES[places[group][0]].order, places[group][1]))
 
 
 def label(group: str) -> str:

@@ -12,21 +12,23 @@ Axes: B batch, C classes; images are (B, C, H, W) with C channels.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 from torch.func import functional_call
 from torch.fx import Graph, GraphModule, Node
 
-from pdiff.evaluation.models import Model, check_model, eval_mode, subset_parameters
 from pdiff.evaluation.rewrites.positions import drop_unused_positions
 from pdiff.evaluation.rewrites.small_maps import use_matrices
-from pdiff.system.errors import reason
+from pdiff.system.errors import InputError, reason
+
+Model = Mapping[str, Tensor]
+"""The subset of one model: {parameter name: value}. All else is the base net's."""
 
 Boundary = tuple[Tensor | int, ...]
 """What the suffix needs of one batch: activations and, for nets that reshape, the batch size."""
@@ -38,9 +40,9 @@ FIXED, IMAGES, SUBSET = range(3)
 class CutNet:
     """A net cut into what does not depend on a subset of its parameters and what does.
 
-    `suffix(model, prefix(images))` are the net's logits with the parameters of `model` in place of
-    its own, in eval mode and with the base net's buffers, such as running statistics. The net
-    itself stays as it is and shares its other parameters.
+    `run(load(model), prefix(images))` are the net's logits with the parameters of `model` in place
+    of its own, with the base net's buffers, such as running statistics. The net is put in eval mode
+    and shares its other parameters.
 
     A net that `torch.export` cannot trace, or traces to other logits on `example`, is run whole
     for every model; a warning says so, and `traced` is False.
@@ -53,15 +55,17 @@ class CutNet:
     ) -> None:
         """Trace and cut `net`; `example` shows the size of the images, its batch size is free.
 
-        Raises `InputError` if a name is not that of a parameter.
+        Raises `InputError` without names, or if one is not that of a parameter.
         """
-        self._net = net
-        self._base = subset_parameters(net, names)
+        parameters = dict(net.named_parameters())
+        unknown = [name for name in names if name not in parameters]
+        if unknown or not names:
+            raise InputError(f"{type(net).__name__} lacks parameters of the subset: {unknown}")
+        self._net, self._base = net.eval(), {name: parameters[name] for name in names}
         try:
-            with eval_mode(net):
-                self._cut = _cut(net, self._base, example)
-                self.traced = True
-                self._check(example[:2])
+            self._trace(example)
+            self.traced = True
+            self._check(example[:2])
         except Exception as error:  # export fails in many ways, and running the net always works
             self.traced = False
             warnings.warn(
@@ -76,34 +80,73 @@ class CutNet:
         if not self.traced:
             return (images,)
         # reshapes were traced as views of contiguous images
-        values = self._cut.fixed | {self._cut.images: images.contiguous()}
-        return tuple(self._cut.prefix(values).values())
-
-    def suffix(self, model: Model, boundary: Boundary) -> Float[Tensor, "B C"]:
-        """Logits of `model` on the images that `boundary` is the prefix of; errors as `load`."""
-        return self.run(self.load(model), boundary)
+        values = self._fixed | {self._images: images.contiguous()}
+        return tuple(self._prefix(values).values())
 
     @torch.inference_mode()
     def load(self, model: Model) -> dict[str, Tensor]:
         """The model's values on the net's device, in the type and memory layout of the net's own.
 
-        Raises ValueError if the model's names or shapes are not those of the subset.
+        Raises `InputError` if the model's names or shapes are not those of the subset.
         """
-        check_model(model, self._base)
+        own, base = ({n: tuple(t.shape) for n, t in m.items()} for m in (model, self._base))
+        if own != base:
+            missing, unknown = base.items() - own.items(), own.items() - base.items()
+            raise InputError(
+                f"a model must have the parameters of the subset; missing: {sorted(missing)}, "
+                f"unknown: {sorted(unknown)}"
+            )
         return {
             name: torch.empty_like(base).copy_(model[name]) for name, base in self._base.items()
         }
 
     @torch.inference_mode()
     def run(self, loaded: dict[str, Tensor], boundary: Boundary) -> Float[Tensor, "B C"]:
-        """`suffix` for a model that is already loaded: one load serves many batches."""
+        """Logits of a loaded model on the images that `boundary` is the prefix of."""
         if not self.traced:
-            with eval_mode(self._net):
-                return functional_call(self._net, loaded, boundary)
-        values = self._cut.fixed | dict(zip(self._cut.prefix.outputs, boundary, strict=True))
-        values |= {node: loaded[name] for node, name in self._cut.subset.items()}
-        (logits,) = self._cut.suffix(values).values()
+            return functional_call(self._net, loaded, boundary)
+        values = self._fixed | dict(zip(self._prefix.outputs, boundary, strict=True))
+        values |= {node: loaded[name] for node, name in self._subset.items()}
+        (logits,) = self._suffix(values).values()
         return logits
+
+    def _trace(self, example: Float[Tensor, "B C H W"]) -> None:
+        """Trace the net, find what each value depends on, and make the three parts."""
+        # Two images, since export would take a batch size of one for a constant.
+        images = torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device)
+        options = {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC},), "strict": False}
+        with torch.no_grad():
+            program = torch.export.export(self._net, (images,), **options)
+            # Decomposes nothing ({}: no rules), but makes operations in place ordinary ones, so
+            # that the suffix cannot overwrite values of the prefix.
+            program = program.run_decompositions({})
+        graph, specs = program.graph, program.graph_signature.input_specs
+
+        (output,) = graph.find_nodes(op="output")
+        output.args = (output.args[0][-1:],)  # the logits, behind buffers that the net changes
+        use_matrices(graph)
+        drop_unused_positions(graph)
+        graph.eliminate_dead_code()
+
+        state = program.state_dict | program.constants
+        tied = dict(self._net.named_parameters(remove_duplicate=False))
+        name_of = {id(parameter): name for name, parameter in self._base.items()}
+        level, values = {output: SUBSET}, {}
+        self._subset: dict[Node, str] = {}  # a parameter that the net uses under two names has two
+        for node, spec in zip(graph.find_nodes(op="placeholder"), specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                level[node], self._images = IMAGES, node
+            elif id(tied.get(spec.target)) in name_of:
+                level[node], self._subset[node] = SUBSET, name_of[id(tied[spec.target])]
+            else:
+                level[node], values[node] = FIXED, state[spec.target]
+        for node in graph.nodes:
+            if node.op == "call_function":
+                level[node] = max((level[value] for value in node.all_input_nodes), default=FIXED)
+
+        with torch.inference_mode():
+            self._fixed = _part(graph, level, FIXED)(values)
+        self._prefix, self._suffix = _part(graph, level, IMAGES), _part(graph, level, SUBSET)
 
     @torch.inference_mode()
     def _check(self, images: Float[Tensor, "B C H W"]) -> None:
@@ -111,8 +154,8 @@ class CutNet:
 
         The tolerance is far wider than rounding: on a GPU both may choose TF32 kernels.
         """
-        ours, theirs = self.suffix(self._base, self.prefix(images)), self._net(images)
-        difference = (ours - theirs).abs().max()
+        theirs = self._net(images)
+        difference = (self.run(self.load(self._base), self.prefix(images)) - theirs).abs().max()
         if difference > 0.01 * theirs.abs().max():
             raise ValueError(f"the traced net's logits are off by {difference:.3g}")
 
@@ -130,69 +173,13 @@ class _Part:
         return dict(zip(self.outputs, map(_compact, outputs), strict=True))
 
 
-@dataclass(frozen=True)
-class _Cut:
-    fixed: dict[Node, Any]
-    """Values that prefix and suffix use and that depend on neither images nor subset."""
-    images: Node
-    prefix: _Part
-    subset: dict[Node, str]
-    """Parameter name by placeholder; a parameter that the net uses under two names has two."""
-    suffix: _Part
-
-
-def _cut(net: nn.Module, base: Model, example: Float[Tensor, "B C H W"]) -> _Cut:
-    """Trace the net, find what each value depends on, and make the three parts."""
-    # Two images, since export would take a batch size of one for a constant.
-    images = torch.zeros(2, *example.shape[1:], dtype=example.dtype, device=example.device)
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    with torch.no_grad():
-        program = torch.export.export(net, (images,), dynamic_shapes=dynamic, strict=False)
-        # Decomposes nothing ({}: no rules), but makes operations in place ordinary ones, so that
-        # the suffix cannot overwrite values of the prefix.
-        program = program.run_decompositions({})
-    graph, signature = program.graph, program.graph_signature
-
-    (output,) = graph.find_nodes(op="output")
-    (logits,) = (
-        node
-        for node, spec in zip(output.args[0], signature.output_specs, strict=True)
-        if spec.kind == OutputKind.USER_OUTPUT
-    )
-    output.args = ((logits,),)
-    use_matrices(graph)
-    drop_unused_positions(graph)
-    graph.eliminate_dead_code()
-
-    tied = dict(net.named_parameters(remove_duplicate=False))
-    name_of = {id(parameter): name for name, parameter in base.items()}
-    level, subset, values = {output: SUBSET}, {}, {}
-    for node, spec in zip(graph.find_nodes(op="placeholder"), signature.input_specs, strict=True):
-        if spec.kind == InputKind.USER_INPUT:
-            level[node], images = IMAGES, node
-        elif id(tied.get(spec.target)) in name_of:
-            level[node], subset[node] = SUBSET, name_of[id(tied[spec.target])]
-        else:
-            state = program.constants if spec.target in program.constants else program.state_dict
-            level[node], values[node] = FIXED, state[spec.target]
-    for node in graph.nodes:
-        if node.op == "call_function":
-            level[node] = max((level[value] for value in node.all_input_nodes), default=FIXED)
-
-    with torch.inference_mode():
-        fixed = _part(graph, level, FIXED)(values)
-    prefix, suffix = _part(graph, level, IMAGES), _part(graph, level, SUBSET)
-    return _Cut(fixed, images, prefix, subset, suffix)
-
-
 def _part(graph: Graph, level: dict[Node, int], own: int) -> _Part:
     """The nodes of level `own`: from the values of lower levels to those that higher ones use."""
-    nodes = [node for node in graph.nodes if level[node] == own and node.op == "call_function"]
+    mine = [node for node in graph.nodes if level[node] == own]
+    nodes = [node for node in mine if node.op == "call_function"]
+    outputs = [node for node in mine if any(level[user] > own for user in node.users)]
     if own == SUBSET:
         outputs = graph.output_node().all_input_nodes
-    else:
-        mine = [node for node in graph.nodes if level[node] == own]
-        outputs = [node for node in mine if any(level[user] > own for user in node.users)]
     made = set(nodes)
     used = [value for node in nodes for value in node.all_input_nodes] + outputs
     inputs = list(dict.fromkeys(value for value in used if value not in made))

@@ -12,11 +12,14 @@ from operator import length_hint
 import torch
 from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from pdiff.evaluation.cut import Boundary, CutNet
-from pdiff.evaluation.models import Model, check_model, eval_mode, subset_parameters
+from pdiff.evaluation.cut import Boundary, CutNet, Model
 
+Models = Sequence[Model] | ConcatDataset
+"""Several models: what has a length and an index."""
 Batches = Callable[[], Iterable[Float[Tensor, "B C H W"]]]
 """The images of one split in order, on the net's device and normalised."""
 
@@ -37,27 +40,21 @@ class Predictor:
         self._cut, self._batches, self._limit = cut, batches, boundary_mib * 2**20
         self._kept: list[Boundary] | None = None
 
-    def predict(self, models: Sequence[Model], progress: str | None = None) -> Int16[Tensor, "M N"]:
+    def predict(self, models: Models, progress: str | None = None) -> Int16[Tensor, "M N"]:
         """The class that each model predicts for each image, on the CPU.
 
         -1 where a logit is not finite, as with NaN among a model's parameters. `models[i]` may be
         computed on demand, but must be the same each time. `progress` names a bar.
 
-        Raises ValueError without models or images, and for a model whose names or shapes are not
-        those of the subset.
+        Raises `InputError` for a model whose names or shapes are not those of the subset.
         """
-        if not len(models):
-            raise ValueError("there are no models to evaluate")
         stream = self._batches() if self._kept is None else self._kept
         total = length_hint(stream) * len(models) or None
         blocks = [stream] if self._kept else _blocks(self._cut, stream, self._limit)
-        columns, block = [], []
-        disable = None if progress else True
-        with tqdm(desc=progress, total=total, unit="batch", disable=disable) as bar:
+        columns, block, hidden = [], [], None if progress else True
+        with tqdm(desc=progress, total=total, unit="batch", disable=hidden) as bar:
             for block in blocks:
                 columns.append(_rows(self._cut, models, block, bar))
-        if not columns:
-            raise ValueError("there are no images: batches() is empty")
         self._kept = block if len(columns) == 1 else None
         return torch.cat(columns, 1)
 
@@ -81,9 +78,7 @@ def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[
 
 
 @torch.inference_mode()
-def _rows(
-    cut: CutNet, models: Sequence[Model], block: list[Boundary], bar: tqdm
-) -> Int16[Tensor, "M B"]:
+def _rows(cut: CutNet, models: Models, block: list[Boundary], bar: tqdm) -> Int16[Tensor, "M B"]:
     """Predictions of each model for a block of boundaries."""
     rows = []
     for index in range(len(models)):
@@ -102,27 +97,16 @@ def _classes(logits: Float[Tensor, "B C"]) -> Int16[Tensor, " B"]:
 
 
 @torch.no_grad()
-def predict_plain(
-    net: nn.Module, models: Sequence[Model], batches: Batches
-) -> Int16[Tensor, "M N"]:
-    """The plain way: load each model into the net and run the whole net.
-
-    The tests hold `Predictor` to this. `net` is as before afterwards, also after an error.
-    """
+def predict_plain(net: nn.Module, models: Models, batches: Batches) -> Int16[Tensor, "M N"]:
+    """The plain way: run the whole net for each model. The tests hold `Predictor` to this."""
+    net.eval()
     rows = []
-    for index in range(len(models)):
-        model = models[index]
-        parameters = subset_parameters(net, tuple(model))
-        check_model(model, parameters)
-        before = {name: parameter.clone() for name, parameter in parameters.items()}
-        try:
-            for name, parameter in parameters.items():
-                parameter.copy_(model[name])
-            with eval_mode(net):
-                rows.append(torch.cat([_classes(net(images)) for images in batches()]))
-        finally:
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
+    for model in models:
+        classes = []
+        for images in batches():
+            parameters = {name: value.to(images.device) for name, value in model.items()}
+            classes.append(_classes(functional_call(net, parameters, (images,))))
+        rows.append(torch.cat(classes))
     return torch.stack(rows).cpu()
 
 

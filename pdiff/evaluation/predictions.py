@@ -9,10 +9,11 @@ from pathlib import Path
 
 from jaxtyping import Float, Int16, Int64
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset
 
 from pdiff.config import DataConfig
 from pdiff.core.files import load_tensors, save_tensors
-from pdiff.evaluation.predict import CutNet, Model, Predictor, accuracy
+from pdiff.evaluation.predict import CutNet, Models, Predictor, accuracy
 from pdiff.images.batches import EvaluationBatches, ImageSet
 from pdiff.system.errors import InputError
 from pdiff.system.speed import measured
@@ -48,7 +49,7 @@ class Evaluation:
             self.predictions["test"] = self.predictions["validation"]
 
     def predict(
-        self, split: str, models: Sequence[Model], progress: str | None = None
+        self, split: str, models: Models, progress: str | None = None
     ) -> Int16[Tensor, "M N"]:
         """The class that each model predicts for each image of a split."""
         images = getattr(self._images, split)
@@ -59,32 +60,18 @@ class Evaluation:
         with measured(models=len(models), predictions=len(models) * len(images)):
             return self._predictor.predict(models, progress)
 
-    def predict_groups(self, split: str, groups: Mapping[str, Sequence[Model]]) -> Groups:
+    def predict_groups(self, split: str, groups: Mapping[str, Models]) -> Groups:
         """Predictions of all groups so far; new groups share one pass over the images."""
         found = self.predictions[split]
         new = {group: models for group, models in groups.items() if group not in found}
         if new:
-            rows = self.predict(split, _Joined(list(new.values())), f"evaluate on {split}")
+            rows = self.predict(split, ConcatDataset(new.values()), f"evaluate on {split}")
             parts = rows.split([len(models) for models in new.values()])
             found |= dict(zip(new, parts, strict=True))
         return found
 
     def accuracy(self, split: str, predictions: Int16[Tensor, "M N"]) -> Float[Tensor, " M"]:
         return accuracy(predictions, getattr(self._images, split).labels.cpu())
-
-
-class _Joined(Sequence):
-    """Several sequences of models as one."""
-
-    def __init__(self, parts: Sequence[Sequence[Model]]) -> None:
-        self._index = [(part, i) for part in parts for i in range(len(part))]
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __getitem__(self, index: int) -> Model:
-        part, i = self._index[index]
-        return part[i]
 
 
 def save_predictions(path: Path, predictions: Predictions, images: ImageSet) -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pdiff.core.runtime import make_generator
-from pdiff.system.errors import InputError
 
 Numbers = Float64[np.ndarray, " R"]
 
@@ -45,12 +44,7 @@ def bootstrap(
 
     A maximum over models or originals is larger on redrawn images, which are fewer different ones:
     `interval_around` moves replicates to the estimate.
-
-    Raises:
-        InputError: a group has no model.
     """
-    if empty := [group for group, errors in wrong.items() if len(errors) == 0]:
-        raise InputError(f"groups without a model: {', '.join(empty)}")
     weights = _image_weights(wrong["original"].shape[1], replicates)
     similar = _max_similarities(wrong, weights)
     found = {}
@@ -102,11 +96,8 @@ def by_group(table: pd.DataFrame) -> dict[str, Replicates]:
 def _image_weights(count: int, replicates: int) -> Float[Tensor, "R N"]:
     """How often each redrawn test set shows each image; fp32 adds whole numbers exactly."""
     generator = make_generator(count, "bootstrap", "images")
-    weights = torch.empty(replicates, count)
-    for row in weights:
-        drawn = torch.randint(count, (count,), generator=generator)
-        row.copy_(torch.bincount(drawn, minlength=count))
-    return weights
+    drawn = (torch.randint(count, (count,), generator=generator) for _ in range(replicates))
+    return torch.stack([torch.bincount(images, minlength=count).float() for images in drawn])
 
 
 def _max_similarities(
@@ -118,8 +109,7 @@ def _max_similarities(
     A single original has no other, and NaN.
     """
     seen, count = wrong["original"].any(0), len(wrong["original"])
-    rest = {group: errors for group, errors in wrong.items() if group != "original"}
-    groups = {"original": wrong["original"], **rest}
+    groups = {"original": wrong["original"], **wrong}  # the originals come first
     everything = torch.cat(list(groups.values()))
     totals = weights @ everything.float().T  # (R, T)
     table = everything[:, seen].float()

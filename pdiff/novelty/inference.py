@@ -21,7 +21,7 @@ def t_p(differences: Float[np.ndarray, " P"]) -> float:
     NaN for fewer than two pipelines.
     """
     mean, error, degrees = _student(differences)
-    return float(np.minimum(1, 2 * _tail(abs(mean), error, degrees))) if degrees else np.nan
+    return float(np.minimum(1, 2 * _tail(abs(mean), error, degrees)))
 
 
 def equivalence_p(differences: Float[np.ndarray, " P"], margin: float) -> float:
@@ -31,7 +31,7 @@ def equivalence_p(differences: Float[np.ndarray, " P"], margin: float) -> float:
     `t_interval` with 2 alpha lies within the margin. NaN for fewer than two pipelines.
     """
     mean, error, degrees = _student(differences)
-    return _tail(margin - abs(mean), error, degrees) if degrees else np.nan
+    return _tail(margin - abs(mean), error, degrees)
 
 
 def t_power(differences: Float[np.ndarray, " P"], margin: float, alpha: float) -> float:
@@ -41,13 +41,10 @@ def t_power(differences: Float[np.ndarray, " P"], margin: float, alpha: float) -
     pipelines.
     """
     _, error, degrees = _student(differences)
-    if not degrees:
-        return np.nan
     if error == 0:
         return 1.0
     least, shift = stats.t.isf(alpha / 2, degrees), margin / error
-    power = stats.nct.sf(least, degrees, shift) + stats.nct.cdf(-least, degrees, shift)
-    return float(power)
+    return float(stats.nct.sf(least, degrees, shift) + stats.nct.cdf(-least, degrees, shift))
 
 
 def _student(differences: Float[np.ndarray, " P"]) -> tuple[float, float, int]:

@@ -31,14 +31,14 @@ SIMILARITY = "maximum similarity to an original (IoU of wrong predictions)"
 def kinds(groups: Iterable[str]) -> dict[str, list[str]]:
     """The groups of each kind, levels rising, in the order of tables."""
     members: dict[str, list[str]] = {}
-    for group in ordered(set(groups)):
+    for group in ordered(groups):
         members.setdefault(split(group)[0], []).append(group)
     return members
 
 
 def back_to_front(groups: Iterable[str]) -> list[str]:
     """Groups in the order in which a figure draws them, one over the other."""
-    names = ordered(set(groups))[::-1]
+    names = ordered(groups)[::-1]
     return sorted(names, key=lambda group: FRONT.index(group) if group in FRONT else -1)
 
 
@@ -99,7 +99,7 @@ def _focus(axes: Axes, models: pd.DataFrame) -> None:
 
 def plot_similarities(models: pd.DataFrame) -> plt.Figure:
     """Distribution of the maximum similarity in each group (the paper's Figure 5c)."""
-    groups = ordered(set(models["group"]))
+    groups = ordered(models["group"])
     values = {g: models.loc[models["group"] == g, "max_similarity"] for g in groups}
     figure, axes = plt.subplots(figsize=(7.6, rows_height(len(groups))), layout="constrained")
     draw_boxes(axes, {group: own.to_numpy() for group, own in values.items()})
@@ -178,3 +178,20 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     picture = Image.open(buffer).convert("RGB")
     picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
+
+
+def plain_ticks(axes: Axes, ticks: Iterable[float | int]) -> None:
+    """Those of the ticks that lie within the x axis, as plain numbers."""
+    low, high = axes.get_xlim()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(low, high)
+
+
+def empty_figure(why: str) -> plt.Figure:
+    """A figure that says why there is nothing to see."""
+    figure, axes = plt.subplots(figsize=(6.4, 1.2), layout="constrained")
+    axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True)
+    axes.set_axis_off()
+    return figure

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool
@@ -44,21 +45,16 @@ def model_table(errors: Wrong, choosing: Wrong) -> pd.DataFrame:
     Accuracies are fractions. `max_similarity` is the IoU with the most similar original; an
     original leaves out itself.
     """
-    tables = {}
+    tables, original = {}, errors["original"]
     for group in ordered(errors):
-        own, original = errors[group], group == "original"
-        similar = max_similarity_among(own) if original else max_similarity(own, errors["original"])
+        own, same = errors[group], group == "original"
         columns = {
-            "accuracy": _accuracy(own),
-            "choosing_accuracy": _accuracy(choosing[group]),
-            "max_similarity": similar.double().numpy(),
+            "accuracy": (~own).float().mean(1),
+            "choosing_accuracy": (~choosing[group]).float().mean(1),
+            "max_similarity": max_similarity_among(own) if same else max_similarity(own, original),
         }
-        tables[group] = pd.DataFrame(columns)
+        tables[group] = pd.DataFrame({name: v.double().numpy() for name, v in columns.items()})
     return pd.concat(tables, names=["group", "model"]).reset_index()
-
-
-def _accuracy(errors: Bool[Tensor, "M N"]) -> Any:
-    return (~errors).float().mean(1).double().numpy()
 
 
 def summary_table(models: pd.DataFrame, errors: Wrong) -> pd.DataFrame:
@@ -67,20 +63,13 @@ def summary_table(models: pd.DataFrame, errors: Wrong) -> pd.DataFrame:
     rows = []
     for group, part in models.groupby("group", sort=False):
         accuracies, similar = part["accuracy"], part["max_similarity"]
-        rows.append(
-            {
-                "group": group,
-                "accuracy_mean": accuracies.mean(),
-                "accuracy_std": accuracies.std(),
-                "accuracy_best": accuracies.max(),
-                "accuracy_chosen": part.loc[part["choosing_accuracy"].idxmax(), "accuracy"],
-                "max_similarity_mean": similar.mean(),
-                "max_similarity_low": similar.min(),
-                "max_similarity_high": similar.max(),
-                "similarity_within": similarity_within(errors[str(group)]),
-                "models": len(part),
-            }
-        )
+        row = {"group": group, "accuracy_mean": accuracies.mean()}
+        row |= {"accuracy_std": accuracies.std(), "accuracy_best": accuracies.max()}
+        row["accuracy_chosen"] = part.loc[part["choosing_accuracy"].idxmax(), "accuracy"]
+        row |= {"max_similarity_mean": similar.mean(), "max_similarity_low": similar.min()}
+        row |= {"max_similarity_high": similar.max()}
+        row |= {"similarity_within": similarity_within(errors[group]), "models": len(part)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -100,7 +89,7 @@ def difference_table(
             estimate = means.loc[group, column]
             difference = means.loc["generated", column] - estimate
             ours, theirs = (getattr(replicates[g], name) for g in ("generated", group))
-            low, high = interval_around(estimate, theirs)
+            low, high = np.clip(interval_around(estimate, theirs), 0, 1)
             row |= {column: estimate, f"{column}_low": low, f"{column}_high": high}
             low, high = interval_around(difference, ours - theirs)
             name = f"{name}_difference"
@@ -137,22 +126,18 @@ def headline(summary: pd.DataFrame, models: pd.DataFrame) -> dict[str, Any]:
     accuracy: dict[str, float] = {}
     for group in pair:
         own = torch.tensor(models.loc[models["group"] == group, "accuracy"].to_numpy())
-        names = ("best", "mean", "chosen")
-        accuracy |= {f"{group}_{name}": rows[group][f"accuracy_{name}"] for name in names}
+        for name in ("best", "mean", "chosen"):
+            accuracy[f"{group}_{name}"] = rows[group][f"accuracy_{name}"]
         accuracy[f"{group}_best_of_n"] = best_of_n(own, n)
     accuracy["ensemble"] = rows["ensemble"]["accuracy_mean"]
     others = [group for group in rows if group not in (*pair, "ensemble")]
     accuracy |= {f"{group}_mean": rows[group]["accuracy_mean"] for group in others}
-    similarity = {
-        "original_max_mean": rows["original"]["max_similarity_mean"],
-        "original_within": rows["original"]["similarity_within"],
-        **{
-            f"generated_max_{name}": rows["generated"][f"max_similarity_{name}"]
-            for name in ("mean", "low", "high")
-        },
-        "generated_within": rows["generated"]["similarity_within"],
-        "reconstructed_within": rows["reconstructed"]["similarity_within"],
-    }
+    similarity = {"original_max_mean": rows["original"]["max_similarity_mean"]}
+    similarity["original_within"] = rows["original"]["similarity_within"]
+    for name in ("mean", "low", "high"):
+        similarity[f"generated_max_{name}"] = rows["generated"][f"max_similarity_{name}"]
+    for group in ("generated", "reconstructed"):
+        similarity[f"{group}_within"] = rows[group]["similarity_within"]
     return {"accuracy": accuracy, "similarity": similarity, "n": n}
 
 

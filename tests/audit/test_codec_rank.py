@@ -39,13 +39,13 @@ def wrong(matrices) -> dict[str, torch.Tensor]:
     return {group: (values - 2) @ images > 0.8 for group, values in matrices.items()}
 
 
-def table_of(wrong, matrices) -> pd.DataFrame:
-    return rank_table(Evidence(wrong, matrices, toy_models(wrong), {}, "test"))
+def evidence_of(wrong, matrices) -> Evidence:
+    return Evidence(wrong, matrices, toy_models(wrong), {}, "test")
 
 
 @pytest.fixture(scope="module")
 def table(matrices, wrong) -> pd.DataFrame:
-    return table_of(wrong, matrices)
+    return rank_table(evidence_of(wrong, matrices))
 
 
 def test_ranks_rise_from_the_ensemble_to_the_originals_and_the_others_follow(table):
@@ -72,10 +72,7 @@ def test_r2_is_none_at_the_ensemble_all_at_the_originals_and_below_none_off_them
     assert r2[["generated", "second_run"]].isna().all()
     originals = matrices["original"]
     assert explained(2 * originals.mean(0) - originals, originals) == pytest.approx(-3, abs=1e-5)
-
-
-def test_r2_of_some_originals_is_that_of_the_ones_they_stand_for(matrices):
-    originals = matrices["original"]
+    # of some originals it is that of the ones they stand for
     assert explained(originals[[0, 4, 8]], originals) == 1
     assert explained(originals[[0, 1, 2]], originals) < 0.9
     assert pd.isna(explained(torch.zeros(2, 3), torch.ones(4, 3)))  # nothing to explain
@@ -100,7 +97,7 @@ def test_the_ensemble_is_alike_to_itself_and_the_originals_leave_themselves_out(
 def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices, wrong):
     """With its own original it has similarity 1, which would say nothing of the others."""
     same = {**wrong, "projected_4": wrong["original"][[0, 2, 4, 6, 8]]}
-    row = table_of(same, matrices).set_index("group").loc["projected_4"]
+    row = rank_table(evidence_of(same, matrices)).set_index("group").loc["projected_4"]
     models = toy_models(wrong)
     among = models.loc[models["group"] == "original", "max_similarity"].iloc[[0, 2, 4, 6, 8]]
     assert row["max_similarity"] == 1
@@ -110,13 +107,12 @@ def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices
 
 def test_without_a_second_run_or_ranks_the_rest_stands(matrices, wrong):
     left = {g: errors for g, errors in wrong.items() if g[:6] not in ("second", "projec")}
-    found = table_of(left, matrices)
+    found = rank_table(evidence_of(left, matrices))
     assert list(found["group"]) == ["ensemble", "original", "reconstructed", "generated"]
 
 
 def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, matrices, wrong):
-    evidence = Evidence(wrong, matrices, toy_models(wrong), {}, "test")
-    figure = plot_codec_rank(evidence, table)
+    figure = plot_codec_rank(evidence_of(wrong, matrices), table)
     exact = table[:4]
     for axes, y in zip(figure.axes, (100 * exact["accuracy"], exact[OTHERS]), strict=True):
         curve = axes.lines[0].get_xydata()

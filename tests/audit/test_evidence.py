@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from pdiff.audit.evidence import all_matrices
-from pdiff.baselines.latents import from_latents
 from pdiff.baselines.originals import from_originals, matrix
-from pdiff.baselines.registry import ordered
+from pdiff.baselines.registry import draw_groups, ordered
 from pdiff.config import BaselinesConfig, SeedConfig
 from pdiff.parameters.subset import Models, Subset
 
@@ -47,16 +46,12 @@ def test_what_needs_the_originals_alone_is_drawn_by_the_seed_of_the_base(found, 
 
 
 def test_what_the_codec_decodes_is_drawn_by_the_seed_of_the_model(found, config):
-    expected = from_latents(LATENTS, config, "vae", 5, audit=True)
+    expected = draw_groups(LATENTS, config, 5, audit=True, kind="vae")
     assert "vae_prior" in expected
     for group, latents in expected.items():
         assert torch.equal(found[group], torch.cat([latents, latents], 1)), group
-    other = from_latents(LATENTS, config, "vae", 3, audit=True)["latent_gaussian"]
+    other = draw_groups(LATENTS, config, 3, audit=True, kind="vae")["latent_gaussian"]
     assert not torch.equal(found["latent_gaussian"][:, :3], other)
-
-
-def test_reconstructed_models_are_spread_over_the_run(found):
-    assert torch.equal(found["reconstructed"][:, :3], LATENTS[[0, 4, 7, 11]])
 
 
 def test_what_lies_on_disk_is_taken_as_it_is_and_an_empty_group_left_out(found):

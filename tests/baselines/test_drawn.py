@@ -1,13 +1,11 @@
 """The groups that a run has, drawn from the originals and from their latents."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from pdiff.baselines import originals as module
 from pdiff.baselines import registry
-from pdiff.baselines.latents import from_latents
-from pdiff.baselines.originals import from_originals, matrix
+from pdiff.baselines.originals import from_originals, generator_of, matrix
 from pdiff.config import parse_params
 from pdiff.core.runtime import derive_seed
 from pdiff.parameters.subset import Models, Subset
@@ -20,7 +18,7 @@ SUBSET = Subset({"a": (3,), "b": (2, 2)})
 def config(raw):
     own = {"rival_models": 4, "noised_models": 6, "noise_levels": [0.1], "soups": [2, 5, 9]}
     own |= {"ranks": [1, 3, 4, 9]}
-    own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06], "latent_noise": [0.1, 2.0]}
+    own |= {"noise_ladder": [0.1, 0.5], "absolute_noise": [0.06, 0.6], "latent_noise": [0.1, 2.0]}
     return parse_params(change(raw, **{f"baselines.{k}": v for k, v in own.items()})).baselines
 
 
@@ -35,21 +33,12 @@ def originals(generator):
 
 def test_the_groups_of_the_originals_have_names_that_figures_know(originals, config):
     groups = from_originals(originals, config, 0, audit=True)
-    assert {name: len(group) for name, group in groups.items()} == {
-        "original": 5,
-        "ensemble": 1,
-        "noised_0.1": 6,  # of noise_levels, though the ladder has it too
-        "noised_0.5": 4,
-        "absolute_0.06": 4,
-        "soup_2": 4,
-        "soup_5": 4,  # there are no nine originals
-        "interpolated": 4,
-        "projected_1": 4,
-        "projected_3": 4,  # four components would give the originals back
-        "ema": 4,
-        "gaussian_full": 4,
-        "gaussian_diagonal": 4,
-    }
+    fours = ["noised_0.5", "absolute_0.06", "absolute_0.6", "interpolated", "ema"]
+    fours += ["gaussian_full", "gaussian_diagonal"]
+    fours += ["soup_2", "soup_5"]  # there are no nine originals
+    fours += ["projected_1", "projected_3"]  # four components would give the originals back
+    sizes = {"original": 5, "ensemble": 1, "noised_0.1": 6}  # of noise_levels, and in the ladder
+    assert {name: len(group) for name, group in groups.items()} == sizes | dict.fromkeys(fours, 4)
     for name in groups:
         family, level = registry.split(name)
         assert name in (family, registry.name(family, level))
@@ -71,13 +60,6 @@ def test_the_same_seed_gives_the_same_models_whatever_is_asked_first(originals, 
         assert torch.equal(matrix(group), torch.stack(backwards[::-1])), name
 
 
-def test_another_seed_gives_other_models(originals, config):
-    first, other = (from_originals(originals, config, seed, audit=True) for seed in (3, 4))
-    same = {n for n in first if torch.equal(matrix(first[n]), matrix(other[n]))}
-    # There is no chance in these.
-    assert same == {"original", "ensemble", "ema", "soup_5", "projected_1", "projected_3"}
-
-
 def test_more_models_of_a_rival_begin_with_the_same_ones(originals, config):
     more = from_originals(originals, config.model_copy(update={"rival_models": 9}), 0, audit=True)
     for name, group in from_originals(originals, config, 0, audit=True).items():
@@ -86,21 +68,12 @@ def test_more_models_of_a_rival_begin_with_the_same_ones(originals, config):
             assert torch.equal(matrix(more[name])[:4], matrix(group)[:4]), name
 
 
-def test_the_originals_stay_as_they_are(originals, config):
-    before = originals.block(slice(0, 7)).clone()
-    for group in from_originals(originals, config, 0, audit=True).values():
-        matrix(group)
-    assert torch.equal(originals.block(slice(0, 7)), before)
-
-
 def test_without_an_audit_there_are_the_papers_groups_alone(originals, config, generator):
-    assert list(from_originals(originals, config, 0, audit=False)) == [
-        "original",
-        "ensemble",
-        "noised_0.1",
-    ]
+    groups = from_originals(originals, config, 0, audit=False)
+    assert list(groups) == ["original", "ensemble", "noised_0.1"]
     latents = torch.randn(5, 3, generator=generator)
-    assert list(from_latents(latents, config, "vae", 0, audit=False)) == ["reconstructed"]
+    groups = registry.draw_groups(latents, config, 0, audit=False, kind="vae")
+    assert list(groups) == ["reconstructed"]
 
 
 def test_the_paper_has_the_levels_of_noise_levels(config):
@@ -109,30 +82,30 @@ def test_the_paper_has_the_levels_of_noise_levels(config):
     assert shown == ["original", "noised_0.1", "generated"]
 
 
-def test_every_group_has_a_seed_of_its_own(monkeypatch, originals, config, generator):
-    """Of its family and level, so that no two groups share their chance."""
-    for name, entry in registry.FAMILIES.items():
-        spy = replace(entry, make=entry.make and (lambda _, draw: draw))
-        monkeypatch.setitem(registry.FAMILIES, name, spy)
-    wanted = registry.draw_groups(originals, config, 7, audit=True)
+def test_every_model_has_a_seed_of_its_own(monkeypatch, originals, config, generator):
+    """Also those of two levels of a family: no two groups share their chance."""
+    seeds = []
+
+    def spy(seed: int, index: int) -> torch.Generator:
+        seeds.append(seed + index)
+        return generator_of(seed, index)
+
+    monkeypatch.setattr(module, "generator_of", spy)
+    for group in from_originals(originals, config, 7, audit=True).values():
+        matrix(group)
     latents = torch.randn(5, 3, generator=generator)
-    wanted |= registry.draw_groups(latents, config, 7, audit=True, kind="vae")
-    assert len({draw.seed for draw in wanted.values()}) == len(wanted) == 18
-    assert wanted["soup_2"].seed == derive_seed(7, "soup", 2)
-    assert wanted["noised_0.5"].seed == derive_seed(7, "noised", "0.5")
-    assert wanted["gaussian_full"].seed == derive_seed(7, "gaussian_full")
+    registry.draw_groups(latents, config, 7, audit=True, kind="vae")
+    assert len(seeds) == len(set(seeds)) == 6 + 12 * 4
+    first = [("soup", 2), ("noised", "0.5"), ("gaussian_full",), ("vae_prior",)]
+    assert {derive_seed(7, *purpose) for purpose in first} < set(seeds)
 
 
 def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, generator):
     latents = torch.randn(5, 400, generator=generator)
     config = config.model_copy(update={"rival_models": 10})
-    groups = from_latents(latents, config, "conv", 0, audit=True)
-    assert set(groups) == {
-        "reconstructed",
-        "reconstructed_noise_0.1",
-        "reconstructed_noise_2",
-        "latent_gaussian",
-    }
+    groups = registry.draw_groups(latents, config, 0, audit=True, kind="conv")
+    levels = {"reconstructed_noise_0.1", "reconstructed_noise_2"}
+    assert set(groups) == levels | {"reconstructed", "latent_gaussian"}
     nearest = torch.cdist(groups["reconstructed_noise_0.1"], latents).argmin(1)
     assert nearest.bincount().tolist() == [2] * 5
     for level in (0.1, 2.0):
@@ -143,23 +116,15 @@ def test_noise_on_latents_has_its_std_around_originals_that_take_turns(config, g
 def test_the_gaussian_of_the_latents_has_their_mean_and_covariance(config, generator):
     latents = torch.randn(4, 2, generator=generator)
     config = config.model_copy(update={"rival_models": 5000})
-    drawn = from_latents(latents, config, "conv", 0, audit=True)["latent_gaussian"]
+    drawn = registry.draw_groups(latents, config, 0, audit=True, kind="conv")["latent_gaussian"]
     torch.testing.assert_close(drawn.mean(0), latents.mean(0), rtol=0, atol=0.06)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(latents.T), rtol=0.1, atol=0.06)
 
 
 def test_only_a_vae_has_a_prior(config, generator):
     latents = 5 + torch.randn(4, 300, generator=generator)
-    groups = from_latents(latents, config, "vae", 0, audit=True)
+    groups = registry.draw_groups(latents, config, 0, audit=True, kind="vae")
     assert registry.ordered(groups)[-1] == "vae_prior"
     assert groups["vae_prior"].mean().item() == pytest.approx(0, abs=0.15)
     assert groups["vae_prior"].std().item() == pytest.approx(1, abs=0.1)
-    assert "vae_prior" not in from_latents(latents, config, "linear", 0, audit=True)
-
-
-def test_latents_of_rivals_are_the_same_for_the_same_seed(config, generator):
-    latents = torch.randn(4, 3, generator=generator)
-    first, same, other = (from_latents(latents, config, "vae", s, audit=True) for s in (1, 1, 2))
-    assert all(torch.equal(first[name], same[name]) for name in first)
-    equal = [name for name in first if torch.equal(first[name], other[name])]
-    assert equal == ["reconstructed"]
+    assert "vae_prior" not in registry.draw_groups(latents, config, 0, audit=True, kind="linear")

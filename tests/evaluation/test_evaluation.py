@@ -1,12 +1,9 @@
 """`predict` equals the plain way on small nets, and runs nothing more often than it needs to."""
 
-import copy
 import math
 import re
 import weakref
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import nullcontext
 
 import pytest
 import timm
@@ -94,8 +91,8 @@ def test_another_memory_layout_or_precision_of_images_and_models_makes_no_differ
     assert_logits_equal(net, names, models, images, cut)
     for model in models:
         weight = model["0.weight"].double().to(memory_format=torch.channels_last)
-        logits = cut.suffix(model | {"0.weight": weight}, cut.prefix(images))
-        expected = cut.suffix(model, cut.prefix(images))
+        logits = cut.run(cut.load(model | {"0.weight": weight}), cut.prefix(images))
+        expected = cut.run(cut.load(model), cut.prefix(images))
         torch.testing.assert_close(logits, expected, atol=0, rtol=0)
 
 
@@ -125,106 +122,41 @@ def large_images() -> Tensor:
     return torch.randn(300, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-class Counted(list):
-    """Batches that count how often they were asked for, if all were equally often."""
-
-    def __init__(self, values) -> None:
-        super().__init__(values)
-        self.asked = [0] * len(self)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for index in range(len(self)):
-            self.asked[index] += 1
-            yield self[index]
-
-    def times(self) -> int:
-        (count,) = set(self.asked)
-        return count
-
-
 @pytest.fixture
-def loaded(monkeypatch):
-    """How often each of some models was loaded, if all were equally often."""
-    counts, original = Counter(), CutNet.load
+def seen(monkeypatch) -> dict[str, list[int]]:
+    """Of each batch: bytes of boundaries that are alive, and its size; each model's load."""
+    seen, alive = {"held": [], "images": [], "loads": []}, weakref.WeakSet()
+    prefix, load = CutNet.prefix, CutNet.load
 
-    def load(cut, model):
-        counts[id(model)] += 1
-        return original(cut, model)
-
-    monkeypatch.setattr(CutNet, "load", load)
-
-    def times(models) -> int:
-        (count,) = {counts[id(model)] for model in models}
-        return count
-
-    return times
-
-
-@pytest.fixture
-def held(monkeypatch) -> list[int]:
-    """Bytes of boundaries that are alive, after each batch."""
-    alive, totals = weakref.WeakSet(), []
-    original = CutNet.prefix
-
-    def prefix(cut, images):
-        boundary = original(cut, images)
+    def spy_prefix(cut, images):
+        boundary = prefix(cut, images)
         alive.update(value for value in boundary if isinstance(value, Tensor))
-        totals.append(sum(value.nbytes for value in alive))
+        seen["held"].append(sum(value.nbytes for value in alive))
+        seen["images"].append(len(images))
         return boundary
 
-    monkeypatch.setattr(CutNet, "prefix", prefix)
-    return totals
+    def spy_load(cut, model):
+        seen["loads"].append(id(model))
+        return load(cut, model)
 
-
-def pooled_net() -> nn.Module:
-    """Its batch norm sees 4 x 31 x 31 values of an image of 64 pixels: 68 images are 1 MiB."""
-    return small_net(nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
-
-
-@pytest.mark.parametrize(("mib", "together"), [(64, 5), (3, 3), (2, 2), (1, 1)])
-def test_boundaries_stay_below_their_limit(large_images, held, loaded, mib, together):
-    net, names = pooled_net(), ["1.weight", "1.bias"]
-    models, batches = noised(net, names), lambda: large_images.split(68)
-    predictions = predict(net, names, models, batches, mib)
-    assert max(held) <= mib * 2**20
-    assert loaded(models) == -(-5 // together)
-    assert torch.equal(predictions, predict_plain(net, models, batches))
-
-
-def test_one_batch_may_exceed_the_limit(large_images, held, loaded):
-    net, names = pooled_net(), ["1.weight", "1.bias"]
-    models = noised(net, names)
-    predict(net, names, models, lambda: large_images.split(150), 1)
-    assert (max(held), loaded(models)) == (150 * 4 * 31 * 31 * 4, 2)
-
-
-def streamed(net, names, images, mib: int) -> tuple[list, int]:
-    """Models and how often batches of 68 images (3.2 MiB) passed, after the right predictions."""
-    models, batches = noised(net, names), Counted(images.split(68))
-    cut = CutNet(net, names, images[:2])
-    predictions = Predictor(cut, lambda: batches, mib).predict(models)
-    assert torch.equal(predictions, predict_plain(net, models, lambda: images.split(68)))
-    return models, batches.times()
-
-
-def large_net() -> nn.Module:
-    """6 MiB of parameters in its second layer, and none before the first."""
-    return small_net(nn.AdaptiveAvgPool2d(20), nn.Flatten(), nn.Linear(1600, 1000), nn.ReLU())
+    monkeypatch.setattr(CutNet, "prefix", spy_prefix)
+    monkeypatch.setattr(CutNet, "load", spy_load)
+    return seen
 
 
 @pytest.mark.parametrize(
-    ("make", "names", "mib", "passes", "loads"),
-    [
-        pytest.param(pooled_net, ["0.weight"], 4, 1, 5, id="a small subset"),
-        pytest.param(large_net, ["0.weight", "3.weight"], 16, 1, 1, id="images that fit"),
-        pytest.param(large_net, ["3.weight"], 4, 1, 1, id="something before the subset"),
-    ],
+    ("batch", "mib", "loads"), [(68, 64, 1), (68, 3, 2), (68, 2, 3), (68, 1, 5), (150, 1, 2)]
 )
-def test_images_or_models_pass_once_if_they_can(
-    large_images, loaded, make, names, mib, passes, loads
-):
-    models, passed = streamed(make(), names, large_images, mib)
-    assert (passed, loaded(models)) == (passes, loads)
+def test_boundaries_stay_below_their_limit_or_are_one_batch(large_images, seen, batch, mib, loads):
+    """The batch norm sees 4 x 31 x 31 values of an image of 64 pixels: 68 images are 1 MiB."""
+    net = small_net(nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+    names = ["1.weight", "1.bias"]
+    models, batches = noised(net, names), lambda: large_images.split(batch)
+    predictions = predict(net, names, models, batches, mib)
+    assert max(seen["held"]) <= max(mib * 2**20, batch * 4 * 31 * 31 * 4)
+    assert sum(seen["images"]) == 2 + 300  # two when the net is cut, and each image once
+    assert Counter(seen["loads"][1:]) == {id(model): loads for model in models}
+    assert torch.equal(predictions, predict_plain(net, models, batches))
 
 
 # Nets that cannot be cut
@@ -256,33 +188,6 @@ def test_a_net_that_is_another_one_when_exported_is_run_whole():
     with pytest.warns(UserWarning, match="logits are off by"):
         cut = CutNet(Exportable(), ["net.1.weight"], small_images())
     assert not cut.traced
-
-
-# What stays as it was
-
-
-@pytest.mark.parametrize("whole", [False, True], ids=["cut", "untraced"])
-def test_the_base_net_stays_as_it_was_also_where_evaluation_fails(whole):
-    net = Branching() if whole else nn.ModuleDict({"net": small_net(nn.BatchNorm2d(4))})["net"]
-    names = ["net.1.weight"] if whole else ["1.weight"]
-    net.train()
-    list(net.modules())[-1].eval()
-    modes, before = [module.training for module in net.modules()], copy.deepcopy(net.state_dict())
-
-    def assert_same_state() -> None:
-        assert modes == [module.training for module in net.modules()]
-        torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
-        assert all(parameter.requires_grad for parameter in net.parameters())
-
-    models, batches = noised(net, names), lambda: small_images().split(3)
-    with pytest.warns(match="cannot be cut") if whole else nullcontext():
-        predict(net, names, models, batches)
-    assert_same_state()
-    predict_plain(net, models, batches)
-    assert_same_state()
-    with pytest.raises(RuntimeError):
-        predict_plain(net, models, lambda: [torch.zeros(1, 2, 8, 8)])
-    assert_same_state()
 
 
 # Values and errors
@@ -328,30 +233,21 @@ def test_a_wrong_subset_is_refused(names):
 
 
 WEIGHT = {"1.weight": torch.ones(4)}
+BOTH = WEIGHT | {"1.bias": torch.zeros(4)}
 
 
 @pytest.mark.parametrize(
-    ("models", "batches", "message"),
+    ("model", "message"),
     [
-        ([WEIGHT], [small_images()], r"missing: \['1.bias'\], unknown: \[\]"),
-        (
-            [WEIGHT | {"1.bias": torch.zeros(4), "0.bias": torch.zeros(4)}],
-            [small_images()],
-            r"missing: \[\], unknown: \['0.bias'\]",
-        ),
-        (
-            [WEIGHT | {"1.bias": torch.zeros(1)}],
-            [small_images()],
-            r"'1.bias' has shape \(1,\), the net's \(4,\)",
-        ),
-        ([], [small_images()], "no models"),
-        ([WEIGHT | {"1.bias": torch.zeros(4)}], [], "no images"),
+        (WEIGHT, r"missing: \[\('1.bias', \(4,\)\)\], unknown: \[\]"),
+        (BOTH | {"0.bias": torch.zeros(4)}, r"missing: \[\], unknown: \[\('0.bias', \(4,\)\)\]"),
+        (BOTH | {"1.bias": torch.zeros(1)}, r"unknown: \[\('1.bias', \(1,\)\)\]"),
     ],
 )
-def test_models_of_another_subset_and_nothing_to_evaluate_are_refused(models, batches, message):
+def test_a_model_of_another_subset_is_refused(model, message):
     cut = CutNet(small_net(nn.BatchNorm2d(4)), ["1.weight", "1.bias"], small_images())
-    with pytest.raises(ValueError, match=message):
-        Predictor(cut, lambda: batches, 1).predict(models)
+    with pytest.raises(InputError, match=message):
+        cut.load(model)
 
 
 def test_wrong_and_accuracy_by_hand():

@@ -12,41 +12,20 @@ from pdiff.evaluation.predict import CutNet, predict_plain
 from pdiff.evaluation.predictions import Evaluation, load_predictions, save_predictions
 from pdiff.images.batches import EvaluationBatches
 from pdiff.parameters.subset import Models, Subset, spread_evenly
-from tests.toys.nets import Branching, noised, small_net
+from tests.toys.nets import small_net
 
 NAMES = ("1.weight", "1.bias")
-SIZES = {"validation": 60, "test": 80}
-
-
-@pytest.mark.parametrize(
-    ("available", "count", "expected"), [(12, 4, [0, 4, 7, 11]), (3, 9, [0, 1, 2]), (7, 1, [0])]
-)
-def test_some_of_many_are_spread_from_first_to_last(available, count, expected):
-    assert spread_evenly(available, count) == expected
 
 
 @pytest.mark.parametrize("available", [2, 10, 99, 300])
-def test_those_spread_are_different_and_evenly_apart(available):
+def test_some_of_many_are_different_and_evenly_apart_from_first_to_last(available):
+    assert spread_evenly(available, 1) == [0]
+    assert spread_evenly(available, available + 2) == [*range(available)]
     for count in range(2, available + 1):
         chosen = spread_evenly(available, count)
         gaps = {b - a for a, b in pairwise(chosen)}
         assert (chosen[0], chosen[-1], len(chosen)) == (0, available - 1, count)
         assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 2
-
-
-def test_a_net_that_cannot_be_cut_is_named_once_for_both_splits(tiny):
-    data = tiny.data.model_copy(update={"size": 8, "resize": 8})
-    images = prepare_images(data, torch.Generator().manual_seed(0))
-    net, names = Branching(), ["net.1.weight"]
-    groups = {group: noised(net, names) for group in ("some", "more")}
-    with pytest.warns(UserWarning) as caught:
-        evaluation = Evaluation(net, names, images, data, 50, 1)
-        for split, size in SIZES.items():
-            found = evaluation.predict_groups(split, groups)
-            assert {group: rows.shape for group, rows in found.items()} == dict.fromkeys(
-                groups, (4, size)
-            )
-    assert ["cannot be cut" in str(warning.message) for warning in caught] == [True]
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +47,9 @@ def chosen(case, boundary_mib: int):
     groups = {"original": originals}
     found = evaluation.predict_groups("validation", groups)["original"]
     predict = partial(evaluation.predict, "validation")
-    soup = greedy_soup(originals, found, images.validation.labels, 8, predict)
-    groups["more"] = Models(originals.subset, originals.block(slice(0, 8))[soup.members])
-    for split in SIZES:
+    soup, _ = greedy_soup(originals, found, images.validation.labels, 8, predict)
+    groups["more"] = Models(originals.subset, originals.block(slice(0, 8))[soup])
+    for split in ("validation", "test"):
         evaluation.predict_groups(split, groups)
     return evaluation.predictions, soup
 
@@ -82,9 +61,9 @@ def found(case):
 
 def test_what_is_chosen_after_the_validation_split_is_evaluated_on_both(found):
     predictions, soup = found
-    assert 1 <= len(soup.members) <= 8
+    assert 1 <= len(soup) <= 8
     for groups in predictions.values():
-        assert torch.equal(groups["more"], groups["original"][soup.members])
+        assert torch.equal(groups["more"], groups["original"][soup])
 
 
 def test_each_split_has_the_predictions_of_its_own_images(case, found):

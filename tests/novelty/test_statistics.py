@@ -71,17 +71,14 @@ def test_power_at_no_margin_is_the_error():
 # Holm
 
 
-def test_holm_by_hand():
-    """Smallest first 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1 is not below the one before."""
-    found = holm(np.array([0.01, 0.04, 0.03, 0.005]))
-    assert found.tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_adjusted_p_values_are_at_most_1_and_ties_stay_ties():
-    assert holm(np.array([0.6, 0.6, 0.02])).tolist() == pytest.approx([1.0, 1.0, 0.06])
-
-
-def test_a_claim_that_could_not_be_tested_still_counts():
-    found = holm(np.array([0.02, NAN, 0.01]))
-    assert found[[0, 2]].tolist() == pytest.approx([0.04, 0.03])
-    assert math.isnan(found[1])
+@pytest.mark.parametrize(
+    ("values", "adjusted"),
+    [
+        # smallest first 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1 is not below the one before
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.6, 0.6, 0.02], [1.0, 1.0, 0.06]),  # at most 1, and ties stay ties
+        ([0.02, NAN, 0.01], [0.04, NAN, 0.03]),  # what could not be tested still counts
+    ],
+)
+def test_holm_by_hand(values, adjusted):
+    assert holm(np.array(values)).tolist() == pytest.approx(adjusted, nan_ok=True)

@@ -122,13 +122,22 @@ def test_paired_replicates_give_a_difference_no_width_and_an_estimate_its_own(di
     assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(ends)
 
 
+def test_an_interval_of_a_share_ends_at_0_and_1(models):
+    wide = {group: constant(0.5, 0.3) for group in GROUPS}
+    for values in (wide["ensemble"].accuracy, wide["ensemble"].similarity):
+        values[:] = np.linspace(-1, 2, 1001)
+    row = difference_table(models, GROUPS, wide).set_index("group").loc["ensemble"]
+    for name in ("accuracy", "max_similarity"):
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == (0, 1)
+    assert row["accuracy_difference_high"] > 1
+
+
 def test_a_single_original_has_no_similarity_to_differ_in(models):
     one = GROUPS | {"original": GROUPS["original"][:1]}
     replicates = {group: constant(0.5, 0.3) for group in one}
     replicates["original"] = constant(0.5, math.nan)
-    row = (
-        difference_table(model_table(one, one), one, replicates).set_index("group").loc["original"]
-    )
+    table = difference_table(model_table(one, one), one, replicates)
+    row = table.set_index("group").loc["original"]
     similar = row[[name for name in row.index if "similarity" in name]]
     assert similar.isna().all() and row["accuracy_difference_low"] <= 0
 

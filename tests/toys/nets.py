@@ -42,7 +42,7 @@ def assert_logits_equal(net, names, models, images, cut: CutNet | None = None) -
     """The cut net's logits are the net's with the model's parameters, which make a difference."""
     cut = cut or CutNet(net, names, images)
     boundary = cut.prefix(images)
-    logits = [cut.suffix(model, boundary) for model in models]
+    logits = [cut.run(cut.load(model), boundary) for model in models]
     with torch.no_grad():
         expected = [functional_call(net, model, images) for model in models]
     for ours, theirs in zip(logits, expected, strict=True):
@@ -56,7 +56,7 @@ def products(net: nn.Module, names: list[str], images: Tensor, cut: CutNet | Non
     cut = cut or CutNet(net.requires_grad_(False), names, images)
     boundary, model = cut.prefix(images), noised(net, names)[0]
     with FlopCounterMode(display=False) as counter:
-        cut.suffix(model, boundary)
+        cut.run(cut.load(model), boundary)
     return counter.get_total_flops() / 2 / len(images)
 
 

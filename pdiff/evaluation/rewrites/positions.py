@@ -112,25 +112,18 @@ def _sources(node: Node, dim: int) -> dict[int, int]:
         return _broadcast(node, dim)
     if node.target in VIEWS:
         return _viewed(args[0].meta["val"].shape, node.meta["val"].shape, dim)
-    if node.target is aten.permute.default:
-        return {0: args[1][dim] % ndim}
     if node.target is aten.transpose.int:
         swapped = [axis % ndim for axis in args[1:]]
         return {0: sum(swapped) - dim if dim in swapped else dim}
     alone = {
         aten.layer_norm.default: lambda: dim < ndim - len(args[1]),
         aten.linear.default: lambda: dim < ndim - 1,
-        aten.softmax.int: lambda: dim != args[1] % ndim,
-        # queries; keys and values stay whole
-        aten.scaled_dot_product_attention.default: lambda: dim == ndim - 2 and _is_plain(node),
-        aten.matmul.default: lambda: dim == ndim - 2 and args[0].meta["val"].ndim == ndim,
+        # queries; keys and values stay whole, and a mask would tell queries apart
+        aten.scaled_dot_product_attention.default: lambda: (
+            dim == ndim - 2 and len(args) == 3 and node.kwargs.keys() <= {"scale"}
+        ),
     }
     return {0: dim} if node.target in alone and alone[node.target]() else {}
-
-
-def _is_plain(attention: Node) -> bool:
-    """Whether no mask tells the queries apart."""
-    return len(attention.args) == 3 and attention.kwargs.keys() <= {"scale"}
 
 
 def _broadcast(node: Node, dim: int) -> dict[int, int]:
