@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pdiff.baselines.registry import Draw, baseline, draw_groups
 from pdiff.config import BaselinesConfig
-from pdiff.core.spectrum import spectrum
+from pdiff.core.statistics import spectrum
 from pdiff.evaluation.predict import Model, accuracy
 from pdiff.parameters.subset import CHUNK, Models, Rows, Subset, spread_evenly
 
