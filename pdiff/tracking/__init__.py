@@ -27,7 +27,7 @@ import yaml
 
 from pdiff.system import speed
 from pdiff.system.errors import reason
-from pdiff.system.paths import root
+from pdiff.system.paths import replacing, root
 from pdiff.tracking import files
 from pdiff.tracking.process import peak_memory, process_tags
 from pdiff.tracking.store import open_store
@@ -129,9 +129,8 @@ def save_record(record: Mapping[str, Any]) -> None:
         if files.params_sha(json.loads(other.read_text())["all_params"]) != sha:
             other.unlink()
     shutil.rmtree(path.parent / "results", ignore_errors=True)  # the pipeline is under way again
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(record))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record))
 
 
 def records(key: str = "*") -> list[dict[str, Any]]:
