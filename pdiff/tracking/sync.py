@@ -21,44 +21,19 @@ from pdiff.tracking.store import open_store
 EXPERIMENT_REF = "refs/exps/[0-9a-f][0-9a-f]/*/*"  # others are DVC's own: stash, queue, failed
 
 
-class Commit:
-    """A `files.Tree` of the files of a commit."""
-
-    def __init__(self, folder: Path, revision: str):
-        self.folder = folder
-        self.revision = revision
-
-    def results(self) -> dict[str, str]:
-        found = self._blobs(*files.RESULT_FOLDERS)
-        return {path: blob for path, blob in found.items() if files.RESULT.fullmatch(path)}
-
-    def read(self, path: str) -> bytes | None:
-        return files.git("cat-file", "blob", f"{self.revision}:./{path}", folder=self.folder)
-
-    def paths(self, folder: str) -> list[str]:
-        return sorted(self._blobs(f"{folder}/"))
-
-    def _blobs(self, *paths: str) -> dict[str, str]:
-        """Git's blob ids of these files and of those in these folders, by path."""
-        command = ("ls-tree", "-rz", self.revision, "--", *paths)
-        lines = (files.git(*command, folder=self.folder) or b"").decode().split("\0")
-        parts = [line.partition("\t") for line in lines if line]
-        return {path: description.split()[2] for description, _, path in parts}
-
-
 @dataclass
 class Source:
     """Results that an experiment's run can be completed from."""
 
     key: str
-    tree: files.Tree
+    tree: files.Folder
     when: float
     tags: dict[str, str] = field(default_factory=dict)
     verified: bool = False
     """Put together by the report stage, and no stage has run since: complete and up to date."""
 
     def __post_init__(self) -> None:
-        self.is_workspace = isinstance(self.tree, files.Folder) and not self.verified
+        self.is_workspace = not (self.tree.revision or self.verified)
         self.marks = {
             "pdiff.params_sha": files.params_sha(files.read_yaml(self.tree, "params.yaml")),
             "pdiff.results_sha": files.results_sha(self.tree),
@@ -92,7 +67,8 @@ def experiments(folder: Path) -> list[Source]:
         _, _, start, rest, name = ref.split("/", 4)
         tags = dict.fromkeys(("dvc.baseline_rev", "mlflow.source.git.commit"), start + rest)
         tags |= {"dvc.exp_name": name, "dvc.exp_rev": revision}
-        found.append(Source(files.clean_name(name), Commit(folder, revision), float(when), tags))
+        tree = files.Folder(folder, revision)
+        found.append(Source(files.clean_name(name), tree, float(when), tags))
     return found
 
 
