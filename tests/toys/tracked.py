@@ -65,18 +65,24 @@ def write_dvc_project(folder: Path) -> None:
         name: {
             "cmd": f"{sys.executable} stage.py {name}",
             "deps": ["stage.py", *deps],
-            "params": ["noise"] if deps else [],
+            "params": [] if name == "prepare" else ["noise"],
             "outs": [f"{name}.out"],
             "metrics": [{f"metrics/{name}.json": {"cache": False}}],
             "plots": [{f"plots/{name}.csv": {"cache": False}}],
         }
-        for name, *deps in (["prepare"], ["train", "prepare.out"], [REPORT_STAGE, "train.out"])
+        for name, *deps in (
+            ["prepare", "room"],
+            ["train", "prepare.out"],
+            [REPORT_STAGE, "train.out"],
+        )
     }
+    room = ("b.py", "a.py", "inner/c.py", "inner/a.txt", "__pycache__/a.pyc")
     files = {
         "stage.py": "from tests.toys.tracked import dvc_stage\n\ndvc_stage()\n",
         "params.yaml": yaml.safe_dump(toy().model_dump(mode="json"), sort_keys=False),
         "dvc.yaml": yaml.safe_dump({"stages": stages}, sort_keys=False),
         ".gitignore": "/*.out\n/mlflow.db*\n/mlruns/\n/.work/\n/.mlflow.lock\n",
+        **{f"room/{name}": name for name in room},
     }
     write(files, folder)
 
