@@ -47,10 +47,19 @@ def test_no_field_has_a_default():
             r"checkpointing: true adds nothing to autoencoder\.micro_batch: 5",
         ),
         ({"autoencoder.micro_batch": 51}, r"micro_batch: 51 is more than .*batch_size: 50"),
-        ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
+        ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size: 6 must be odd"),
         (
             {"autoencoder.kind": "linear", "autoencoder.latent_dim": 300},
             r"latent_dim: 300 is more than the 299 components that finetune\.checkpoints: 300 have",
+        ),
+        ({"data.size": 33}, r"data\.resize: 32 is smaller than data\.size: 33"),
+        (
+            {"autoencoder.encode_norm": "minibatch", "autoencoder.kind": "linear"},
+            r"encode_norm: minibatch needs a batch norm",
+        ),
+        (
+            {"ddpm.kernel_size": 6, "ddpm.beta_end": 0.00001},
+            r"ddpm\.kernel_size: 6 must be odd; ddpm\.beta_start: 0\.0001 is larger",
         ),
         ({"data.root": "???"}, r"these presets want more: -S data\.root=ROOT$"),
         ({"finetune.checkpoints": 301}, r"checkpoints: 301 is more than the 300"),
@@ -64,7 +73,6 @@ def test_no_field_has_a_default():
             r"generate\.trajectories: the sampler `prior` has no steps",
         ),
         ({"generate.steps": 1001}, r"steps: 1001 is more than the 1000 .*sampler ddim"),
-        ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         (
             {"baselines.absolute_noise": [0.06, 0.06000001]},
             r"absolute_noise: \[0\.06, 0\.06000001\] are not all different in six",

@@ -22,7 +22,7 @@ def read_images(config: DataConfig, generator: torch.Generator) -> Source:
     return read_splits(*sets, config)
 
 
-def check_reader(config: DataConfig) -> None:
+def check_images(config: DataConfig) -> None:
     """Raise `InputError` for a mistake that shows without reading an image or downloading."""
     if config.reader == "folder":
         _open_folder(config)

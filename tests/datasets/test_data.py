@@ -9,7 +9,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import functional as reference
 
-from pdiff.datasets.prepare import check_images, prepare_images
+from pdiff.datasets.prepare import prepare_images
+from pdiff.datasets.registry import check_images
 from pdiff.images.batches import (
     EvaluationBatches,
     ImageFiles,
@@ -209,7 +210,6 @@ def test_a_broken_image_of_a_set_of_one_size_is_named(params, generator, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resize": 16}, r"data\.resize: 16 is smaller than data\.size: 32"),
         ({"train_size": 501}, r"data\.train_size: 501 images are wanted, at most 500"),
         ({"validation_size": 900}, r"data\.validation_size: 900 images are wanted, at most 895"),
         ({"test_size": 1797}, r"data\.test_size: 1797 images are wanted, at most 1796"),

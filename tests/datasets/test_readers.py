@@ -18,8 +18,8 @@ from torchvision import datasets
 from torchvision.transforms import functional as reference
 
 from pdiff.config import DataConfig, parse_params
-from pdiff.datasets.prepare import check_images, prepare_images
-from pdiff.datasets.registry import read_images
+from pdiff.datasets.prepare import prepare_images
+from pdiff.datasets.registry import check_images, read_images
 from pdiff.images.batches import ImageFiles, ImageSplit
 from pdiff.system.errors import InputError
 from tests.test_config import composed

@@ -336,7 +336,6 @@ def test_weights_that_are_taken_as_they_are_must_know_the_images_classes(
         ({"data.reader": "imagenot"}, "error: data.reader: unknown 'imagenot'; known: "),
         ({"base.weights": "gone.pth"}, "error: base.weights: gone.pth is missing"),
         ({"ddpm.channels": [4, 8]}, "error: denoiser: channels must be symmetric"),
-        ({"data.size": 33}, "error: data.resize: 32 is smaller than data.size: 33"),
     ],
 )
 def test_a_wrong_parameter_is_one_line_before_any_work(
