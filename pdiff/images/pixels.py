@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from pdiff.config import DataConfig
-from pdiff.images.augment import augment
+from pdiff.images.augment import add_noise, augment
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ class ImageSplit:
         """Evaluation images with noise drawn once, at the size that the net sees."""
         if config.noise == 0:
             return self
-        pixels = _resize_and_crop(self.images, config)
-        noise = torch.randn(pixels.shape, generator=generator)
-        noised = (pixels + config.noise * noise).clamp(0, 1) * 255
+        noised = add_noise(_resize_and_crop(self.images, config), config, generator) * 255
         return replace(self, images=noised.round().to(torch.uint8))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -332,7 +332,7 @@ def test_weights_that_are_taken_as_they_are_must_know_the_images_classes(
         ({"noise.latent": -1}, "error: params.yaml: noise.latent: -1 is refused"),
         ({"noise.latnet": 1}, "error: params.yaml: unknown key noise.latnet; known: latent, param"),
         ({"finetune.checkpoints": 13}, "error: params.yaml: finetune.checkpoints: 13 is more than"),
-        ({"data.reader": "folder", "data.root": "/nowhere"}, "error: data.root: '/nowhere' is not"),
+        ({"data.reader": "folder", "data.root": "/nowhere"}, "error: data.root: /nowhere/train: "),
         ({"data.reader": "imagenot"}, "error: data.reader: unknown 'imagenot'; known: "),
         ({"base.weights": "gone.pth"}, "error: base.weights: gone.pth is missing"),
         ({"ddpm.channels": [4, 8]}, "error: denoiser: channels must be symmetric"),
