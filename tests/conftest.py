@@ -8,6 +8,7 @@ import pdiff.system.portable  # noqa: F401 - first, for it must come before torc
 os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it on where it is meant
 os.environ.setdefault("PDIFF_DEVICE", "cpu")
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,16 @@ def finished(tiny_raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             run_stages(folder, tiny_raw)
             done.touch()
     return folder
+
+
+@pytest.fixture
+def rerun(finished: Path, tiny_raw: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
+    """`rerun(changes, *stages)`: a copy of `finished` in which they ran with other parameters."""
+    from tests.toys.pipeline import go_on
+
+    return lambda changes, *stages: go_on(
+        finished, tmp_path / "run", change(tiny_raw, **changes), *stages
+    )
 
 
 @pytest.fixture

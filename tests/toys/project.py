@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +51,27 @@ class Project:
 
     def stage(self, name: str, **environment: str) -> str:
         return self.run(sys.executable, "-m", f"stages.{name}", **environment)
+
+    def states(self, stage: str) -> list[Path]:
+        """What a training that has not ended has saved."""
+        return list((self.path / ".work" / stage).glob("*/state.pt"))
+
+    def kill(self, stage: str, *module: str) -> None:
+        """Start a module and kill it, with what it started, once the stage has saved its state."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=self.path,
+            env=self.env({"PDIFF_SAVE_EVERY_S": "0.2"}),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 900
+        while not self.states(stage):
+            assert process.poll() is None and time.monotonic() < deadline, "it ended by itself"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def undo(self) -> None:
         """Leave an experiment: the workspace is as it was committed."""
