@@ -97,13 +97,18 @@ def test_pdiff_imports_no_stage():
         assert not any("stages" in p.parts for p in _imports(path)), path
 
 
-def test_only_tracking_imports_mlflow():
-    users = {
-        path.name
-        for path in [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
-        if "import mlflow" in path.read_text() and "tracking" not in path.relative_to(ROOT).parts
-    }
-    assert users == set()
+@pytest.mark.parametrize(
+    ("package", "rooms"),
+    [
+        ("mlflow", {"tracking"}),
+        ("yaml", {"config", "tracking", "paper", "export"}),  # of these only config feeds a stage
+    ],
+)
+def test_only_these_rooms_import(package, rooms):
+    """So no module that computes a number reads params.yaml, but takes it from `pdiff.config`."""
+    files = [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    found = {path.relative_to(ROOT) for path in files if f"import {package}" in path.read_text()}
+    assert {path.parts[1].removesuffix(".py") for path in found} == rooms
 
 
 @pytest.mark.parametrize("stage", STAGES)

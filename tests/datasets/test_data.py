@@ -118,11 +118,21 @@ def test_a_folder_of_one_large_size_is_a_list_of_files(params, generator, tmp_pa
     assert isinstance(prepare_images(data, generator).train, ImageFiles)
 
 
-def test_grey_palette_and_transparent_images_become_rgb(params, generator, image_folder):
-    for i, mode in enumerate(("L", "P", "RGBA", "1")):
-        Image.new(mode, (30, 30)).save(image_folder / "train" / "cat" / f"odd{i}.png")
-    data = folder_config(params, image_folder)
-    assert seen(prepare_images(data, generator).train, data).shape[1] == 3
+@pytest.mark.parametrize(
+    ("mode", "colour", "stored"),
+    [
+        ("L", 100, 100),
+        ("1", 1, 255),
+        ("RGBA", (100, 100, 100, 7), 100),
+        ("I;16", 30_000, 30_000 >> 8),
+    ],
+)
+def test_every_kind_of_image_becomes_eight_bit_rgb(
+    params, generator, tmp_path, mode, colour, stored
+):
+    flat_folder(tmp_path, lambda i, path: Image.new(mode, (12, 12), colour).save(path))
+    images = prepare_images(folder_config(params, tmp_path), generator).test.images
+    assert images.shape == (2, 3, 12, 12) and images.unique().tolist() == [stored]
 
 
 @pytest.mark.parametrize(
@@ -152,22 +162,6 @@ def test_a_pass_sees_every_image_once_and_drops_a_last_one(params, generator):
     batches = [labels for _, labels in training_batches(split, params.data, 10, generator)]
     assert [len(labels) for labels in batches] == [10, 10]
     assert len(torch.cat(batches).unique()) == 20
-
-
-def test_sixteen_bit_grey_is_scaled_and_a_photo_is_turned_upright(params, generator, tmp_path):
-    pixels = np.zeros((20, 20, 3), np.uint8)
-    pixels[:10] = 200  # bright above
-    turned = Image.fromarray(pixels)
-    exif = turned.getexif()
-    exif[274] = 3  # stored upside down
-    deep = Image.fromarray(np.full((20, 20), 30_000, np.uint16))
-    flat_folder(
-        tmp_path, lambda i, path: turned.save(path, exif=exif) if i % 2 else deep.save(path)
-    )
-    config = folder_config(params, tmp_path, size=20, resize=20)
-    grey, upright = prepare_images(config, generator).test.images.float()
-    assert grey.unique().tolist() == [30_000 >> 8]
-    assert upright[:, :10].mean() == 0 and upright[:, 10:].mean() == 200
 
 
 def test_training_without_crops_sees_what_evaluation_sees(params, generator):
