@@ -7,7 +7,8 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
-from pdiff.images.augment import augment, random_boxes, sample_boxes
+from pdiff.images.augment import random_boxes, sample_boxes
+from pdiff.images.pixels import ImageSplit
 from tests.toys.sets import one_file
 
 
@@ -90,12 +91,10 @@ def augmented(request, params, tmp_path, generator):
         still = {"noise": 0.0, "shift": 0, "flip": False, "size": 24, "resize": 24}
         still |= {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         data = params.data.model_copy(update=still | changes)
+        split = one_file(tmp_path, image)
         if request.param == "tensor":
-            return augment(
-                torch.from_numpy(image).movedim(2, 0).repeat(count, 1, 1, 1), data, generator
-            )
-        rows = [torch.zeros(count).long()]
-        return next(iter(one_file(tmp_path, image).augmented(rows, data, generator)))
+            split = ImageSplit(torch.from_numpy(image).movedim(2, 0)[None], split.labels)
+        return next(split.augmented([torch.zeros(count).long()], data, generator))
 
     return run
 

@@ -23,6 +23,7 @@ from pdiff import tracking
 from pdiff.tracking import ui
 from pdiff.tracking.__main__ import main
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
+from pdiff.tracking.process import is_gone
 from pdiff.tracking.store import SETTINGS, open_store, tracking_uri
 from pdiff.tracking.sync import Source, sync
 from tests.conftest import ROOT
@@ -201,6 +202,16 @@ def test_the_same_name_with_other_parameters_starts_anew(project, monkeypatch):
     assert all_runs()["fixed"].info.run_id == pipeline.info.run_id
 
 
+def test_another_machine_may_use_the_same_name(project, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "fixed")
+    run_stage("train", latent=0.1)
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    run_stage("train", latent=0.2)
+    with open_store() as store:
+        runs = store.runs(key="fixed", role="pipeline")
+    assert {run.data.params["noise.latent"] for run in runs} == {"0.1", "0.2"}
+
+
 def test_tracking_can_be_switched_off(bare_project, monkeypatch, capfd):
     monkeypatch.setenv("PDIFF_TRACKING", "off")
     run_stage("train")
@@ -322,6 +333,7 @@ def test_an_experiment_whose_process_is_gone_is_marked_as_failed(project, monkey
     assert sync() == "0 added, 0 updated, 1 marked as failed"
     statuses = {r.data.params["noise.latent"]: r.info.status for r in all_runs().values()}
     assert statuses == {"0.1": "FAILED", "0.2": "RUNNING"}
+    assert not is_gone({"pdiff.pid": str(gone.pid), "pdiff.host": "elsewhere"})
 
 
 # A whole experiment
