@@ -105,16 +105,17 @@ def flat_folder(root, save):
 
 
 def test_a_folder_of_one_small_size_keeps_its_pixels(params, generator, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 96, 12, 3), np.uint8)
     flat_folder(tmp_path, lambda i, path: Image.fromarray(pixels[i]).save(path))
     images = prepare_images(folder_config(params, tmp_path), generator)
     stored = [row.tobytes() for row in images.test.images.permute(0, 2, 3, 1).numpy()]
     assert stored == [pixels[6].tobytes(), pixels[7].tobytes()]
 
 
-def test_a_folder_of_one_large_size_is_a_list_of_files(params, generator, tmp_path):
-    flat_folder(tmp_path, lambda i, path: Image.new("RGB", (97, 97)).save(path))
-    data = folder_config(params, tmp_path, resize=128)
+@pytest.mark.parametrize(("side", "resize"), [(97, 128), (20, 16)])
+def test_a_folder_of_one_larger_size_is_a_list_of_files(params, generator, tmp_path, side, resize):
+    flat_folder(tmp_path, lambda i, path: Image.new("RGB", (side, side)).save(path))
+    data = folder_config(params, tmp_path, resize=resize)
     assert isinstance(prepare_images(data, generator).train, ImageFiles)
 
 
@@ -146,14 +147,14 @@ def test_every_kind_of_image_becomes_eight_bit_rgb(
         ((60, 40), 32, 24),
     ],
 )
-def test_evaluation_resizes_and_crops_as_torchvision(params, generator, shape, resize, size):
+def test_evaluation_sees_what_torchvision_makes(params, generator, shape, resize, size):
     images = torch.randint(256, (4, 3, *shape), dtype=torch.uint8, generator=generator)
     data = params.data.model_copy(update={"size": size, "resize": resize, "noise": 0.0})
-    data = data.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    data = data.model_copy(update={"mean": (0.1, 0.2, 0.3), "std": (0.2, 0.4, 0.5)})
     split = ImageSplit(images, torch.zeros(4).long())
     (ours,) = EvaluationBatches(split, data, 10)
     resized = reference.resize(images.float() / 255, resize, antialias=True)
-    theirs = reference.center_crop(resized, [size])
+    theirs = reference.normalize(reference.center_crop(resized, [size]), data.mean, data.std)
     torch.testing.assert_close(ours, theirs)
 
 
