@@ -142,7 +142,6 @@ class Store:
             self._add_stage(pipeline_id, key, record)
             for run in old:
                 self.retire(run)
-            self._log(pipeline_id, tags={name: tags[name] for name in ("pdiff.host", "pdiff.pid")})
             if record["status"] == "FAILED":
                 self.end(pipeline_id, "FAILED", record["ended"])
             else:

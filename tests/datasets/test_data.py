@@ -91,6 +91,7 @@ def test_a_folder_of_mixed_sizes_is_a_list_of_files(params, generator, image_fol
     assert images.classes == ("cat", "dog")
     assert [len(s) for s in (images.train, images.validation, images.test)] == [12, 4, 8]
     assert isinstance(images.train, ImageFiles)
+    assert images.validation.labels.unique().tolist() == [0, 1]  # in the folder, cats come first
     bright = seen(images.test, data).mean((1, 2, 3)) > 125
     assert torch.equal(bright, images.test.labels == 1)
 
