@@ -9,6 +9,7 @@ os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it o
 os.environ.setdefault("PDIFF_DEVICE", "cpu")
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 from pdiff.config import Params, parse_params
@@ -63,11 +66,19 @@ TINY = {  # the default with a few values shrunk: seconds in all, and nets that 
 
 def change(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A copy of nested parameters with `section__key=value` (or {"section.key": value}) changed."""
-    copy = {section: dict(values) for section, values in raw.items()}
+    copy = deepcopy(raw)
     for name, value in changes.items():
         section, key = name.replace("__", ".").split(".")
-        copy[section][key] = value
+        copy.setdefault(section, {})[key] = value
     return copy
+
+
+def composed(*overrides: str, presets: Path = ROOT / "pdiff/conf") -> dict[str, Any]:
+    """The parameters that presets give."""
+    with initialize_config_dir(str(presets), version_base=None):
+        config = compose("config", overrides=list(overrides))
+    OmegaConf.resolve(config)  # as DVC does it
+    return OmegaConf.to_container(config)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,21 +2,12 @@
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pdiff.config import Params, load_params, parse_params
 from pdiff.system.errors import InputError
-from tests.conftest import ROOT, change
-
-
-def composed(*overrides: str) -> dict:
-    with initialize_config_dir(str(ROOT / "pdiff/conf"), version_base=None):
-        config = compose("config", overrides=list(overrides))
-    OmegaConf.resolve(config)  # as DVC does it
-    return OmegaConf.to_container(config)
+from tests.conftest import change, composed
 
 
 def test_the_committed_params_are_the_composed_default(raw):

@@ -96,6 +96,15 @@ def test_a_folder_of_mixed_sizes_is_a_list_of_files(params, generator, image_fol
     assert torch.equal(bright, images.test.labels == 1)
 
 
+def test_a_set_with_a_split_of_its_own_gives_as_many_images_as_wanted(
+    params, generator, image_folder
+):
+    data = folder_config(params, image_folder, train_size=5, test_size=3)
+    images = prepare_images(data, generator)
+    assert [len(s) for s in (images.train, images.validation, images.test)] == [5, 4, 3]
+    assert images.test.labels.unique().tolist() == [0, 1]
+
+
 def flat_folder(root, save):
     """Six training and two test images of the classes 0 and 1; `save` writes number i."""
     for i, part in enumerate(["train"] * 6 + ["test"] * 2):

@@ -22,7 +22,7 @@ from pdiff.datasets.prepare import prepare_images
 from pdiff.datasets.registry import check_images, read_images
 from pdiff.images.batches import ImageFiles, ImageSplit
 from pdiff.system.errors import InputError
-from tests.test_config import composed
+from tests.conftest import composed
 from tests.toys.sets import MAKERS, cifar10
 
 PRESETS = (*MAKERS, "cifar100", "stl10", "food101")
