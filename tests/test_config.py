@@ -139,5 +139,14 @@ def test_own_checkpoints_win_over_recipe_and_pair(recipe, pair):
     assert (base.weights, base.epochs, base.pretrained) == ("/base.pth", 0, False)
 
 
-def test_own_checkpoints_may_be_more_than_there_are_steps(raw):
-    parse_params(change(raw, finetune__folder="/checkpoints", finetune__checkpoints=1000))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finetune.folder": "/checkpoints", "finetune.checkpoints": 1000},
+        {"generate.sampler": "ddpm", "generate.steps": 1001},
+        {"autoencoder.micro_batch": 50},
+        {"data.crop_scale": [0.5, 0.5], "ddpm.beta_end": 0.0001},
+    ],
+)
+def test_values_that_do_not_exclude_each_other_are_allowed(raw, changes):
+    parse_params(change(raw, **changes))
