@@ -167,7 +167,7 @@ class Folder:
 def md5_of(tree: Folder, path: str) -> str | None:
     """A file's md5 or a folder's, as DVC has them in dvc.lock; None if there is neither.
 
-    Of a folder only what `.dvcignore` keeps out everywhere, bytecode, does not count.
+    Bytecode, which `.dvcignore` keeps out everywhere, does not count.
     """
     if (data := tree.read(path)) is not None:
         return md5(data).hexdigest()
