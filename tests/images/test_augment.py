@@ -76,8 +76,8 @@ def test_boxes_lie_inside_the_image(generator):
 
 
 def test_an_image_that_no_draw_fits_takes_the_largest_centred_box(generator):
-    boxes = random_boxes(torch.tensor([[10, 100]] * 3), (1.0, 1.0), generator)
-    assert boxes.tolist() == [[43, 0, 13, 10]] * 3
+    boxes = random_boxes(torch.tensor([[10, 100], [100, 10]]), (1.0, 1.0), generator)
+    assert boxes.tolist() == [[43, 0, 13, 10], [0, 43, 10, 13]]
 
 
 RAMP = np.arange(24, dtype=np.uint8)[None, :, None].repeat(24, 0).repeat(3, 2) * 10
@@ -103,6 +103,14 @@ def test_a_shift_repeats_the_border(augmented):
     rows = augmented(RAMP, 200, shift=2)[:, 0, 0].mul(255).round().int().unique(dim=0).tolist()
     expected = [[min(max(i + s, 0), 23) * 10 for i in range(24)] for s in range(-2, 3)]
     assert rows == expected
+
+
+def test_a_shift_is_in_pixels_of_the_result(augmented):
+    """Each is two pixels of the image, so the ramp's mean of them moves by 20."""
+    inner = augmented(RAMP, 200, shift=2, size=12, resize=12)[:, 0, 0, 3:9].mul(255).round().int()
+    assert inner.unique(dim=0).tolist() == [
+        [20 * (i + s) + 5 for i in range(3, 9)] for s in range(-2, 3)
+    ]
 
 
 def test_half_of_the_images_are_mirrored(augmented):
