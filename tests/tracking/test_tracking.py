@@ -379,6 +379,20 @@ def test_what_was_deleted_in_mlflow_stays_deleted(project):
     assert all_runs() == {}
 
 
+def test_results_of_a_run_that_was_replaced_can_come_back(project, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "fixed")
+    results = project / ".work/runs/fixed/results"
+    run_report(0.1)
+    shutil.copytree(results, project / "first")
+    run_report(0.2)
+    shutil.rmtree(results)
+    shutil.move(project / "first", results)
+    assert sync() == "0 added, 1 updated"
+    with open_store() as store:
+        runs = store.runs(key="fixed", role="pipeline")
+    assert "0.1" in {run.data.params["noise.latent"] for run in runs}
+
+
 LOCK = {
     "train": {
         "params": {"params.yaml": {"noise": {"latent": 0.1}}},
