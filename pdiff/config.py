@@ -5,8 +5,9 @@ thresholds are plain numbers, noise levels are standard deviations, sizes are pi
 optimiser steps and `epochs` passes over the training images.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -84,42 +85,23 @@ class DataConfig(Section):
     noise: NonNegativeFloat
     """Std of Gaussian pixel noise (pixels in [0, 1]): fresh in training, fixed in evaluation."""
 
-    @model_validator(mode="after")
-    def _scale_rises(self) -> "DataConfig":
-        if self.crop_scale is not None and self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(f"data.crop_scale: {list(self.crop_scale)} must be [low, high]")
-        return self
-
 
 class BaseConfig(Section):
     net: str
-    """A timm name, one of `pdiff.nets.minis`, or `FILE.py:NAME` for a net of your own.
-
-    NAME is a class or function of that file; `NAME(num_classes=N)` returns the net.
-    """
+    """A timm name, one of `pdiff.nets.minis`, or `FILE.py:NAME`: NAME(num_classes=N) makes it."""
     watch: str
     """File or folder that DVC watches: FILE.py or its folder, else `requirements.txt`."""
     pretrained: bool
     """Start from timm's pretrained weights (downloaded once)."""
     weights: str | None
-    """Start from the state dict in this file instead (.safetensors or .pth).
-
-    DVC sees the name, not the content: give a changed file a new name.
-    """
+    """Start from the state dict in this file (.safetensors, .pth) instead. DVC sees the name, not
+    the content: give a changed file a new name."""
     epochs: NonNegativeInt
     """0 keeps the weights of `pretrained` or `weights`."""
     batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
-
-    @model_validator(mode="after")
-    def _one_start(self) -> "BaseConfig":
-        if self.pretrained and self.weights:
-            raise ValueError("base.pretrained and base.weights exclude each other: give one")
-        if self.epochs == 0 and not (self.pretrained or self.weights):
-            raise ValueError("base.epochs: 0 needs trained weights: base.pretrained or .weights")
-        return self
 
 
 class SubsetConfig(Section):
@@ -154,17 +136,6 @@ class FinetuneConfig(Section):
     batch_norm: Literal["train", "eval", "eval_after_1", "eval_after_2"]
     """Batch statistics always, never, or in the first steps only (the authors': two)."""
 
-    @model_validator(mode="after")
-    def _enough_steps(self) -> "FinetuneConfig":
-        available = max(self.steps - self.save_after, 0) // self.save_every
-        if self.checkpoints > available and self.folder is None:
-            raise ValueError(
-                f"finetune.checkpoints: {self.checkpoints} is more than the {available} that "
-                f"finetune.steps: {self.steps} with finetune.save_every: {self.save_every} and "
-                f"finetune.save_after: {self.save_after} leave"
-            )
-        return self
-
 
 class NoiseConfig(Section):
     param: NonNegativeFloat
@@ -175,13 +146,11 @@ class NoiseConfig(Section):
 
 class AutoencoderConfig(Section):
     kind: Literal["conv", "vae", "linear"]
-    """`conv`: the paper's autoencoder. `vae`: a variational one, with variance head and KL term.
+    """`conv`: the paper's autoencoder. `vae`: a variational one, with variance head and KL term;
+    Table 8 has it with `noise.param: 0`, `decode_norm: running` and `generate.sampler: prior`.
 
     `linear`: the checkpoints' principal components, for subsets of millions of parameters. Nothing
     is trained; only `latent_dim` (at most K - 1), `normalise` and `min_r2` have an effect.
-
-    The paper's Table 8 has `vae` with `noise.param: 0`, `decode_norm: running` and
-    `generate.sampler: prior`.
     """
     channels: Channels
     kernel_size: PositiveInt
@@ -195,10 +164,8 @@ class AutoencoderConfig(Section):
     checkpointing: bool
     """Training keeps only the activations between blocks and computes the others again."""
     micro_batch: PositiveInt | None
-    """Training passes this number of samples at a time; null passes the batch at once.
-
-    Batch norms still see the whole batch, so the gradients are the same. It takes several times as
-    long, keeps less than `checkpointing` does, and excludes it.
+    """Training passes this number of samples at a time; null passes the batch at once. Gradients
+    are the same. It takes several times as long, keeps less than `checkpointing`, and excludes it.
     """
     normalise: Literal["tensor", "parameter"]
     """What has its own mean and std: each tensor (the authors'), or each parameter over the
@@ -207,30 +174,12 @@ class AutoencoderConfig(Section):
     """Weight of the KL term; only `vae` has one."""
     encode_norm: Literal["batch", "running", "minibatch"]
     """Batch-norm statistics while encoding: of all checkpoints at once, or the running ones.
-
     `minibatch` (the authors'): as `batch`, but the diffusion model's latents are encoded anew in
-    each of its steps with the statistics of that random batch.
-    """
+    each of its steps with the statistics of that random batch."""
     decode_norm: Literal["sample", "running"]
     """While decoding: of each sample over its length (the authors'), or the running ones."""
     min_r2: float
     """Warn when the reconstruction explains less of the deviation from the mean checkpoint."""
-
-    @model_validator(mode="after")
-    def _one_way_to_save_memory(self) -> "AutoencoderConfig":
-        if self.micro_batch is None:
-            return self
-        if self.checkpointing:
-            raise ValueError(
-                "autoencoder.checkpointing: true adds nothing to autoencoder.micro_batch: "
-                f"{self.micro_batch}, which keeps less; give one: false or null"
-            )
-        if self.micro_batch > self.batch_size:
-            raise ValueError(
-                f"autoencoder.micro_batch: {self.micro_batch} is more than "
-                f"autoencoder.batch_size: {self.batch_size}"
-            )
-        return self
 
 
 class DdpmConfig(Section):
@@ -262,12 +211,9 @@ class GenerateConfig(Section):
     models: PositiveInt
     """G, the number of generated models."""
     sampler: Literal["ddpm", "ddim", "prior"]
-    """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them.
-
-    `prior`: no diffusion, latents from N(0, I), for a `vae`.
-    """
+    """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them. `prior`: no
+    diffusion, latents from N(0, I), for a `vae`."""
     steps: PositiveInt
-    """Steps of `ddim`; `ddpm` always takes all T."""
     variance_ratio: tuple[NonNegativeFloat, PositiveFloat]
     """Warn when generated over original latents' variance leaves this range along a principal
     direction that holds more than 1 % of it."""
@@ -314,21 +260,6 @@ class BaselinesConfig(Section):
     latent_noise: tuple[PositiveFloat, ...]
     """Reconstructions of originals whose latents get noise of this std, as in `noise.latent`."""
 
-    @model_validator(mode="after")
-    def _levels_have_names(self) -> "BaselinesConfig":
-        levels = {
-            "noise_levels, noise_ladder": {*self.noise_levels, *self.noise_ladder},
-            "absolute_noise": {*self.absolute_noise},
-            "latent_noise": {*self.latent_noise},
-        }
-        for key, values in levels.items():
-            if len({f"{value:g}" for value in values}) < len(values):
-                raise ValueError(
-                    f"baselines.{key}: {sorted(values)} are not all different in six digits, which "
-                    "name the groups"
-                )
-        return self
-
 
 class NoveltyConfig(Section):
     split: Literal["validation", "test"]
@@ -360,32 +291,73 @@ class Params(Section):
     novelty: NoveltyConfig
 
     @model_validator(mode="after")
-    def _sections_agree(self) -> "Params":
-        if self.ddpm.beta_start > self.ddpm.beta_end:
-            raise ValueError("ddpm.beta_start is larger than ddpm.beta_end")
-        if self.generate.trajectories and self.generate.sampler == "prior":
-            raise ValueError("generate.trajectories: the sampler `prior` has no steps to follow")
-        if self.generate.sampler == "ddim" and self.generate.steps > self.ddpm.timesteps:
-            raise ValueError(
-                f"generate.steps: {self.generate.steps} is more than the {self.ddpm.timesteps} "
-                "that the sampler ddim can take (ddpm.timesteps)"
-            )
-        kind, components = self.autoencoder.kind, self.autoencoder.latent_dim
-        if kind == "linear" and components >= self.finetune.checkpoints:
-            raise ValueError(
-                f"autoencoder.latent_dim: {components} is more than the "
-                f"{self.finetune.checkpoints - 1} components that finetune.checkpoints: "
-                f"{self.finetune.checkpoints} have with autoencoder.kind: linear"
-            )
-        if kind == "linear" and self.autoencoder.encode_norm == "minibatch":
-            raise ValueError(
-                "autoencoder.encode_norm: minibatch needs a batch norm, and linear has none; "
-                "give batch"
-            )
-        for name in ("autoencoder", "ddpm"):
-            if getattr(self, name).kernel_size % 2 == 0:
-                raise ValueError(f"{name}.kernel_size must be odd")
+    def _values_agree(self) -> "Params":
+        if conflicts := "; ".join(_conflicts(self)):
+            raise ValueError(conflicts)
         return self
+
+
+def _conflicts(params: Params) -> Iterator[str]:
+    """Values that are allowed alone and exclude each other."""
+    data, base, finetune = params.data, params.base, params.finetune
+    autoencoder, ddpm, generate = params.autoencoder, params.ddpm, params.generate
+    if data.crop_scale and data.crop_scale[0] > data.crop_scale[1]:
+        yield f"data.crop_scale: {list(data.crop_scale)} must be [low, high]"
+    if data.resize < data.size:
+        yield f"data.resize: {data.resize} is smaller than data.size: {data.size}, the centre crop"
+    if base.pretrained and base.weights:
+        yield "base.pretrained and base.weights exclude each other: give one"
+    if base.epochs == 0 and not (base.pretrained or base.weights):
+        yield "base.epochs: 0 needs trained weights: base.pretrained or .weights"
+    available = max(finetune.steps - finetune.save_after, 0) // finetune.save_every
+    if finetune.checkpoints > available and finetune.folder is None:
+        yield (
+            f"finetune.checkpoints: {finetune.checkpoints} is more than the {available} that "
+            f"finetune.steps: {finetune.steps} with finetune.save_every: {finetune.save_every} and "
+            f"finetune.save_after: {finetune.save_after} leave"
+        )
+    if autoencoder.micro_batch and autoencoder.checkpointing:
+        yield (
+            "autoencoder.checkpointing: true adds nothing to autoencoder.micro_batch: "
+            f"{autoencoder.micro_batch}, which keeps less; give one: false or null"
+        )
+    if (autoencoder.micro_batch or 0) > autoencoder.batch_size:
+        yield (
+            f"autoencoder.micro_batch: {autoencoder.micro_batch} is more than "
+            f"autoencoder.batch_size: {autoencoder.batch_size}"
+        )
+    if autoencoder.kind == "linear" and autoencoder.latent_dim >= finetune.checkpoints:
+        yield (
+            f"autoencoder.latent_dim: {autoencoder.latent_dim} is more than the "
+            f"{finetune.checkpoints - 1} components that finetune.checkpoints: "
+            f"{finetune.checkpoints} have with autoencoder.kind: linear"
+        )
+    if autoencoder.kind == "linear" and autoencoder.encode_norm == "minibatch":
+        yield "autoencoder.encode_norm: minibatch needs a batch norm, linear has none; give batch"
+    for name, config in (("autoencoder", autoencoder), ("ddpm", ddpm)):
+        if config.kernel_size % 2 == 0:
+            yield f"{name}.kernel_size: {config.kernel_size} must be odd"
+    if ddpm.beta_start > ddpm.beta_end:
+        yield f"ddpm.beta_start: {ddpm.beta_start} is larger than ddpm.beta_end: {ddpm.beta_end}"
+    if generate.trajectories and generate.sampler == "prior":
+        yield "generate.trajectories: the sampler `prior` has no steps to follow"
+    if generate.sampler == "ddim" and generate.steps > ddpm.timesteps:
+        yield (
+            f"generate.steps: {generate.steps} is more than the {ddpm.timesteps} that the sampler "
+            "ddim can take (ddpm.timesteps)"
+        )
+    baselines = params.baselines
+    named = {
+        "noise_levels, noise_ladder": {*baselines.noise_levels, *baselines.noise_ladder},
+        "absolute_noise": {*baselines.absolute_noise},
+        "latent_noise": {*baselines.latent_noise},
+    }
+    for key, levels in named.items():
+        if len({f"{level:g}" for level in levels}) < len(levels):
+            yield (
+                f"baselines.{key}: {sorted(levels)} are not all different in six digits, which "
+                "name the groups"
+            )
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -401,48 +373,29 @@ def load_params(path: Path = PARAMS) -> Params:
 
 def parse_params(raw: object, source: str = "params") -> Params:
     """Check the nested dict `raw`; raise `InputError` naming every wrong key in one line."""
-    missing = [f"{key}={key.split('.')[1].upper()}" for key in _missing(raw)]
+    missing = [  # what presets leave to the user, which Hydra writes as ???
+        f"{section}.{key}={key.upper()}"
+        for section, values in (raw.items() if isinstance(raw, dict) else ())
+        for key, value in (values.items() if isinstance(values, dict) else ())
+        if value == "???" and key != "watch"  # `watch` copies another key
+    ]
     if missing:
         raise InputError(f"{source}: these presets want more: -S {' -S '.join(missing)}")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_problems(error))) from None
+        raise InputError(f"{source}: " + "; ".join(map(_named, error.errors()))) from None
 
 
-def _missing(raw: object) -> list[str]:
-    """Keys that a preset leaves to the user, which Hydra writes as ???.
-
-    `watch` is skipped: it copies another key, so it is missing only when that key is.
-    """
-    sections = raw.items() if isinstance(raw, dict) else []
-    return [
-        f"{section}.{key}"
-        for section, values in sections
-        if isinstance(values, dict)
-        for key, value in values.items()
-        if value == "???" and key != "watch"
-    ]
-
-
-def _problems(error: ValidationError) -> list[str]:
-    problems = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown key {key}; {_allowed(problem['loc'])}"
-        elif problem["type"] == "value_error":
-            text = problem["msg"].removeprefix("Value error, ")
-        elif problem["type"] == "missing":
-            text = f"{key} is missing"
-        else:
-            text = f"{key}: {problem['input']!r} is refused: {problem['msg']}"
-        problems.append(text)
-    return problems
-
-
-def _allowed(location: tuple[str | int, ...]) -> str:
-    section = Params
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    return "known: " + ", ".join(sorted(section.model_fields))
+def _named(problem: Mapping[str, Any]) -> str:
+    """One problem that pydantic found: the key, and what is wrong or allowed."""
+    location = problem["loc"]
+    key = ".".join(map(str, location))
+    if problem["type"] == "extra_forbidden":
+        owner = Params if len(location) == 1 else Params.model_fields[location[0]].annotation
+        return f"unknown key {key}; known: {', '.join(sorted(owner.model_fields))}"
+    if problem["type"] == "value_error":
+        return problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}: {problem['input']!r} is refused: {problem['msg']}"

@@ -28,7 +28,7 @@ from pdiff import outputs
 from pdiff.autoencoder.codec import load_codec
 from pdiff.baselines.originals import ensemble
 from pdiff.config import Params, load_params
-from pdiff.core.files import load_header, load_tensor, replacing, save_tensors, write_text
+from pdiff.core.files import load_header, load_tensor, save_tensors, write_text
 from pdiff.core.runtime import get_device
 from pdiff.nets.minis import MINIS
 from pdiff.nets.own import is_own, split_own
@@ -36,6 +36,7 @@ from pdiff.nets.registry import has_fixed_size, load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Subset, spread_evenly
 from pdiff.system.errors import InputError, reason
+from pdiff.system.paths import replacing
 from pdiff.tracking.files import git
 from pdiff.tracking.process import git_commit
 

@@ -9,7 +9,7 @@ from pdiff import outputs
 from pdiff.baselines.registry import count_models
 from pdiff.config import Params, load_params
 from pdiff.core.files import write_text
-from pdiff.datasets.prepare import check_images
+from pdiff.datasets.registry import check_images
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.nets.given import build_for, list_checkpoints, load_checkpoints
 from pdiff.nets.own import check_watch

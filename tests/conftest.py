@@ -8,6 +8,8 @@ import pdiff.system.portable  # noqa: F401 - first, for it must come before torc
 os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it on where it is meant
 os.environ.setdefault("PDIFF_DEVICE", "cpu")
 
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 from pdiff.config import Params, parse_params
@@ -62,11 +66,19 @@ TINY = {  # the default with a few values shrunk: seconds in all, and nets that 
 
 def change(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A copy of nested parameters with `section__key=value` (or {"section.key": value}) changed."""
-    copy = {section: dict(values) for section, values in raw.items()}
+    copy = deepcopy(raw)
     for name, value in changes.items():
         section, key = name.replace("__", ".").split(".")
-        copy[section][key] = value
+        copy.setdefault(section, {})[key] = value
     return copy
+
+
+def composed(*overrides: str, presets: Path = ROOT / "pdiff/conf") -> dict[str, Any]:
+    """The parameters that presets give."""
+    with initialize_config_dir(str(presets), version_base=None):
+        config = compose("config", overrides=list(overrides))
+    OmegaConf.resolve(config)  # as DVC does it
+    return OmegaConf.to_container(config)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,6 +125,16 @@ def finished(tiny_raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
             run_stages(folder, tiny_raw)
             done.touch()
     return folder
+
+
+@pytest.fixture
+def rerun(finished: Path, tiny_raw: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
+    """`rerun(changes, *stages)`: a copy of `finished` in which they ran with other parameters."""
+    from tests.toys.pipeline import go_on
+
+    return lambda changes, *stages: go_on(
+        finished, tmp_path / "run", change(tiny_raw, **changes), *stages
+    )
 
 
 @pytest.fixture

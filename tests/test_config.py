@@ -2,21 +2,12 @@
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from pdiff.config import Params, load_params, parse_params
 from pdiff.system.errors import InputError
-from tests.conftest import ROOT, change
-
-
-def composed(*overrides: str) -> dict:
-    with initialize_config_dir(str(ROOT / "pdiff/conf"), version_base=None):
-        config = compose("config", overrides=list(overrides))
-    OmegaConf.resolve(config)  # as DVC does it
-    return OmegaConf.to_container(config)
+from tests.conftest import change, composed
 
 
 def test_the_committed_params_are_the_composed_default(raw):
@@ -47,10 +38,19 @@ def test_no_field_has_a_default():
             r"checkpointing: true adds nothing to autoencoder\.micro_batch: 5",
         ),
         ({"autoencoder.micro_batch": 51}, r"micro_batch: 51 is more than .*batch_size: 50"),
-        ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size must be odd"),
+        ({"autoencoder.kernel_size": 6}, r"autoencoder\.kernel_size: 6 must be odd"),
         (
             {"autoencoder.kind": "linear", "autoencoder.latent_dim": 300},
             r"latent_dim: 300 is more than the 299 components that finetune\.checkpoints: 300 have",
+        ),
+        ({"data.size": 33}, r"data\.resize: 32 is smaller than data\.size: 33"),
+        (
+            {"autoencoder.encode_norm": "minibatch", "autoencoder.kind": "linear"},
+            r"encode_norm: minibatch needs a batch norm",
+        ),
+        (
+            {"ddpm.kernel_size": 6, "ddpm.beta_end": 0.00001},
+            r"ddpm\.kernel_size: 6 must be odd; ddpm\.beta_start: 0\.0001 is larger",
         ),
         ({"data.root": "???"}, r"these presets want more: -S data\.root=ROOT$"),
         ({"finetune.checkpoints": 301}, r"checkpoints: 301 is more than the 300"),
@@ -64,7 +64,6 @@ def test_no_field_has_a_default():
             r"generate\.trajectories: the sampler `prior` has no steps",
         ),
         ({"generate.steps": 1001}, r"steps: 1001 is more than the 1000 .*sampler ddim"),
-        ({"ddpm.beta_start": 0.5}, r"ddpm\.beta_start is larger"),
         (
             {"baselines.absolute_noise": [0.06, 0.06000001]},
             r"absolute_noise: \[0\.06, 0\.06000001\] are not all different in six",
@@ -140,5 +139,14 @@ def test_own_checkpoints_win_over_recipe_and_pair(recipe, pair):
     assert (base.weights, base.epochs, base.pretrained) == ("/base.pth", 0, False)
 
 
-def test_own_checkpoints_may_be_more_than_there_are_steps(raw):
-    parse_params(change(raw, finetune__folder="/checkpoints", finetune__checkpoints=1000))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finetune.folder": "/checkpoints", "finetune.checkpoints": 1000},
+        {"generate.sampler": "ddpm", "generate.steps": 1001},
+        {"autoencoder.micro_batch": 50},
+        {"data.crop_scale": [0.5, 0.5], "ddpm.beta_end": 0.0001},
+    ],
+)
+def test_values_that_do_not_exclude_each_other_are_allowed(raw, changes):
+    parse_params(change(raw, **changes))

@@ -1,7 +1,6 @@
 """`dvc.yaml`, `params.yaml` and the code say the same."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
@@ -97,44 +96,39 @@ def test_pdiff_imports_no_stage():
         assert not any("stages" in p.parts for p in _imports(path)), path
 
 
-def test_only_tracking_imports_mlflow():
-    users = {
-        path.name
-        for path in [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
-        if "import mlflow" in path.read_text() and "tracking" not in path.relative_to(ROOT).parts
-    }
-    assert users == set()
+@pytest.mark.parametrize(
+    ("package", "rooms"),
+    [
+        ("mlflow", {"tracking"}),
+        ("yaml", {"config", "tracking", "paper", "export"}),  # of these only config feeds a stage
+    ],
+)
+def test_only_these_rooms_import(package, rooms):
+    """So no module that computes a number reads params.yaml, but takes it from `pdiff.config`."""
+    files = [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    found = {path.relative_to(ROOT) for path in files if f"import {package}" in path.read_text()}
+    assert {path.parts[1].removesuffix(".py") for path in found} == rooms
+
+
+def written(stage: str) -> set[str]:
+    """The files that a stage writes, as dvc.yaml has them."""
+    outs = [o for kind in ("outs", "metrics", "plots") for o in PIPELINE[stage].get(kind, [])]
+    return {next(iter(out)) if isinstance(out, dict) else out for out in outs}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_names_the_files_it_reads_and_writes(stage):
     """The files that the script takes from `outputs` are those in dvc.yaml, both ways round."""
-    text = (ROOT / "stages" / f"{stage}.py").read_text()
-    chains = [_chain(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    chains = [_chain(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     named = {str(getattr(outputs, chain[1])) for chain in chains if chain[0] == "outputs"}
-    folders = ("data/", "models/", "metrics/", "plots/")
-    written = {
-        node.value
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value.startswith(folders)
-    }
-    written |= named | {f"report/{name}" for name in re.findall(r'REPORT / "([^"]+)"', text)}
-    entry = PIPELINE[stage]
-    listed = {
-        dep for dep in entry["deps"] if "$" not in dep and not dep.startswith(("pdiff/", "stages/"))
-    }
-    for kind in ("outs", "metrics", "plots"):
-        listed |= {next(iter(out)) if isinstance(out, dict) else out for out in entry.get(kind, [])}
-    if stage != "check_params":
-        listed.discard("data/params_checked.txt")  # only an order of stages
-    assert written == listed
+    code = ("pdiff/", "stages/", "$", str(outputs.CHECKED))  # the last is only an order of stages
+    read = {dep for dep in PIPELINE[stage]["deps"] if not dep.startswith(code)}
+    assert named == read | written(stage)
 
 
 def test_outputs_names_every_file_of_the_pipeline_and_no_other():
-    lists = [e.get(kind, []) for e in PIPELINE.values() for kind in ("outs", "metrics", "plots")]
-    files = {next(iter(f)) if isinstance(f, dict) else f for listed in lists for f in listed}
+    files = set().union(*map(written, STAGES))
     assert files == {str(path) for path in vars(outputs).values() if isinstance(path, Path)}
 
 

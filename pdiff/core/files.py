@@ -12,21 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pdiff.system.errors import InputError, reason
+from pdiff.system.paths import replacing
 
 KEY = "pdiff"
 """The one key of a file's metadata: the order of several would change from run to run."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes `path` at the end and is deleted on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **header: Any) -> None:

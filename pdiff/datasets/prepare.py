@@ -3,9 +3,8 @@
 import torch
 
 from pdiff.config import DataConfig
-from pdiff.datasets.registry import check_reader, enough, read_images
+from pdiff.datasets.registry import check_images, enough, read_images
 from pdiff.images.batches import ImageSet
-from pdiff.system.errors import InputError
 
 
 def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
@@ -34,13 +33,3 @@ def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
     else:
         validation = test
     return ImageSet(train.take(order), validation, test, classes)
-
-
-def check_images(config: DataConfig) -> None:
-    """Raise `InputError` for a mistake that shows without decoding an image."""
-    if config.resize < config.size:
-        raise InputError(
-            f"data.resize: {config.resize} is smaller than data.size: {config.size}, the side of "
-            "the centre crop"
-        )
-    check_reader(config)

@@ -22,7 +22,7 @@ def read_images(config: DataConfig, generator: torch.Generator) -> Source:
     return read_splits(*sets, config)
 
 
-def check_reader(config: DataConfig) -> None:
+def check_images(config: DataConfig) -> None:
     """Raise `InputError` for a mistake that shows without reading an image or downloading."""
     if config.reader == "folder":
         _open_folder(config)
@@ -51,17 +51,14 @@ def _open_folder(config: DataConfig) -> list[DatasetFolder]:
     """Anyone's own images in `data.root`, in one folder per class below train/ and test/."""
     root, found = project() / config.root, []
     layout = f"{root} must hold train/CLASS/ and test/CLASS/ with the same two or more classes"
-    for folder in (root, root / "train", root / "test"):
-        if not folder.is_dir():
-            raise InputError(
-                f"data.root: {str(folder)!r} is not a folder; {layout} "
-                "(queued experiments run elsewhere: give an absolute path)"
-            )
     for part in ("train", "test"):
         try:
             found.append(DatasetFolder(root / part, str, SUFFIXES))
-        except OSError as error:  # a folder that is empty or not readable
-            raise InputError(f"data.root: {root / part}: {error}; {layout}") from None
+        except OSError as error:  # a folder that is missing, empty or not readable
+            raise InputError(
+                f"data.root: {root / part}: {error.strerror or error}; {layout} "
+                "(queued experiments run elsewhere: give an absolute path)"
+            ) from None
     train, test = (dataset.classes for dataset in found)
     if len(train) < 2 or test != train:
         names = [", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (train, test)]

@@ -8,7 +8,7 @@ Axes: B batch, C channels, H and W stored pixels, S the side that the net sees.
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,16 +16,6 @@ from pdiff.config import DataConfig
 
 RATIO = (3 / 4, 4 / 3)  # widest and tallest crop, as torchvision's RandomResizedCrop
 TRIES = 10
-
-
-def augment(
-    images: UInt8[Tensor, "B C H W"], config: DataConfig, generator: torch.Generator
-) -> Float[Tensor, "_ C S S"]:
-    """Crop, shift, mirror and add noise as `config` says; pixels in [0, 1]."""
-    sizes = torch.tensor(images.shape[2:], device=images.device).expand(len(images), 2)
-    boxes, mirrored = draw_boxes(sizes, config, generator)
-    pixels = sample_boxes(images.float() / 255, boxes, mirrored, config.size)
-    return add_noise(pixels, config, generator)
 
 
 def draw_boxes(

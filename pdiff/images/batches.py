@@ -85,9 +85,6 @@ class EvaluationBatches:
     config: DataConfig
     batch_size: int
 
-    def __len__(self) -> int:
-        return -(-len(self.split) // self.batch_size)
-
     def __iter__(self) -> Iterator[Float[Tensor, "B C S S"]]:
         for images in self.split.evaluated(self.batch_size, self.config):
             yield _normalise(images, self.config)

@@ -63,20 +63,18 @@ class ImageFiles:
         """
         device = self.labels.device
 
-        def jobs() -> Iterator[list[tuple]]:
-            for index in batches:
-                rows = index.cpu()
-                boxes, mirrored = draw_boxes(self.sizes[rows].to(device), config, generator)
-                columns = rows.tolist(), boxes.tolist(), mirrored.tolist()
-                yield [(*job, config.size) for job in zip(*columns, strict=True)]
+        def jobs(index: Int64[Tensor, " B"]) -> list[tuple]:
+            sizes = self.sizes[index.cpu()].to(device)
+            columns = (x.tolist() for x in (index, *draw_boxes(sizes, config, generator)))
+            return [(*job, config.size) for job in zip(*columns, strict=True)]
 
-        for pixels in _decoded(self._cut_out, jobs(), device):
+        for pixels in _decoded(self._cut_out, map(jobs, batches), device):
             yield add_noise(pixels, config, generator)
 
     def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
         """All images in order as evaluation sees them; pixels in [0, 1]."""
-        rows = torch.arange(len(self)).split(batch_size)
-        jobs = ([(row, config) for row in batch.tolist()] for batch in rows)
+        batches = torch.arange(len(self)).split(batch_size)
+        jobs = ([(row, config) for row in batch.tolist()] for batch in batches)
         yield from _decoded(self._centre, jobs, self.labels.device)
 
     def with_fixed_noise(self, config: DataConfig, generator: torch.Generator) -> "ImageFiles":

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from pdiff.config import DataConfig
-from pdiff.images.augment import augment
+from pdiff.images.augment import add_noise, draw_boxes, sample_boxes
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ class ImageSplit:
         self, batches: Sequence[Int64[Tensor, " _"]], config: DataConfig, generator: torch.Generator
     ) -> Iterator[Float[Tensor, "_ C S S"]]:
         """The images of each batch as training sees them; pixels in [0, 1]."""
+        sizes = torch.tensor(self.images.shape[2:], device=self.images.device)
         for index in batches:
-            yield augment(self.images[index], config, generator)
+            boxes, mirrored = draw_boxes(sizes.expand(len(index), 2), config, generator)
+            pixels = self.images[index].float() / 255
+            yield add_noise(sample_boxes(pixels, boxes, mirrored, config.size), config, generator)
 
     def evaluated(self, batch_size: int, config: DataConfig) -> Iterator[Float[Tensor, "_ C S S"]]:
         """All images in order as evaluation sees them; pixels in [0, 1]."""
@@ -50,9 +53,7 @@ class ImageSplit:
         """Evaluation images with noise drawn once, at the size that the net sees."""
         if config.noise == 0:
             return self
-        pixels = _resize_and_crop(self.images, config)
-        noise = torch.randn(pixels.shape, generator=generator)
-        noised = (pixels + config.noise * noise).clamp(0, 1) * 255
+        noised = add_noise(_resize_and_crop(self.images, config), config, generator) * 255
         return replace(self, images=noised.round().to(torch.uint8))
 
     def tensors(self) -> dict[str, Tensor]:

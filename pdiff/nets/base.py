@@ -24,7 +24,6 @@ from pdiff.core.optimise import (
 from pdiff.images.batches import EvaluationBatches, ImageSet, Split, training_batches
 from pdiff.system.errors import InputError
 from pdiff.system.resume import Checkpointer
-from pdiff.system.speed import measured
 
 
 def train_base(
@@ -55,8 +54,7 @@ def train_base(
         range(start, config.epochs), "train base", config.epochs, initial=start, disable=None
     )
     for epoch in bar:
-        with measured(images=len(images.train)):
-            loss = _epoch(net, images.train, data, config.batch_size, optimizer, generator)
+        loss = _epoch(net, images.train, data, config.batch_size, optimizer, generator)
         schedule.step()
         accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
         if accuracy > progress["best"]:

@@ -24,9 +24,9 @@ from pdiff.novelty.claims import Claim, Kind
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, Tree, git, read_json, read_yaml
+from pdiff.tracking.files import Folder, git, read_json, read_yaml
 from pdiff.tracking.process import git_commit
-from pdiff.tracking.sync import Commit, Source, experiments, workspace
+from pdiff.tracking.sync import Source, experiments, workspace
 
 MEASURES = {  # heading, and name in its section of metrics/novelty.json
     "original_best": ("originals, best", "original_best"),
@@ -50,7 +50,7 @@ def kind_of(measure: str) -> Kind:
 class Result:
     """What one finished experiment left."""
 
-    tree: Tree
+    tree: Folder
     commit: str
     """Short hash of the commit that its code came from, or `unknown`."""
     name: str
@@ -88,9 +88,8 @@ class Result:
 
     def file(self, path: Path) -> Path | None:
         """An output on this machine: in the folder, or in DVC's cache; None if it is not here."""
-        if isinstance(self.tree, Folder):
-            found = self.tree.path / path
-        else:
+        found = self.tree.path / path
+        if self.tree.revision:
             md5 = self._outputs.get(str(path), "missing")
             found = cache_folder() / "files" / "md5" / md5[:2] / md5[2:]
         return found if found.exists() else None
@@ -119,7 +118,7 @@ class Library:
         self._found: dict[str, Result | None] = {}
         here, commit = root(), git_commit(root())
         self._sources = [*experiments(here), *workspace(here)]
-        head = Commit(here, "HEAD")
+        head = Folder(here, "HEAD")
         if commit and head.results():
             tags = {"mlflow.source.git.commit": commit}
             self._sources.append(Source("HEAD", head, 0.0, tags))

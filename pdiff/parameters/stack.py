@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pdiff.core.files import KEY, load_header, replacing
+from pdiff.core.files import KEY, load_header
 from pdiff.parameters.subset import Columns, Rows, Subset, overlaps
 from pdiff.system.errors import InputError
+from pdiff.system.paths import replacing
 
 ITEM = 4  # bytes of an fp32 value
 Part = tuple[int, slice, Float[Tensor, "R c"]]

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel
 
 from pdiff.system.errors import InputError
-from pdiff.system.paths import root
+from pdiff.system.paths import replacing, root
 
 State = dict[str, Any]
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -64,9 +64,8 @@ class Checkpointer:
         """Save `state()` if the last save is `every_s` ago."""
         if time.monotonic() - self._saved_at < self._every_s:
             return
-        partial = self._path.with_suffix(".partial")
-        torch.save(state(), partial)
-        partial.replace(self._path)
+        with replacing(self._path) as partial:
+            torch.save(state(), partial)
         self._saved_at = time.monotonic()
 
 

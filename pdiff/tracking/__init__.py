@@ -25,9 +25,8 @@ from typing import Any
 
 import yaml
 
-from pdiff.system import speed
 from pdiff.system.errors import reason
-from pdiff.system.paths import root
+from pdiff.system.paths import replacing, root
 from pdiff.tracking import files
 from pdiff.tracking.process import peak_memory, process_tags
 from pdiff.tracking.store import open_store
@@ -49,7 +48,6 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
     lie in the working directory then.
     """
     log, started, error = files.Log(), time.time(), None
-    speed.reset()
     try:
         yield log
     except BaseException as raised:
@@ -58,7 +56,7 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
     finally:
         with warns(f"no record of {stage} was kept"):
             ended, values = time.time(), params.model_dump(mode="json")
-            timing = {"duration_s": ended - started, **peak_memory(), **speed.speeds()}
+            timing = {"duration_s": ended - started, **peak_memory()}
             log.summary(timing)
             record = {
                 "id": uuid.uuid4().hex,
@@ -129,9 +127,8 @@ def save_record(record: Mapping[str, Any]) -> None:
         if files.params_sha(json.loads(other.read_text())["all_params"]) != sha:
             other.unlink()
     shutil.rmtree(path.parent / "results", ignore_errors=True)  # the pipeline is under way again
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(record))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record))
 
 
 def records(key: str = "*") -> list[dict[str, Any]]:

@@ -11,11 +11,9 @@ from pdiff.tracking.sync import sync
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the exit code comes back."""
     parser = argparse.ArgumentParser(prog="python -m pdiff.tracking", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("sync", help="log what MLflow does not have yet")
-    commands.add_parser("table", help="compare the experiments here, as Markdown")
-    served = commands.add_parser("ui", help="sync, then serve the comparison of the experiments")
-    served.add_argument("--port", type=int, default=5000)
+    known = "sync: log what MLflow lacks; table: compare as Markdown; ui: sync, then serve"
+    parser.add_argument("command", choices=("sync", "table", "ui"), help=known)
+    parser.add_argument("--port", type=int, default=5000, help="of ui")
     options = parser.parse_args(arguments)
     try:
         if options.command == "table":

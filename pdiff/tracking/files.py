@@ -5,19 +5,20 @@
     report/*.csv, *.png    tables and figures
     report/audit/*         those of the audit, and its report
 
-They are read from a folder or from a commit alike (`Tree`). Nothing here knows MLflow.
+They are read from a folder or from a commit alike. Nothing here knows MLflow.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import md5, sha1, sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, runtime_checkable
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import yaml
 
@@ -28,7 +29,6 @@ REPORT_STAGE = "audit"
 """The last stage: an experiment is complete when it has ended."""
 HEADLINE_STAGE = "novelty"
 """The stage whose metrics compare experiments; in MLflow their names have no prefix."""
-RESULT_FOLDERS = ("metrics", "plots", "report")
 RESULT = re.compile(r"(metrics|plots|report)/.*\.(json|csv|png|svg|md|html)")
 COLUMNS = {  # what the comparison shows of an experiment, and the heading that fits there
     "fit.r2": "AE R2",
@@ -73,7 +73,7 @@ def canonical(value: Any) -> Any:
 def params_sha(params: Mapping[str, Any]) -> str:
     """Hash of all parameters, independent of order and notation."""
     text = json.dumps(canonical(params), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text.encode()).hexdigest()
 
 
 def key_of(params: Mapping[str, Any]) -> str:
@@ -131,81 +131,80 @@ def git(*arguments: str, folder: Path | None = None) -> bytes | None:
     return None
 
 
-@runtime_checkable
-class Tree(Protocol):
-    """The files of one experiment, in a folder or in a commit."""
-
-    def results(self) -> dict[str, str]:
-        """Git's blob ids of metrics, plots and report files, by path."""
-
-    def read(self, path: str) -> bytes | None:
-        """The content of any file, None if there is none."""
-
-    def paths(self, folder: str) -> list[str]:
-        """Every file below a folder, in order; [] if there is none."""
-
-
+@dataclass(frozen=True)
 class Folder:
-    """A `Tree` of the files in a directory: the workspace or a saved copy."""
+    """The files of one experiment: those of a folder, as they are or as a commit has them."""
 
-    def __init__(self, path: Path):
-        self.path = path
-
-    def results(self) -> dict[str, str]:
-        paths = [path for name in RESULT_FOLDERS for path in self.paths(name)]
-        found = {p: (self.path / p).read_bytes() for p in paths if RESULT.fullmatch(p)}
-        return {p: hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest() for p, c in found.items()}
+    path: Path
+    revision: str = ""
 
     def read(self, path: str) -> bytes | None:
+        """The content of a file, None if there is none."""
+        if self.revision:
+            return git("cat-file", "blob", f"{self.revision}:./{path}", folder=self.path)
         file = self.path / path
         return file.read_bytes() if file.is_file() else None
 
-    def paths(self, folder: str) -> list[str]:
-        found = (p for p in (self.path / folder).rglob("*") if p.is_file())
-        return sorted(p.relative_to(self.path).as_posix() for p in found)
+    def blobs(self, *names: str) -> dict[str, str]:
+        """Git's ids of the contents of all files below these folders, by path and in order."""
+        folders = [f"{name}/" for name in names]
+        if self.revision:
+            listed = git("ls-tree", "-rz", self.revision, "--", *folders, folder=self.path) or b""
+            parts = [line.partition("\t") for line in listed.decode().split("\0") if line]
+            found = {path: description.split()[2] for description, _, path in parts}
+        else:
+            files = (p for f in folders for p in (self.path / f).rglob("*") if p.is_file())
+            data = {p.relative_to(self.path).as_posix(): p.read_bytes() for p in files}
+            found = {p: sha1(b"blob %d\0" % len(d) + d).hexdigest() for p, d in data.items()}
+        return dict(sorted(found.items()))
+
+    def results(self) -> dict[str, str]:
+        """`blobs` of metrics, plots and report files."""
+        found = self.blobs("metrics", "plots", "report")
+        return {path: blob for path, blob in found.items() if RESULT.fullmatch(path)}
 
 
-def md5_of(tree: Tree, path: str) -> str | None:
+def md5_of(tree: Folder, path: str) -> str | None:
     """A file's md5 or a folder's, as DVC has them in dvc.lock; None if there is neither.
 
-    Of a folder only what `.dvcignore` keeps out everywhere, bytecode, does not count.
+    Bytecode, which `.dvcignore` keeps out everywhere, does not count.
     """
     if (data := tree.read(path)) is not None:
-        return hashlib.md5(data).hexdigest()
+        return md5(data).hexdigest()
     entries = [
-        {"md5": hashlib.md5(tree.read(name) or b"").hexdigest(), "relpath": name[len(path) + 1 :]}
-        for name in tree.paths(path)
+        {"md5": md5(tree.read(name) or b"").hexdigest(), "relpath": name[len(path) + 1 :]}
+        for name in tree.blobs(path)
         if "__pycache__" not in name and not name.endswith(".pyc")
     ]
     text = json.dumps(entries, sort_keys=True).encode()
-    return hashlib.md5(text).hexdigest() + ".dir" if entries else None
+    return md5(text).hexdigest() + ".dir" if entries else None
 
 
-def results_sha(tree: Tree) -> str:
+def results_sha(tree: Folder) -> str:
     """Hash of all result files."""
-    return hashlib.sha256(json.dumps(sorted(tree.results().items())).encode()).hexdigest()
+    return sha256(json.dumps(sorted(tree.results().items())).encode()).hexdigest()
 
 
-def read_yaml(tree: Tree, path: str) -> dict[str, Any]:
+def read_yaml(tree: Folder, path: str) -> dict[str, Any]:
     """A YAML file as a dict, {} if there is none."""
     content = yaml.safe_load(tree.read(path) or b"")
     return content if isinstance(content, dict) else {}
 
 
-def read_json(tree: Tree, path: str) -> dict[str, Any]:
+def read_json(tree: Folder, path: str) -> dict[str, Any]:
     """A JSON file as a dict, {} if there is none."""
     content = json.loads(tree.read(path) or b"{}")
     return content if isinstance(content, dict) else {}
 
 
-def read_table(tree: Tree, path: str) -> "pandas.DataFrame":
+def read_table(tree: Folder, path: str) -> "pandas.DataFrame":
     """A CSV file, an empty frame if there is none."""
     import pandas  # half a second, for those who need it
 
     return pandas.read_csv(io.BytesIO(tree.read(path) or b"none\n"))
 
 
-def headline(tree: Tree) -> dict[str, float]:
+def headline(tree: Folder) -> dict[str, float]:
     """All final metrics: those of HEADLINE_STAGE by their names, others after their stage."""
     found: dict[str, float] = {}
     for path in filter(re.compile("metrics/.*json").fullmatch, tree.results()):
@@ -214,7 +213,7 @@ def headline(tree: Tree) -> dict[str, float]:
     return found
 
 
-def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
+def restored_record(tree: Folder, stage: str, when: float) -> dict[str, Any]:
     """A record for a stage that DVC restored instead of running it."""
     log, table = Log(), read_table(tree, f"plots/{stage}.csv")
     for step, row in table.set_index(table.columns[0]).iterrows():
@@ -232,7 +231,7 @@ def restored_record(tree: Tree, stage: str, when: float) -> dict[str, Any]:
     }
 
 
-def copy(tree: Tree, paths: Iterable[str], folder: Path) -> None:
+def copy(tree: Folder, paths: Iterable[str], folder: Path) -> None:
     """Write those of the files that there are into a folder."""
     for path in paths:
         if (data := tree.read(path)) is not None:
@@ -240,7 +239,7 @@ def copy(tree: Tree, paths: Iterable[str], folder: Path) -> None:
             (folder / path).write_bytes(data)
 
 
-def write_artifacts(tree: Tree, folder: Path) -> list[str]:
+def write_artifacts(tree: Folder, folder: Path) -> list[str]:
     """Lay out what the experiment's run shows as files; the names of the tables come back."""
     shown = [path for path in tree.results() if path.startswith("report/")]
     copy(tree, [*shown, "params.yaml", "dvc.lock"], folder)

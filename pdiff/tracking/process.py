@@ -1,11 +1,10 @@
-"""Where, by what and from which commit a stage runs, and whether what started it still runs."""
+"""Where, by what and from which commit a stage runs, and the memory that it takes."""
 
 import os
 import platform
 import resource
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from pdiff.tracking.files import git
@@ -33,7 +32,6 @@ def process_tags() -> dict[str, str]:
     on_gpu = torch is not None and wanted.startswith("cuda") and torch.cuda.is_available()
     tags = {
         "pdiff.host": socket.gethostname(),
-        "pdiff.pid": str(os.getppid()),  # DVC, or the shell: it lives on between two stages
         "pdiff.device": f"cuda: {torch.cuda.get_device_name()}" if on_gpu else "cpu",
         "pdiff.python": platform.python_version(),
         "pdiff.torch": torch.__version__ if torch else "",
@@ -42,13 +40,3 @@ def process_tags() -> dict[str, str]:
         "mlflow.source.git.commit": commit,
     }
     return {name: str(value) for name, value in tags.items() if value}
-
-
-def is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process that started a stage has ended; False on another machine."""
-    try:
-        os.kill(int(tags.get("pdiff.pid", 0)), 0)
-    except OSError as error:
-        here = tags.get("pdiff.host") == socket.gethostname()
-        return here and isinstance(error, ProcessLookupError)
-    return False

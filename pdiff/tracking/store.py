@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,29 +123,25 @@ class Store:
             self.client.set_tag(found.info.run_id, "pdiff.retired", "true")
             self.client.delete_run(found.info.run_id)
 
-    def add_records(self, records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-        """Log stages from their records, where MLflow does not have them or had them deleted.
+    def add_records(self, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Log stages from their records, where MLflow neither has them nor had them deleted.
 
         The keys of the experiments that changed come back, each with "added" or "updated".
         """
         changed: dict[str, str] = {}
-        known: dict[str, set[str | None]] = {}
-        for record in records:
-            key, stage, tags = record["key"], record["stage"], record["tags"]
-            if key not in known:
-                present = self.runs(deleted=True, key=key)
-                known[key] = {run.data.tags.get("pdiff.record") for run in present}
-            if record["id"] in known[key]:
-                continue
+        keys = {record["key"] for record in records}
+        present = [run.data.tags for key in keys for run in self.runs(deleted=True, key=key)]
+        known = {tags.get("pdiff.record") for tags in present}
+        for record in (r for r in records if r["id"] not in known):
+            key, tags = record["key"], record["tags"]
             here = self.runs(key=key, role="pipeline")
             changed.setdefault(key, "updated" if here else "added")
             found = self.ensure_pipeline(key, record["all_params"], record["started"], tags)
             pipeline_id = found.info.run_id
-            old = self.runs(parent=pipeline_id, stage=stage)
+            old = self.runs(parent=pipeline_id, stage=record["stage"])
             self._add_stage(pipeline_id, key, record)
             for run in old:
                 self.retire(run)
-            self._log(pipeline_id, tags={name: tags[name] for name in ("pdiff.host", "pdiff.pid")})
             if record["status"] == "FAILED":
                 self.end(pipeline_id, "FAILED", record["ended"])
             else:
@@ -163,7 +159,7 @@ class Store:
             self.client.set_tag(run_id, "pdiff.record", record["id"])
         self.end(run_id, record["status"], record["ended"])
 
-    def publish(self, key: str, tree: files.Tree, tags: Mapping[str, str], when: float) -> None:
+    def publish(self, key: str, tree: files.Folder, tags: Mapping[str, str], when: float) -> None:
         """Complete an experiment's run from its result files and mark it finished."""
         found = self.ensure_pipeline(key, files.read_yaml(tree, "params.yaml"), when, tags)
         run_id, old, now = found.info.run_id, found.data, int(time.time() * 1000)

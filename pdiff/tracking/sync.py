@@ -6,44 +6,17 @@ Missing are experiments that DVC restored from its cache, results that came by `
 
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pdiff import tracking
 from pdiff.system.paths import root
 from pdiff.tracking import files
-from pdiff.tracking.process import git_commit, is_gone
+from pdiff.tracking.process import git_commit
 from pdiff.tracking.store import open_store
 
 EXPERIMENT_REF = "refs/exps/[0-9a-f][0-9a-f]/*/*"  # others are DVC's own: stash, queue, failed
-
-
-class Commit:
-    """A `files.Tree` of the files of a commit."""
-
-    def __init__(self, folder: Path, revision: str):
-        self.folder = folder
-        self.revision = revision
-
-    def results(self) -> dict[str, str]:
-        found = self._blobs(*files.RESULT_FOLDERS)
-        return {path: blob for path, blob in found.items() if files.RESULT.fullmatch(path)}
-
-    def read(self, path: str) -> bytes | None:
-        return files.git("cat-file", "blob", f"{self.revision}:./{path}", folder=self.folder)
-
-    def paths(self, folder: str) -> list[str]:
-        return sorted(self._blobs(f"{folder}/"))
-
-    def _blobs(self, *paths: str) -> dict[str, str]:
-        """Git's blob ids of these files and of those in these folders, by path."""
-        command = ("ls-tree", "-rz", self.revision, "--", *paths)
-        lines = (files.git(*command, folder=self.folder) or b"").decode().split("\0")
-        parts = [line.partition("\t") for line in lines if line]
-        return {path: description.split()[2] for description, _, path in parts}
 
 
 @dataclass
@@ -51,14 +24,14 @@ class Source:
     """Results that an experiment's run can be completed from."""
 
     key: str
-    tree: files.Tree
+    tree: files.Folder
     when: float
     tags: dict[str, str] = field(default_factory=dict)
     verified: bool = False
     """Put together by the report stage, and no stage has run since: complete and up to date."""
 
     def __post_init__(self) -> None:
-        self.is_workspace = isinstance(self.tree, files.Folder) and not self.verified
+        self.is_workspace = not (self.tree.revision or self.verified)
         self.marks = {
             "pdiff.params_sha": files.params_sha(files.read_yaml(self.tree, "params.yaml")),
             "pdiff.results_sha": files.results_sha(self.tree),
@@ -92,7 +65,8 @@ def experiments(folder: Path) -> list[Source]:
         _, _, start, rest, name = ref.split("/", 4)
         tags = dict.fromkeys(("dvc.baseline_rev", "mlflow.source.git.commit"), start + rest)
         tags |= {"dvc.exp_name": name, "dvc.exp_rev": revision}
-        found.append(Source(files.clean_name(name), Commit(folder, revision), float(when), tags))
+        tree = files.Folder(folder, revision)
+        found.append(Source(files.clean_name(name), tree, float(when), tags))
     return found
 
 
@@ -111,10 +85,14 @@ def sync() -> str:
     with open_store() as store:
         changed = store.add_records(tracking.records())
         runs = store.runs(deleted=True, role="pipeline")
-        gone = {run.info.run_id for run in runs if run.info.lifecycle_stage == "deleted"}
-        live = {r.data.tags["pdiff.key"]: r for r in reversed(runs) if r.info.run_id not in gone}
-        runs = [run for run in runs if run.info.status == "FINISHED" or run.info.run_id in gone]
-        settled = [run.data.tags for run in runs if "pdiff.retired" not in run.data.tags]
+        live = [run for run in runs if run.info.lifecycle_stage == "active"]
+        here = {run.data.tags["pdiff.key"] for run in live}
+        settled = [
+            run.data.tags
+            for run in runs
+            if (run.info.status == "FINISHED" or run not in live)
+            and "pdiff.retired" not in run.data.tags
+        ]
         saved = [  # by last stages, perhaps because MLflow was down
             Source(path.parent.name, files.Folder(path), path.stat().st_mtime, verified=True)
             for path in sorted(tracking.runs_folder().glob("*/results"))
@@ -123,29 +101,22 @@ def sync() -> str:
         for source in [*experiments(root()), *saved, *workspace(root())]:
             # the workspace's results may be any experiment's
             own = {} if source.is_workspace else {**source.tags, "pdiff.key": source.key}
-            wanted, run = source.marks | own, live.get(source.key)
+            wanted = source.marks | own
             known = any(wanted.items() <= tags.items() for tags in settled)
-            if source.key in done or not (known or _may_publish(source, run)):
+            if source.key in done or not (known or _may_publish(source)):
                 continue
             if not known:
                 store.publish(source.key, source.tree, source.tags, source.when)
-                changed.setdefault(source.key, "updated" if run else "added")
+                changed.setdefault(source.key, "updated" if source.key in here else "added")
             settled.append(wanted)
             done.add(source.key)
-        for run in store.runs(role="pipeline"):
-            if run.info.status == "RUNNING" and is_gone(run.data.tags):
-                why = "its process ended before the report stage did"
-                store.client.set_tag(run.info.run_id, "pdiff.error", why)
-                store.end(run.info.run_id, "FAILED", time.time())
-                changed[run.data.tags["pdiff.key"]] = "marked as failed"
     count = Counter(changed.values())
-    return ", ".join(f"{count[word]} {word}" for word in ("added", "updated", "marked as failed"))
+    return f"{count['added']} added, {count['updated']} updated"
 
 
-def _may_publish(source: Source, run: Any | None) -> bool:
-    """Whether results are complete, and nobody is making new ones."""
-    busy = run is not None and run.info.status == "RUNNING" and not is_gone(run.data.tags)
-    complete = source.verified or (not busy and source.is_complete())
+def _may_publish(source: Source) -> bool:
+    """Whether results are complete and, in the workspace, DVC would run no stage."""
+    complete = source.is_complete()
     if not (complete and source.is_workspace):
         return complete
     # files that are not here count as unchanged, as in a fresh clone

@@ -4,15 +4,12 @@ One row per experiment: the parameters that differ, whether the generator has le
 the originals and the generated models are, and how alike they are.
 """
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +39,8 @@ def differing_params(runs: Sequence[Any]) -> list[str]:
 
 
 def _place(name: str) -> tuple[int, str]:
-    section = name.split(".")[0]
-    return SECTIONS.index(section) if section in SECTIONS else len(SECTIONS), name
+    section = name.partition(".")[0]
+    return (*SECTIONS, section).index(section), name
 
 
 def table(store: Store) -> str:
@@ -105,6 +102,8 @@ def serve(port: int) -> int:
     if uri.startswith("http"):
         print(uri.rstrip("/") + path, flush=True)
         return 0
+    print(f"in some ten seconds: http://{HOST}:{port}{path}")
+    print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends it", flush=True)
     words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
     words += ["--backend-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
     words += ["--allowed-hosts", f"{HOST}:*,localhost:*,127.0.0.1:*"]
@@ -117,13 +116,6 @@ def serve(port: int) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        while server.poll() is None:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                print(f"\nhttp://{HOST}:{port}{path}")
-                print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends it", flush=True)
-                break
-            time.sleep(0.5)
         return server.wait()
     except KeyboardInterrupt:
         server.terminate()

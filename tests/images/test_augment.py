@@ -7,7 +7,8 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
-from pdiff.images.augment import augment, random_boxes, sample_boxes
+from pdiff.images.augment import random_boxes, sample_boxes
+from pdiff.images.pixels import ImageSplit
 from tests.toys.sets import one_file
 
 
@@ -75,8 +76,8 @@ def test_boxes_lie_inside_the_image(generator):
 
 
 def test_an_image_that_no_draw_fits_takes_the_largest_centred_box(generator):
-    boxes = random_boxes(torch.tensor([[10, 100]] * 3), (1.0, 1.0), generator)
-    assert boxes.tolist() == [[43, 0, 13, 10]] * 3
+    boxes = random_boxes(torch.tensor([[10, 100], [100, 10]]), (1.0, 1.0), generator)
+    assert boxes.tolist() == [[43, 0, 13, 10], [0, 43, 10, 13]]
 
 
 RAMP = np.arange(24, dtype=np.uint8)[None, :, None].repeat(24, 0).repeat(3, 2) * 10
@@ -90,12 +91,10 @@ def augmented(request, params, tmp_path, generator):
         still = {"noise": 0.0, "shift": 0, "flip": False, "size": 24, "resize": 24}
         still |= {"mean": (0.0,) * 3, "std": (1.0,) * 3}
         data = params.data.model_copy(update=still | changes)
+        split = one_file(tmp_path, image)
         if request.param == "tensor":
-            return augment(
-                torch.from_numpy(image).movedim(2, 0).repeat(count, 1, 1, 1), data, generator
-            )
-        rows = [torch.zeros(count).long()]
-        return next(iter(one_file(tmp_path, image).augmented(rows, data, generator)))
+            split = ImageSplit(torch.from_numpy(image).movedim(2, 0)[None], split.labels)
+        return next(split.augmented([torch.zeros(count).long()], data, generator))
 
     return run
 
@@ -104,6 +103,14 @@ def test_a_shift_repeats_the_border(augmented):
     rows = augmented(RAMP, 200, shift=2)[:, 0, 0].mul(255).round().int().unique(dim=0).tolist()
     expected = [[min(max(i + s, 0), 23) * 10 for i in range(24)] for s in range(-2, 3)]
     assert rows == expected
+
+
+def test_a_shift_is_in_pixels_of_the_result(augmented):
+    """Each is two pixels of the image, so the ramp's mean of them moves by 20."""
+    inner = augmented(RAMP, 200, shift=2, size=12, resize=12)[:, 0, 0, 3:9].mul(255).round().int()
+    assert inner.unique(dim=0).tolist() == [
+        [20 * (i + s) + 5 for i in range(3, 9)] for s in range(-2, 3)
+    ]
 
 
 def test_half_of_the_images_are_mirrored(augmented):

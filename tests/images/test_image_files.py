@@ -61,13 +61,6 @@ def test_a_list_on_disk_comes_back(images, tmp_path):
         assert torch.equal(split.labels, saved.labels)
 
 
-def test_a_relative_root_stays_relative_on_disk(data, image_folder, monkeypatch, generator):
-    monkeypatch.setenv("DVC_ROOT", str(image_folder.parent))
-    images = prepare_images(data.model_copy(update={"root": "images"}), generator)
-    assert images.train.root == "images"
-    assert len(list(images.train.evaluated(4, data))) == 3
-
-
 def test_taking_some_keeps_path_size_and_label_together(images):
     split = images.train.take(torch.tensor([3, 0]))
     assert split.paths == (images.train.paths[3], images.train.paths[0])

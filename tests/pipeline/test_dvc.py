@@ -1,24 +1,12 @@
 """The pipeline under DVC, for real, on a tiny configuration: slow tests."""
 
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 
 from tests.toys.project import Project, clone, commit, make_project, stages_run
 
 pytestmark = pytest.mark.slow
 
-AFTER_THE_AUTOENCODER = {
-    "train_autoencoder",
-    "train_ddpm",
-    "generate",
-    "evaluate_generated",
-    "novelty",
-    "audit",
-}
+OF_MODEL = {"train_autoencoder", "train_ddpm", "generate", "evaluate_generated", "novelty", "audit"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +33,7 @@ def test_a_team_shares_results_through_a_remote(project, tmp_path):
 
 def test_an_ablation_runs_only_what_follows_the_autoencoder(project):
     output = project.dvc("exp", "run", "-n", "low", "-S", "noise.latent=0.01")
-    assert stages_run(output) == {"check_params", *AFTER_THE_AUTOENCODER}
+    assert stages_run(output) == {"check_params", *OF_MODEL}
     rows = project.dvc("exp", "show", "--csv").splitlines()
     assert "accuracy.generated_mean" in rows[0]
     assert [row for row in rows if "low" in row.split(",")[:4]]
@@ -75,19 +63,8 @@ def test_a_killed_training_goes_on_where_it_was_and_ends_the_same(project, tmp_p
         copy.environment["PDIFF_TRACKING"] = "off"
         copy.set_param("autoencoder.steps", 1500)
     whole.stage("train_autoencoder")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stages.train_autoencoder"],
-        cwd=killed.path,
-        env=killed.env({"PDIFF_SAVE_EVERY_S": "0.2"}),
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while not list((killed.path / ".work/train_autoencoder").glob("*/state.pt")):
-        assert process.poll() is None and time.monotonic() < deadline, "ended before it was killed"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed.kill("train_autoencoder", "stages.train_autoencoder")
     killed.stage("train_autoencoder")
     for name in ("models/autoencoder.safetensors", "data/latents.safetensors"):
         assert (killed.path / name).read_bytes() == (whole.path / name).read_bytes()
-    assert not list((killed.path / ".work/train_autoencoder").glob("*/state.pt"))
+    assert not killed.states("train_autoencoder")

@@ -1,11 +1,6 @@
 """The pipeline under DVC, for real, beyond what each change must pass: `.ci/nightly`."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -71,20 +66,7 @@ def test_dvc_notices_a_change_of_an_own_net(tmp_path):
 def test_a_training_that_is_killed_under_dvc_ends_the_same(tmp_path, stage, longer):
     whole, killed = (make_project(tmp_path / name, **longer) for name in ("whole", "killed"))
     whole.dvc("repro", stage)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", stage],
-        cwd=killed.path,
-        env=killed.env({"PDIFF_SAVE_EVERY_S": "0.2"}),
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 900
-    while not list((killed.path / ".work" / stage).glob("*/state.pt")):
-        assert process.poll() is None and time.monotonic() < deadline, "ended before it was killed"
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    killed.kill(stage, "dvc", "repro", stage)
     killed.dvc("repro", stage)
     assert killed.output_hashes() == whole.output_hashes()
-    assert not list((killed.path / ".work" / stage).glob("*/state.pt"))
+    assert not killed.states(stage)

@@ -1,7 +1,5 @@
 """What a stage hands to the next one equals a plain computation of it, at toy sizes."""
 
-import shutil
-
 import pandas as pd
 import pytest
 import torch
@@ -17,8 +15,6 @@ from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
 from stages import audit, train_autoencoder, train_ddpm
-from tests.conftest import change
-from tests.toys.pipeline import run_stages
 
 PREDICTIONS = ("predictions_originals", "predictions_generated")
 
@@ -51,11 +47,8 @@ def test_every_group_predicts_what_its_parameters_predict(finished, tiny, matric
 
 
 @pytest.mark.parametrize(("split", "choosing"), [("test", "validation"), ("validation", "test")])
-def test_a_model_has_the_accuracies_of_both_splits(finished, tiny_raw, tmp_path, split, choosing):
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    changes = {"novelty.split": split, "novelty.audit": False}
-    run_stages(folder, change(tiny_raw, **changes), ("novelty",))
+def test_a_model_has_the_accuracies_of_both_splits(rerun, split, choosing):
+    folder = rerun({"novelty.split": split, "novelty.audit": False}, "novelty")
     models = pd.read_csv(folder / "data/models.csv")
     for column, name in (("accuracy", split), ("choosing_accuracy", choosing)):
         saved, labels = predictions(folder, name)
@@ -66,13 +59,11 @@ def test_a_model_has_the_accuracies_of_both_splits(finished, tiny_raw, tmp_path,
 
 
 @pytest.mark.parametrize("norm", ["running", "batch"])
-def test_latents_are_encoded_as_params_say(finished, tiny_raw, tmp_path, norm):
+def test_latents_are_encoded_as_params_say(rerun, tiny_raw, norm):
     """And decoded so: a plain pass of the normalised checkpoints through the autoencoder."""
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
     decode_norm = {"running": "running", "batch": "sample"}[norm]
     norms = {"autoencoder.encode_norm": norm, "autoencoder.decode_norm": decode_norm}
-    run_stages(folder, change(tiny_raw, **norms), ("train_autoencoder", "train_ddpm", "generate"))
+    folder = rerun(norms, "train_autoencoder", "train_ddpm", "generate")
     codec = ConvCodec.load(folder / "models/autoencoder.safetensors")
     subset, matrix = load_stack(folder / "data/checkpoints.safetensors")
     normalisation = Normalisation.fit(Models(subset, matrix), tiny_raw["autoencoder"]["normalise"])
@@ -86,13 +77,9 @@ def test_latents_are_encoded_as_params_say(finished, tiny_raw, tmp_path, norm):
 
 
 @pytest.mark.parametrize("kind", ["tensor", "parameter"])
-def test_the_autoencoder_trains_on_normalised_checkpoints(
-    finished, tiny_raw, tmp_path, monkeypatch, kind
-):
+def test_the_autoencoder_trains_on_normalised_checkpoints(rerun, monkeypatch, kind):
     seen = spy(monkeypatch, train_autoencoder, "train_autoencoder")
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    run_stages(folder, change(tiny_raw, autoencoder__normalise=kind), ("train_autoencoder",))
+    folder = rerun({"autoencoder.normalise": kind}, "train_autoencoder")
     subset, _ = load_stack(folder / "data/checkpoints.safetensors")
     (matrix,) = seen
     if kind == "parameter":
@@ -107,19 +94,16 @@ def test_the_autoencoder_trains_on_normalised_checkpoints(
 
 @pytest.mark.parametrize("kind", ["dimension", "whiten"])
 def test_the_denoiser_trains_on_standard_latents_and_its_samples_are_scaled_back(
-    finished, tiny_raw, tmp_path, monkeypatch, kind
+    rerun, tiny, monkeypatch, kind
 ):
     seen = spy(monkeypatch, train_ddpm, "train_denoiser")
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    raw = change(tiny_raw, ddpm__standardise=kind)
-    run_stages(folder, raw, ("train_ddpm", "generate"))
+    folder = rerun({"ddpm.standardise": kind}, "train_ddpm", "generate")
     (standard,) = seen
     count = standard.shape[1]
     torch.testing.assert_close(standard.mean(0), torch.zeros(count), atol=1e-4, rtol=0)
     torch.testing.assert_close(standard.std(0), torch.ones(count), atol=1e-3, rtol=0)
     latents = load_tensors(folder / "data/latents.safetensors")[0]["latents"]
-    held_out = held_out_rows(len(latents), raw["ddpm"]["held_out"])
+    held_out = held_out_rows(len(latents), tiny.ddpm.held_out)
     model = LatentModel.load(folder / "models/denoiser.safetensors")
     back, scale = model.statistics.invert(standard), latents.std(0).max().item()
     rounding = 5e-3 * scale  # `whiten` leaves out directions that are smaller than this

@@ -5,7 +5,8 @@ import threading
 import pytest
 import torch
 
-from pdiff.system.resume import Checkpointer, make_checkpointer
+from pdiff.system import resume
+from pdiff.system.resume import Checkpointer
 
 
 @pytest.fixture
@@ -64,18 +65,18 @@ def test_a_second_process_waits_for_the_first(folder, capsys):
     assert "waiting for another process at the same training" in capsys.readouterr().out
 
 
-def test_the_key_depends_on_parameters_and_inputs(params, tmp_path, monkeypatch):
+def test_the_key_depends_on_parameters_inputs_code_and_device(params, tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    file = tmp_path / "input"
-    cpu = torch.device("cpu")
+    monkeypatch.setattr(resume, "PACKAGE", tmp_path / "pdiff")
+    (tmp_path / "pdiff/room").mkdir(parents=True)
 
-    def key(section, content):
-        file.write_bytes(content)
-        return make_checkpointer("train", [section], [file], cpu)._folder
+    def key(noise=params.noise, content="a", code="pass", device="cpu"):
+        (tmp_path / "input").write_text(content)
+        (tmp_path / "pdiff/room/code.py").write_text(code)
+        device = torch.device(device)
+        return resume.make_checkpointer("train", [noise], [tmp_path / "input"], device)._folder
 
-    noise = params.noise
-    first = key(noise, b"a")
-    assert first == key(noise, b"a")
-    assert first != key(noise, b"b")
-    assert first != key(noise.model_copy(update={"latent": 1.0}), b"a")
-    assert first.parent == tmp_path / ".work" / "train"
+    other = params.noise.model_copy(update={"latent": 1.0})
+    keys = [key(), key(other), key(content="b"), key(code="return"), key(device="cuda")]
+    assert len(set(keys)) == 5 and key() == keys[0]
+    assert keys[0].parent == tmp_path / ".work" / "train"

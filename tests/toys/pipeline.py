@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def run_stages(folder: Path, raw: dict, names: Iterable[str] = STAGES) -> None:
                 stage(importlib.import_module(f"stages.{name}").main)
         finally:
             os.chdir(before)
+
+
+def go_on(start: Path, folder: Path, raw: dict, *names: str) -> Path:
+    """`folder` becomes a copy of a run in which these stages ran again with other parameters."""
+    shutil.copytree(start, folder)
+    run_stages(folder, raw, names)
+    return folder
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -4,19 +4,20 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from pdiff.tracking.store import SETTINGS
-from tests.conftest import ROOT, TINY
+from pdiff.tracking.store import SETTINGS, open_store
+from tests.conftest import ROOT, TINY, change, composed
 
 GIT = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
 
@@ -50,16 +51,36 @@ class Project:
     def stage(self, name: str, **environment: str) -> str:
         return self.run(sys.executable, "-m", f"stages.{name}", **environment)
 
+    def states(self, stage: str) -> list[Path]:
+        """What a training that has not ended has saved."""
+        return list((self.path / ".work" / stage).glob("*/state.pt"))
+
+    def kill(self, stage: str, *module: str) -> None:
+        """Start a module and kill it, with what it started, once the stage has saved its state."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=self.path,
+            env=self.env({"PDIFF_SAVE_EVERY_S": "0.2"}),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 900
+        while not self.states(stage):
+            assert process.poll() is None and time.monotonic() < deadline, "it ended by itself"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
     def undo(self) -> None:
         """Leave an experiment: the workspace is as it was committed."""
         self.run("git", "checkout", "-q", ".")
         self.dvc("checkout")
 
     def set_param(self, name: str, value: Any) -> None:
-        params = yaml.safe_load((self.path / "params.yaml").read_text())
-        section, _, key = name.partition(".")
-        params[section][key] = value
-        (self.path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        path = self.path / "params.yaml"
+        params = change(yaml.safe_load(path.read_text()), **{name: value})
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
 
     def copy(self, path: Path) -> "Project":
         """Everything, with data, cache and MLflow's files."""
@@ -82,21 +103,16 @@ class Project:
     def metrics(self) -> dict[str, Any]:
         return json.loads((self.path / "metrics/novelty.json").read_text())
 
-    def runs(self, uri: str = "") -> dict[str, Any]:
-        """The pipeline runs in MLflow by key: their tags, params and metrics."""
-        code = (
-            "import json, mlflow, sys\n"
-            "client = mlflow.MlflowClient(sys.argv[1])\n"
-            "found = client.get_experiment_by_name('pdiff')\n"
-            "runs = client.search_runs([found.experiment_id]) if found else []\n"
-            "print('RUNS' + json.dumps([{'status': r.info.status, 'tags': r.data.tags,\n"
-            "  'params': r.data.params, 'metrics': r.data.metrics} for r in runs]))\n"
-        )
-        text = self.run(sys.executable, "-c", code, uri or f"sqlite:///{self.path}/mlflow.db")
-        runs = json.loads(text.partition("RUNS")[2].splitlines()[0])
-        pipelines = [run for run in runs if run["tags"]["pdiff.role"] == "pipeline"]
-        assert len({run["tags"]["pdiff.key"] for run in pipelines}) == len(pipelines)
-        return {run["tags"]["pdiff.key"]: run for run in pipelines}
+    def runs(self) -> dict[str, Any]:
+        """The pipeline runs in MLflow by key: their status, tags, params and metrics."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(self.path))
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            with open_store() as store:
+                runs = store.runs(role="pipeline")
+        found = {run.data.tags["pdiff.key"]: run for run in runs}
+        assert len(found) == len(runs), "one stands twice"
+        return {k: {"status": r.info.status, **r.data.to_dictionary()} for k, r in found.items()}
 
 
 def stages_run(output: str) -> set[str]:
@@ -121,9 +137,7 @@ def make_project(path: Path, **changes: Any) -> Project:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target)
     recipe = yaml.safe_load((ROOT / "pdiff/conf/recipe/quick.yaml").read_text())
-    for name, value in (TINY | changes).items():
-        section, _, key = name.partition(".")
-        recipe.setdefault(section, {})[key] = value
+    recipe = change(recipe, **TINY | changes)
     net = yaml.safe_dump({"base": {"net": recipe["base"].pop("net")}})
     (path / "pdiff/conf/net/tiny.yaml").write_text(f"# @package _global_\n{net}")
     text = "# @package _global_\n" + yaml.safe_dump(recipe)
@@ -131,9 +145,8 @@ def make_project(path: Path, **changes: Any) -> Project:
     config = path / "pdiff/conf/config.yaml"
     for old, new in (("recipe: quick", "recipe: tiny"), ("net: resnet18", "net: tiny")):
         config.write_text(config.read_text().replace(old, new))
-    with initialize_config_dir(str(path / "pdiff/conf"), version_base=None):
-        composed = OmegaConf.to_container(compose("config"), resolve=True)
-    (path / "params.yaml").write_text(yaml.safe_dump(composed, sort_keys=False))
+    params = composed(presets=path / "pdiff/conf")
+    (path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     project = Project(path)
     project.run("git", "init", "-q")
     commit(project)

@@ -1,4 +1,4 @@
-"""Small image sets in the true on-disk formats of the paper's, made in a moment.
+"""Small image sets in true on-disk formats: of each way in which torchvision gives its images.
 
 Each maker writes to `root` and returns what must come back: {"train": (images, labels), "test":
 ...}, images as pixels (H, W, 3) or as paths. Where torchvision compares checksums, `patch` (a
@@ -6,7 +6,6 @@ Each maker writes to `root` and returns what must come back: {"train": (images, 
 """
 
 import hashlib
-import json
 import pickle
 from pathlib import Path
 
@@ -76,36 +75,6 @@ def cifar10(root: Path, patch) -> dict:
     return {"train": (train, cycle(10)), "test": (test, cycle(4))}
 
 
-def cifar100(root: Path, patch) -> dict:
-    folder, kind, found = root / "cifar-100-python", datasets.CIFAR100, {}
-    for seed, (name, count) in enumerate(COUNTS.items()):
-        images = pixels(count, 32, 32, seed)
-        content = {"data": _flat(images), "fine_labels": cycle(count), "coarse_labels": [0] * count}
-        patch.setattr(kind, f"{name}_list", [[name, _pickle(folder / name, content)]])
-        found[name] = (images, cycle(count))
-    meta = _pickle(folder / "meta", {"fine_label_names": ["apple", "bear", "cup"]})
-    patch.setattr(kind, "meta", kind.meta | {"md5": meta})
-    return found
-
-
-def stl10(root: Path, patch) -> dict:
-    folder, kind, found, lists = root / "stl10_binary", datasets.STL10, {}, {}
-    folder.mkdir(parents=True)
-    for seed, (name, count) in enumerate(COUNTS.items()):
-        images, labels = pixels(count, 96, 96, seed), cycle(count)
-        column_major = images.transpose(0, 3, 2, 1)
-        (folder / f"{name}_X.bin").write_bytes(column_major.tobytes())
-        (folder / f"{name}_y.bin").write_bytes(bytes(label + 1 for label in labels))
-        lists[name] = [[f"{name}_X.bin"], [f"{name}_y.bin"]]
-        found[name] = (images, labels)
-    (folder / "unlabeled_X.bin").write_bytes(pixels(1, 96, 96).tobytes())
-    lists["train"].append(["unlabeled_X.bin"])
-    (folder / "class_names.txt").write_text("airplane\nbird\ncar\n")
-    for name, files in lists.items():
-        patch.setattr(kind, f"{name}_list", [[file, md5(folder / file)] for (file,) in files])
-    return found
-
-
 def flowers102(root: Path, patch) -> dict:
     folder, kind = root / "flowers-102", datasets.Flowers102
     labels, ids = cycle(14), {"trnid": range(5, 15), "valid": range(0), "tstid": range(1, 5)}
@@ -128,18 +97,6 @@ def pets(root: Path, patch) -> dict:
         rows = [f"{key} {label + 1} 1 1\n" for key, label in zip(ids, cycle(count), strict=True)]
         (folder / "annotations" / f"{part}.txt").write_text("".join(rows))
         found[name] = (files, cycle(count))
-    return found
-
-
-def food101(root: Path, patch) -> dict:
-    folder, found = root / "food-101", {}
-    (folder / "meta").mkdir(parents=True)
-    for name, count in (("train", 5), ("test", 2)):
-        meta = {kind: [f"{kind}/{name}{i}" for i in range(count)] for kind in ("ramen", "pie")}
-        (folder / "meta" / f"{name}.json").write_text(json.dumps(meta))
-        keys = [key for kind in meta for key in meta[kind]]
-        files = [_jpeg(folder / "images" / f"{key}.jpg", i) for i, key in enumerate(keys)]
-        found[name] = (files, [1] * count + [0] * count)  # pie comes first
     return found
 
 
@@ -181,7 +138,4 @@ def svhn(root: Path, patch) -> dict:
     return found
 
 
-MAKERS = {
-    make.__name__: make
-    for make in (cifar10, cifar100, stl10, flowers102, pets, food101, imagenet, mnist, svhn)
-}
+MAKERS = {make.__name__: make for make in (cifar10, flowers102, pets, imagenet, mnist, svhn)}
