@@ -14,6 +14,7 @@ from pdiff.diffusion.bars import missed_latent_bars
 from pdiff.diffusion.fit import latent_fit
 from pdiff.diffusion.latents import LatentModel
 from pdiff.parameters.stack import write_columns
+from pdiff.system.speed import measured
 from stages import stage, warn
 
 
@@ -25,9 +26,10 @@ def main() -> None:
     generator = make_generator(params.seed.model, "generate", device=device)
 
     with tracking.run("generate", params, "seed", "generate") as log:
-        latents = model.sample(params.generate, generator)
-        check_finite(latents, "generated latents")
-        write_columns(outputs.GENERATED, codec.subset, len(latents), codec.decode(latents))
+        with measured(models=params.generate.models):
+            latents = model.sample(params.generate, generator)
+            check_finite(latents, "generated latents")
+            write_columns(outputs.GENERATED, codec.subset, len(latents), codec.decode(latents))
         log.summary({"models": len(latents), "parameters": codec.subset.length})
         own = make_generator(params.seed.model, "trajectories", device=device)
         steps, trajectories = model.follow(params.generate, own)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from pdiff.system.errors import InputError
 from pdiff.system.resume import Checkpointer
+from pdiff.system.speed import counted
 
 MAX_LOGGED = 500  # points in a logged curve
 
@@ -122,7 +123,7 @@ def optimise(
 
     start, every = progress["step"], math.ceil(steps / MAX_LOGGED)
     bar = tqdm(range(start, steps), name, steps, initial=start, unit="step", disable=None)
-    for step in bar:
+    for step in counted(bar, steps=1):
         rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate

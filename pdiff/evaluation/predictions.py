@@ -16,6 +16,7 @@ from pdiff.core.files import load_tensors, save_tensors
 from pdiff.evaluation.predict import CutNet, Models, Predictor, accuracy
 from pdiff.images.batches import EvaluationBatches, ImageSet
 from pdiff.system.errors import InputError
+from pdiff.system.speed import measured
 
 SPLITS = ("validation", "test")
 Groups = dict[str, Int16[Tensor, "_ N"]]
@@ -56,7 +57,8 @@ class Evaluation:
             batches = EvaluationBatches(images, self._data, self._batch_size)
             self._predictor = Predictor(self._cut, lambda: batches, self._boundary_mib)
             self._split = split
-        return self._predictor.predict(models, progress)
+        with measured(models=len(models), predictions=len(models) * len(images)):
+            return self._predictor.predict(models, progress)
 
     def predict_groups(self, split: str, groups: Mapping[str, Models]) -> Groups:
         """Predictions of all groups so far; new groups share one pass over the images."""

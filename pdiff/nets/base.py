@@ -24,6 +24,7 @@ from pdiff.core.optimise import (
 from pdiff.images.batches import EvaluationBatches, ImageSet, Split, training_batches
 from pdiff.system.errors import InputError
 from pdiff.system.resume import Checkpointer
+from pdiff.system.speed import measured
 
 
 def train_base(
@@ -54,7 +55,8 @@ def train_base(
         range(start, config.epochs), "train base", config.epochs, initial=start, disable=None
     )
     for epoch in bar:
-        loss = _epoch(net, images.train, data, config.batch_size, optimizer, generator)
+        with measured(images=len(images.train)):
+            loss = _epoch(net, images.train, data, config.batch_size, optimizer, generator)
         schedule.step()
         accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
         if accuracy > progress["best"]:

@@ -19,6 +19,7 @@ from pdiff.core.optimise import Log, autocast, draw_seed, make_optimizer, train_
 from pdiff.images.batches import Split, training_batches
 from pdiff.nets.base import finite
 from pdiff.parameters.subset import Subset
+from pdiff.system.speed import counted
 
 
 def finetune(
@@ -54,7 +55,7 @@ def finetune(
 
     steps = config.save_after + (config.checkpoints + config.held_back) * config.save_every
     with tqdm(total=steps, desc="finetune", disable=None) as bar:
-        for step in range(1, steps + 1):
+        for step in counted(range(1, steps + 1), steps=1, images=config.batch_size):
             net.train(step <= first_steps[config.batch_norm])
             loss = train_step(optimizer, batch_loss)
             if step <= config.steps:

@@ -1,1 +1,1 @@
-"""What holds no number: errors, paths, resumable state, the processor's instructions."""
+"""What holds no number: errors, paths, resumable state, speed, the processor's instructions."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from pdiff.system import speed
 from pdiff.system.errors import reason
 from pdiff.system.paths import replacing, root
 from pdiff.tracking import files
@@ -48,6 +49,7 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
     lie in the working directory then.
     """
     log, started, error = files.Log(), time.time(), None
+    speed.reset()
     try:
         yield log
     except BaseException as raised:
@@ -56,7 +58,7 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
     finally:
         with warns(f"no record of {stage} was kept"):
             ended, values = time.time(), params.model_dump(mode="json")
-            timing = {"duration_s": ended - started, **peak_memory()}
+            timing = {"duration_s": ended - started, **peak_memory(), **speed.speeds()}
             log.summary(timing)
             record = {
                 "id": uuid.uuid4().hex,

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from pdiff import tracking
+from pdiff.system.speed import measured
 from pdiff.tracking.files import REPORT_STAGE
 
 PNG = b"\x89PNG"
@@ -37,7 +38,7 @@ def write(files: dict[str, str], folder: Path = Path()) -> None:
 
 
 def run_stage(stage: str, latent: float = 0.1, points: int = 3) -> None:
-    with tracking.run(stage, toy(latent), "noise") as log:
+    with tracking.run(stage, toy(latent), "noise") as log, measured(steps=points):
         for step in range(points):
             log({"loss": 1 / (step + 1)}, step)
         log.summary({"r2": 0.5})

@@ -141,6 +141,7 @@ def test_a_stage_keeps_every_point_and_its_own_sections(project, monkeypatch):
     assert stage.data.metrics["r2"] == 0.5
     assert stage.data.metrics["duration_s"] > 0
     assert stage.data.metrics["peak_memory_mb"] > 10
+    assert stage.data.metrics["steps_per_s"] > 1801 / stage.data.metrics["duration_s"]
     assert stage.info.status == "FINISHED"
 
 
