@@ -142,8 +142,8 @@ class ViTMini(Mini):
         super().__init__()
         self.embed = nn.Sequential(nn.LayerNorm(192), nn.Linear(192, 64), nn.LayerNorm(64))
         self.register_buffer("positions", sincos_positions(8, 64), persistent=False)
+        self.norm = nn.LayerNorm(64)  # made before the blocks, as the authors' order of parameters
         self.blocks = nn.Sequential(*(TransformerBlock(64, 4, 8) for _ in range(4)))
-        self.norm = nn.LayerNorm(64)
         self.classifier = nn.Linear(64, classes)
 
     def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:

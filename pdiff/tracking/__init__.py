@@ -2,7 +2,7 @@
 
 Files come first: a stage collects its curve in memory and leaves a record under `.work/runs`.
 Only then is MLflow, which takes seconds to import, told of all records that it does not have: by
-a stage that took a minute, that failed, or that ends the pipeline. Whatever goes wrong with MLflow
+a stage that took two minutes, that failed, or that ends the pipeline. Whatever goes wrong with MLflow
 costs one warning, never a result, and `python -m pdiff.tracking sync` brings in what is missing.
 
     .work/runs/<key>/<stage>.json   the record: points, parameters, timings, versions
@@ -32,7 +32,7 @@ from pdiff.tracking import files
 from pdiff.tracking.process import peak_memory, process_tags
 from pdiff.tracking.store import open_store
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """A stage that took less leaves it to a later one, or to sync, to tell MLflow."""
 
 
