@@ -19,12 +19,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from pdiff import outputs
+from pdiff.diffusion.bars import NUMBERS
 from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
 from pdiff.novelty.claims import Claim, Kind
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, Tree, git, read_json, read_yaml
+from pdiff.tracking.files import Folder, Tree, git, headline, read_yaml
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Commit, Source, experiments, workspace
 
@@ -60,16 +61,19 @@ class Result:
         return read_yaml(self.tree, "params.yaml")
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """The headline numbers by section; `audit` holds those of the audit."""
-        audit = read_json(self.tree, str(outputs.AUDIT_METRICS))
-        return read_json(self.tree, str(outputs.NOVELTY_METRICS)) | {"audit": audit}
+    def metrics(self) -> dict[str, float]:
+        """Final numbers such as `accuracy.generated_best`; those of the audit are `audit.NAME`."""
+        return headline(self.tree)
 
     def metric(self, name: str) -> float:
-        """A number such as `fit.r2`; NaN where the experiment has none."""
-        section, _, key = name.partition(".")
-        value = self.metrics.get(section, {}).get(key)
-        return math.nan if value is None else float(value)
+        """NaN where the experiment has none."""
+        return self.metrics.get(name, math.nan)
+
+    @property
+    def fit(self) -> dict[str, float]:
+        """The numbers that say whether the generator learned; empty where they are not measured."""
+        known = {name: self.metric(f"fit.{name}") for name in NUMBERS}
+        return known if any(name.startswith("fit.") for name in self.metrics) else {}
 
     @cached_property
     def _stages(self) -> list[dict[str, Any]]:
@@ -147,13 +151,19 @@ def cache_folder() -> Path:
     return root() / ".dvc" / "cache"
 
 
+Pair = tuple[int, int]
+"""seed.base and seed.model."""
+Found = Mapping[Pair, Mapping[str, Result]]
+"""What has run of each pair, by ablation; "" is the experiment itself."""
+
+
 @dataclass
 class Measured:
     """A row with the experiments that it consists of, one a seed, and what they left."""
 
     row: Row
     experiments: Sequence[Experiment]
-    results: Sequence[Result | None]
+    results: Sequence[Result | None] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
     """Why experiments failed, by their sha."""
 
@@ -162,11 +172,17 @@ class Measured:
         return [result for result in self.results if result is not None]
 
     @property
+    def missing(self) -> list[Experiment]:
+        """The experiments without a result."""
+        pairs = zip(self.experiments, self.results, strict=True)
+        return [experiment for experiment, result in pairs if result is None]
+
+    @property
     def status(self) -> str:
         """`run`, `2 of 3 seeds`, `not run` or `failed: why`."""
-        reasons = [self.failures[e.sha] for e in self.experiments if e.sha in self.failures]
-        if reasons:
-            return f"failed: {reasons[0]}"
+        for experiment in self.missing:
+            if experiment.sha in self.failures:
+                return f"failed: {self.failures[experiment.sha]}"
         done, wanted = len(self.found), len(self.results)
         return "run" if done == wanted else f"{done} of {wanted} seeds" if done else "not run"
 
