@@ -9,7 +9,6 @@ the GPU if there is one (bfloat16 autocast), else on the CPU (float32).
 import math
 import os
 import tempfile
-import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
 
 import pandas as pd
 import torch
@@ -59,6 +59,8 @@ LARGER = [[1_000_000, 1024, math.nan], [11_689_512, 1024, math.nan]]
 LARGE = 300_288
 """Adafactor is shown from this many parameters on, the linear codec is measured up to it."""
 SHOWN = ("net", "parameters", "latent", "mode", "paper")
+SIZES = ["ours, bfloat16 (computed)", "ours, float32 (computed)", "of it between steps"]
+SIZES += ["measured", "reserved"]
 QUICK = 2048
 """The CPU measures vectors up to this length, unless all is asked for."""
 NOTES = (
@@ -145,8 +147,12 @@ class StorageCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self._living: set[int] = set()
+        self.peak = 0
+        self._living: WeakSet[torch.UntypedStorage] = WeakSet()
+
+    @property
+    def now(self) -> int:
+        return sum(storage.nbytes() for storage in self._living)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -154,22 +160,10 @@ class StorageCounter(TorchDispatchMode):
         if function is torch.ops.aten._local_scalar_dense.default:
             return 1.0  # Adafactor reads a tensor's size; any number will do
         result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._count(value.untyped_storage())
+        tensors = (value for value in tree_leaves(result) if isinstance(value, Tensor))
+        self._living.update(tensor.untyped_storage() for tensor in tensors)
+        self.peak = max(self.peak, self.now)
         return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
-        if key not in self._living:
-            self._living.add(key)
-            weakref.finalize(storage, self._end, key, size)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def _end(self, key: int, size: int) -> None:
-        self._living.discard(key)
-        self.now -= size
 
 
 @cache
@@ -256,8 +250,8 @@ def memory_table(full: bool) -> pd.DataFrame:
     """What each training holds, in MiB: computed, and measured here or why not."""
     rows = tqdm(trainings(), "table 13", unit="row", disable=None)
     frame = pd.DataFrame([_row(training, full) for training in rows])
-    numbers = frame.columns.drop(["net", "mode", "how"])
-    return frame.astype(dict.fromkeys(numbers, "Int64"))
+    frame[SIZES] = (frame[SIZES].astype("Float64") / 2**20).round()
+    return frame.astype(dict.fromkeys(["parameters", "latent", "paper", *SIZES], "Int64"))
 
 
 def why_not(training: Training, full: bool) -> str:
@@ -276,19 +270,13 @@ def why_not(training: Training, full: bool) -> str:
 
 
 def _row(training: Training, full: bool) -> dict[str, Any]:
+    """Sizes in bytes."""
     reason, codec = why_not(training, full), training.net == "linear"
     half, single = (Peak() if codec else compute_peak(training, p) for p in ("bfloat16", "float32"))
     measured = Peak() if reason else measure_peak(training)
-    sizes = {
-        "ours, bfloat16 (computed)": half.peak,
-        "ours, float32 (computed)": single.peak,
-        "of it between steps": half.before,
-        "measured": measured.peak,
-        "reserved": measured.reserved,
-    }
+    sizes = (half.peak, single.peak, half.before, measured.peak, measured.reserved)
     where = "CPU, float64 and float32" if codec else "CPU, float32"
     if torch.cuda.is_available() and not codec:
         where = f"{torch.cuda.get_device_name()}, bfloat16"
     row = {name: getattr(training, name) for name in SHOWN}
-    mib = {name: None if size is None else round(size / 2**20) for name, size in sizes.items()}
-    return row | mib | {"how": reason or where}
+    return row | dict(zip(SIZES, sizes, strict=True)) | {"how": reason or where}

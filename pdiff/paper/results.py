@@ -8,7 +8,7 @@ Axes: R bootstrap replicates.
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ from pdiff.tracking.files import Folder, Tree, git, headline, read_yaml
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Commit, Source, experiments, workspace
 
+COMMIT = "mlflow.source.git.commit"
+"""The tag of a source that names the commit of its code."""
 MEASURES = {  # heading, and name in its section of metrics/novelty.json
     "original_best": ("originals, best", "original_best"),
     "original_mean": ("originals, mean", "original_mean"),
@@ -65,15 +67,11 @@ class Result:
         """Final numbers such as `accuracy.generated_best`; those of the audit are `audit.NAME`."""
         return headline(self.tree)
 
-    def metric(self, name: str) -> float:
-        """NaN where the experiment has none."""
-        return self.metrics.get(name, math.nan)
-
     @property
     def fit(self) -> dict[str, float]:
-        """The numbers that say whether the generator learned; empty where they are not measured."""
-        known = {name: self.metric(f"fit.{name}") for name in NUMBERS}
-        return known if any(name.startswith("fit.") for name in self.metrics) else {}
+        """`bars.NUMBERS`, NaN for one that is not defined; empty where they are not measured."""
+        known = {name: self.metrics.get(f"fit.{name}", math.nan) for name in NUMBERS}
+        return {} if all(map(math.isnan, known.values())) else known
 
     @cached_property
     def _stages(self) -> list[dict[str, Any]]:
@@ -121,25 +119,22 @@ class Library:
         """`any_code` also takes results of other versions of the code."""
         self._any_code = any_code
         self._found: dict[str, Result | None] = {}
-        here, commit = root(), git_commit(root())
+        here, head = root(), Commit(root(), "HEAD")
         self._sources = [*experiments(here), *workspace(here)]
-        head = Commit(here, "HEAD")
-        if commit and head.results():
-            tags = {"mlflow.source.git.commit": commit}
-            self._sources.append(Source("HEAD", head, 0.0, tags))
+        if head.results():
+            self._sources.append(Source("HEAD", head, 0.0, {COMMIT: git_commit(here)}))
 
     def find(self, experiment: Experiment) -> Result | None:
         """The newest whole result of these parameters, of the code that is here unless any."""
-        if experiment.sha not in self._found:
-            self._found[experiment.sha] = next(self._look_up(experiment.sha), None)
-        return self._found[experiment.sha]
-
-    def _look_up(self, sha: str) -> Iterator[Result]:
-        for source in (s for s in self._sources if s.marks["pdiff.params_sha"] == sha):
-            commit = source.tags.get("mlflow.source.git.commit", "")[:7] or "unknown"
-            result = Result(source.tree, commit, source.key)
-            if (self._any_code or result.is_current) and source.is_complete():
-                yield result
+        sha = experiment.sha
+        if sha not in self._found:
+            named = (s for s in self._sources if s.marks["pdiff.params_sha"] == sha)
+            whole = (s for s in named if s.is_complete())
+            results = (
+                Result(s.tree, s.tags.get(COMMIT, "")[:7] or "unknown", s.key) for s in whole
+            )
+            self._found[sha] = next((r for r in results if self._any_code or r.is_current), None)
+        return self._found[sha]
 
 
 @cache
@@ -189,7 +184,7 @@ class Measured:
     def values(self, measure: str) -> pd.Series:
         """One number a seed that has run; NaN where the experiment has none."""
         name = f"{kind_of(measure)}.{MEASURES[measure][1]}"
-        return pd.Series([result.metric(name) for result in self.found], dtype=float)
+        return pd.Series([result.metrics.get(name) for result in self.found], dtype=float)
 
     def value(self, measure: str) -> float:
         """The mean over seeds; NaN where nothing has run."""

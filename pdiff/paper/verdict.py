@@ -61,12 +61,6 @@ class Question:
     def kind(self) -> Kind:
         return "similarity" if self.column == NOVEL else "accuracy"
 
-    def measure(self, means: pd.DataFrame) -> float:
-        """The difference in a pipeline, positive if the paper is right; NaN where not run."""
-        column = means[self.column]
-        gap = float(column.get(self.mine, math.nan) - column.get(self.rival, math.nan))
-        return -gap if self.kind == "similarity" else gap
-
 
 def pipeline_means(runs: Mapping[str, Result]) -> pd.DataFrame:
     """`group_means` with the soup of equal accuracy, and with what each ablation generated."""
@@ -143,15 +137,17 @@ def learned(runs: Sequence[Result]) -> tuple[str, str]:
 def claims_of(found: Found) -> dict[str, Claim]:
     """All rows over the pipelines; the primary ones have their words if the generators fit.
 
-    Several models of one base are averaged first.
+    Differences are positive if the paper is right; several models of one base are averaged first.
     """
     runs = [own[""] for own in found.values()]
-    means = {pair: pipeline_means(own) for pair, own in found.items()}
+    means = pd.concat({pair: pipeline_means(own) for pair, own in found.items()}).unstack()
     claims = {}
     for key, question in QUESTIONS.items():
-        measured = pd.Series({pair: question.measure(own) for pair, own in means.items()})
-        pipelines = measured.dropna().groupby(level=0).mean()
-        claims[key] = over_pipelines(question.text, question.kind, pipelines.tolist())
+        wanted = [(question.column, group) for group in (question.mine, question.rival)]
+        mine, rival = (values for _, values in means.reindex(columns=wanted).items())
+        gaps = (rival - mine if question.kind == "similarity" else mine - rival).dropna()
+        pipelines = gaps.groupby(level=0).mean().tolist()
+        claims[key] = over_pipelines(question.text, question.kind, pipelines)
     if learned(runs)[0] == "fits":
         limits = margins(NoveltyConfig.model_validate(runs[0].params["novelty"]))
         words = judge([claims[key] for key in PRIMARY], limits)
