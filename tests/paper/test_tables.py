@@ -200,6 +200,11 @@ def test_a_result_that_names_no_code_is_not_current(workplace):
     assert Library().find(quick()) is None
 
 
+def test_a_result_of_only_some_stages_does_not_count(workplace):
+    results.experiments(workplace)[0].verified = False
+    assert Library().find(quick()) is None
+
+
 def test_a_dry_run_names_what_would_run_and_when_each_stage_last_ran(workplace, capsys):
     for key, started, seconds in (("new", 2.0, 12.25), ("old", 1.0, 99.0)):
         (workplace / f".work/runs/{key}").mkdir(parents=True)
@@ -297,9 +302,11 @@ def test_a_value_is_the_mean_over_seeds_and_its_spread_their_deviation(measured)
 
 
 def test_the_interval_of_several_seeds_is_that_of_their_mean_on_the_same_images(measured):
-    low, high = measured("a", 0.80, 0.82).interval("generated_best")
+    row = measured("a", 0.80, 0.82)
+    alone = [Measured(row.row, [], [found]).replicates("generated_best") for found in row.found]
+    np.testing.assert_allclose(row.replicates("generated_best"), np.mean(alone, axis=0))
     one = measured("b", 0.81).interval("generated_best")
-    assert (low, high) == pytest.approx(one, abs=1e-3)
+    assert row.interval("generated_best") == pytest.approx(one, abs=1e-3)
 
 
 def test_a_difference_is_paired_on_the_images(measured):

@@ -289,7 +289,8 @@ def workplace(tmp_path, monkeypatch):
     for seed, row in ((0, ()), (1, ()), (1, ("ablation=noise_latent",))):
         experiment = SETTING.experiment(row, f"seed.base={seed}", f"seed.model={seed}")
         folder = tmp_path / "runs" / experiment.name
-        write_results(folder)
+        accuracy, *rest = GROUPS["generated"]
+        write_results(folder, GROUPS | {"generated": (accuracy + 0.01 * seed, *rest)})
         sources.append(leave(folder, experiment, **tags))
     monkeypatch.setattr(results, "experiments", lambda folder: sources)
     return tmp_path
@@ -305,7 +306,8 @@ def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypat
     assert f"wrote {workplace}/results/verdict.md" in capsys.readouterr().out
     ((name, table, paths),) = logged
     assert name == "verdict (digits, resnet18, recipe quick)"
-    assert list(table["answer"][:2]) == ["fits", "better"]
+    assert table["answer"][0] == "fits"
+    assert table["estimate"][1] == pytest.approx((0.02 + 0.03) / 2)
     assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
 
 
@@ -313,6 +315,8 @@ def test_a_dry_run_lists_what_is_missing_and_writes_nothing(workplace, capsys):
     arguments = [*DIGITS[:-2], "1", "--whole", "--dry-run", "--ablations"]
     assert cli.main(arguments) == 0
     assert f"verdict: {1 + len(ABLATIONS)} experiments, 3 to run" in capsys.readouterr().out
+    assert cli.main([*DIGITS[:-2], "1", "--base-seeds", "3", "--dry-run"]) == 0
+    assert " -S seed.base=3 -S seed.model=1\n" in capsys.readouterr().out
     assert not (workplace / "results").exists()
 
 
