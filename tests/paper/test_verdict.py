@@ -306,8 +306,8 @@ def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypat
     assert f"wrote {workplace}/results/verdict.md" in capsys.readouterr().out
     ((name, table, paths),) = logged
     assert name == "verdict (digits, resnet18, recipe quick)"
-    assert table["answer"][0] == "fits"
-    assert table["estimate"][1] == pytest.approx((0.02 + 0.03) / 2)
+    assert table["answer"].iloc[0] == "fits"
+    assert table["estimate"].iloc[1] == pytest.approx((0.02 + 0.03) / 2)
     assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
 
 
