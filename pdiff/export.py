@@ -12,7 +12,7 @@ import hashlib
 import json
 import platform
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 import yaml
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from pdiff import outputs
 from pdiff.autoencoder.codec import load_codec
@@ -54,22 +54,6 @@ PACKAGES = ("torch", "timm", "safetensors", "numpy")
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """One model of a group and what is known about it."""
-
-    group: str
-    index: int
-    chosen: bool
-    """Whether the choosing split chose it among its group, not the user by its index."""
-    net: nn.Module
-    header: dict[str, Any]
-    """The base net's: `net`, its name, `classes` and `size`."""
-    subset: Subset
-    table: pd.DataFrame
-    """The rows of all models of all groups."""
-
-
 def export(model: str, group: str, to: Path, force: bool = False) -> list[Path]:
     """Write one model of the current folder's experiment and its card; return both paths.
 
@@ -82,44 +66,38 @@ def export(model: str, group: str, to: Path, force: bool = False) -> list[Path]:
     for path in (to, card):
         if path.exists() and not force:
             raise InputError(f"--to: {path} exists; --force overwrites it")
-    exported = find_model(model, group)
-    text = model_card(exported, load_params(), to)
-    try:
-        _save_state(to, exported.net.state_dict(), exported.header)
-        write_text(card, text)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"--to: {to} cannot be written: {reason(error)}") from None
-    return [to, card]
-
-
-def find_model(model: str, group: str) -> Exported:
-    """The net with the parameters of one model, looked up in the current folder."""
     if group not in GROUPS:
         raise InputError(f"--group: unknown {group!r}; known: {', '.join(GROUPS)}")
     table = load_table(outputs.MODELS)
     rows = table[table["group"] == group]
     index = choose(rows, model, group)
     net, header = load_net(outputs.BASE), load_header(outputs.BASE)
-    header = {name: header[name] for name in ("net", "classes", "size")}
     subset, values = _find(group, index, len(rows))
     shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     if any(shapes.get(name) != shape for name, shape in subset.shapes.items()):
         raise InputError(f"{outputs.BASE} and the {group} models are of different runs")
     net.load_state_dict(values, strict=False)
-    return Exported(group, index, model == "best", net, header, subset, table)
+    header = {name: header[name] for name in ("net", "classes", "size")}
+    facts = {"group": group, "index": index, "chosen": model == "best", "subset": subset}
+    text = model_card(header | facts, table, to)
+    try:
+        if to.suffix == ".safetensors":
+            save_tensors(to, net.state_dict(), **header)
+        else:
+            with replacing(to) as partial:
+                torch.save(net.state_dict(), partial)
+        write_text(card, text)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"--to: {to} cannot be written: {reason(error)}") from None
+    return [to, card]
 
 
 def load_table(path: Path) -> pd.DataFrame:
     """One row per model, as the stage novelty writes it."""
     try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; the pipeline writes it") from None
+        return pd.read_csv(path, usecols=["group", "model", *MEASURES])
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {reason(error)}") from None
-    if missing := {"group", "model", *MEASURES} - set(table):
-        raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-    return table
 
 
 def choose(rows: pd.DataFrame, model: str, group: str) -> int:
@@ -128,13 +106,12 @@ def choose(rows: pd.DataFrame, model: str, group: str) -> int:
         raise InputError(f"{outputs.MODELS} has no {group} models")
     if model == "best":
         return int(rows.loc[rows["choosing_accuracy"].idxmax(), "model"])
-    try:
-        index = int(model)
-    except ValueError:
-        raise InputError(f"MODEL: {model!r} is neither an index nor `best`") from None
-    if not 0 <= index < len(rows):
-        raise InputError(f"MODEL: {index} is out of range; {group} has 0 to {len(rows) - 1}")
-    return index
+    if not model.isdecimal() or int(model) >= len(rows):
+        last = len(rows) - 1
+        raise InputError(
+            f"MODEL: {model!r} is neither `best` nor an index; {group} has 0 to {last}"
+        )
+    return int(model)
 
 
 def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]]:
@@ -156,24 +133,21 @@ def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]
     return codec.subset, Models(codec.subset, row[None].cpu())[0]
 
 
-def _save_state(path: Path, state: dict[str, Tensor], header: dict[str, Any]) -> None:
-    if path.suffix == ".safetensors":
-        save_tensors(path, state, **header)
-        return
-    with replacing(path) as partial:
-        torch.save(state, partial)
+def model_card(facts: Mapping[str, Any], table: pd.DataFrame, file: Path) -> str:
+    """Markdown from the template `card.md.j2`; a fact that cannot be found is `unknown`.
 
-
-def model_card(model: Exported, params: Params, file: Path) -> str:
-    """Markdown from the template `card.md.j2`; a fact that cannot be found is `unknown`."""
-    name, steps = model.header["net"], LINEAGE[: GROUPS[model.group]]
+    `facts` are group, index, chosen (by the choosing split, not by its index), subset, and the base
+    net's name, classes and image size; `table` has the rows of all models of all groups.
+    """
+    name, group, params = facts["net"], facts["group"], load_params()
     source, maker = split_own(name) if is_own(name) else (name, "")
     kind = "own" if maker else "mini" if name in MINIS else "timm"
     title = f"{Path(source).name}:{maker}" if maker else name
+    steps = LINEAGE[: GROUPS[group]]
     text = Path(__file__).with_name("card.md.j2").read_text()
     strict = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
     return jinja2.Template(text, trim_blocks=True, **strict).render(
-        vars(model) | model.header,
+        facts,
         kind=kind,
         title=title,
         source=Path(source),
@@ -182,8 +156,8 @@ def model_card(model: Exported, params: Params, file: Path) -> str:
         file=file,
         params=params,
         labels=_labels(),
-        rows=_rows(model),
-        count=(model.table["group"] == model.group).sum(),
+        rows=_rows(table, group, facts["index"]),
+        count=(table["group"] == group).sum(),
         settings={s: _settings(params, s, title) for sections, _ in steps for s in sections},
         files=_lineage([path for _, paths in steps for path in paths]),
         commit=git_commit() or UNKNOWN,
@@ -200,16 +174,16 @@ def _labels() -> str:
         return UNKNOWN
 
 
-def _rows(model: Exported) -> list[dict[str, Any]]:
+def _rows(table: pd.DataFrame, group: str, index: int) -> list[dict[str, Any]]:
     """Mean numbers of the model and of the groups beside it; a group of the model alone is not."""
-    table = model.table
-    own = table[(table["group"] == model.group) & (table["model"] == model.index)]
-    rows = [("this model", own)]
-    for group in dict.fromkeys((model.group, "original", "generated", "ensemble")):
-        part = table[table["group"] == group]
+    own = table[(table["group"] == group) & (table["model"] == index)]
+    rows = [{"label": "this model", **own[MEASURES].mean()}]
+    for name in dict.fromkeys((group, "original", "generated", "ensemble")):
+        part = table[table["group"] == name]
         if len(part) and not part.index.equals(own.index):
-            rows.append((group if len(part) == 1 else f"mean of {len(part)} {group} models", part))
-    return [{"label": label, **part[MEASURES].mean()} for label, part in rows]
+            label = name if len(part) == 1 else f"mean of {len(part)} {name} models"
+            rows.append({"label": label, **part[MEASURES].mean()})
+    return rows
 
 
 def _settings(params: Params, section: str, net: str) -> str:
@@ -229,12 +203,11 @@ def _lineage(paths: list[Path]) -> list[tuple[Path, str, bool]]:
         known = {}
     found = []
     for path in paths:
-        locked = known.get(str(path), UNKNOWN)
-        another = locked != UNKNOWN and path.is_file()
-        if another:
+        locked = now = known.get(str(path), UNKNOWN)
+        if path.is_file() and locked != UNKNOWN:
             with path.open("rb") as file:
-                another = hashlib.file_digest(file, "md5").hexdigest() != locked
-        found.append((path, locked, another))
+                now = hashlib.file_digest(file, "md5").hexdigest()
+        found.append((path, locked, now != locked))
     return found
 
 

@@ -155,9 +155,9 @@ def test_the_lineage_is_that_of_commit_and_lock(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["6"], "MODEL: 6 is out of range; generated has 0 to 5"),
-        (["1", "--group", "ensemble"], "MODEL: 1 is out of range; ensemble has 0 to 0"),
-        (["first"], "MODEL: 'first' is neither an index nor `best`"),
+        (["6"], "MODEL: '6' is neither `best` nor an index; generated has 0 to 5"),
+        (["1", "--group", "ensemble"], "MODEL: '1' is neither `best` nor an index; ensemble has 0"),
+        (["first"], "MODEL: 'first' is neither `best` nor an index; generated has 0 to 5"),
         (["0", "--group", "noised_0.05"], "--group: unknown 'noised_0.05'; known: generated, "),
         (["0", "--to", "model.onnx"], "--to: model.onnx must end in .safetensors, .pth, .pt"),
         (["0", "--to", "params.yaml/model.pth"], "--to: params.yaml/model.pth cannot be written"),
@@ -193,11 +193,11 @@ def fewer_models() -> None:
 @pytest.mark.parametrize(
     ("group", "spoil", "message"),
     [
-        ("generated", outputs.MODELS.unlink, "data/models.csv is missing"),
+        ("generated", outputs.MODELS.unlink, "data/models.csv cannot be read: [Errno 2] No such"),
         ("original", outputs.CHECKPOINTS.unlink, "data/checkpoints.safetensors is missing"),
         ("reconstructed", outputs.AUTOENCODER.unlink, "models/autoencoder.safetensors is missing"),
         ("generated", lambda: outputs.MODELS.write_text("\0\1"), "data/models.csv "),
-        ("generated", lambda: outputs.MODELS.write_text("group,model\n"), "data/models.csv lacks"),
+        ("generated", lambda: outputs.MODELS.write_text("group,model\n"), "data/models.csv cannot"),
         ("generated", fewer_models, "data/models.csv and the generated models are of different"),
         ("generated", other_net, "models/base.safetensors and the generated models are of"),
     ],

@@ -3,12 +3,11 @@
 `python -m pdiff.paper verdict` holds its claims against whole pipelines.
 
 tables.yaml   the experiments of each table, and what the paper says; definitions reads it
-experiments   parameters of an experiment, its name and command
+experiments   a setting, its experiments: parameters, name, command
 results       where results lie, and what the rows of a table have measured
 runner        say what would run, run what is missing through DVC
 render        results to CSV, Markdown and, with figures, pictures
 memory        Table 13, which needs no experiment
-pipelines     the runs of a setting by their seeds
 verdict       do the paper's claims hold? Over whole pipelines, by `pdiff.novelty.claims`
 fit           did the generator learn? Over whole pipelines
 """

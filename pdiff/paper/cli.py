@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,19 +11,18 @@ import pandas as pd
 
 from pdiff import tracking
 from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
-from pdiff.paper.experiments import Experiment, make_experiment, shareable, short_name, telling
+from pdiff.paper.experiments import Setting, shareable
 from pdiff.paper.fit import RECIPES, write_fit
 from pdiff.paper.memory import plan
-from pdiff.paper.pipelines import Setting, gather, seed_list, seed_pairs
 from pdiff.paper.render import write
-from pdiff.paper.results import Measured
+from pdiff.paper.results import Measured, Pair
 from pdiff.paper.runner import complete
 from pdiff.paper.verdict import ABLATIONS, write_verdict
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 
 VERDICT, FIT = "verdict", "fit"
-PAPER = ("paper", *(override.partition("=")[2] for override in DEFAULT))
+PAPER = Setting("paper", *(override.partition("=")[2] for override in DEFAULT))
 SAME_IMAGES = {"cifar10_images": "cifar10"}
 """Presets that read the images of another one from files of another kind."""
 
@@ -47,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdiff.paper", description=__doc__)
     parser.add_argument("table", help=f"one of {', '.join(names())}, {VERDICT} or {FIT}")
-    parser.add_argument("--recipe", default=PAPER[0], help="recipe preset (default: %(default)s)")
-    parser.add_argument("--data", help=f"data preset (default: {PAPER[1]}, or the table's own)")
-    parser.add_argument("--net", help=f"net preset (default: {PAPER[2]}, or the table's own)")
+    parser.add_argument("--recipe", default=PAPER.recipe, help="recipe preset (default: paper)")
+    parser.add_argument("--data", help=f"data preset (default: {PAPER.data}, or the table's own)")
+    parser.add_argument("--net", help=f"net preset (default: {PAPER.net}, or the table's own)")
     parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", default="0", help="values of seed.model, such as 0,1,2")
     parser.add_argument("--base-seeds", help="verdict, fit: values of seed.base")
@@ -65,74 +64,6 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def make_table(options: argparse.Namespace, command: str) -> int:
-    """A table or figure of the paper."""
-    if options.whole or options.base_seeds or options.ablations:
-        raise InputError(f"--whole, --base-seeds and --ablations belong to `{VERDICT}`")
-    wanted = table(options.table)
-    rows = chosen_rows(wanted, options)
-    cells = [_experiments(row, wanted, options) for row in rows]
-    asked = [experiment for experiments in cells for experiment in experiments]
-    if options.dry_run and wanted.kind == "memory":
-        print(plan(options.full))
-        return 0
-    completed = complete(asked, options, wanted.file)
-    if completed is None:
-        return 0
-    library, failures = completed
-    measured = [
-        Measured(row, experiments, list(map(library.find, experiments)), failures)
-        for row, experiments in zip(rows, cells, strict=True)
-    ]
-    folder = options.out or result_folder(options)
-    paths, frame = write(wanted, measured, folder, command, options.full)
-    own = (None, None) if wanted.own_cells else PAPER[1:]
-    setting = filter(None, (options.recipe, options.data or own[0], options.net or own[1]))
-    return _publish(f"{wanted.file} ({', '.join(setting)})", frame, paths, asked, failures)
-
-
-def make_pipelines(options: argparse.Namespace, command: str) -> int:
-    """The verdict on one setting, or whether its generator fits beside the first version's."""
-    if options.rows:
-        raise InputError(f"--rows: `{options.table}` has none")
-    setting = Setting(*_presets(options), tuple(options.set))
-    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
-    known = RECIPES if options.table == FIT else ("", *ABLATIONS)
-    ablations = known if options.table == FIT or options.ablations else ("",)
-    asked = [setting.experiment(*pair, name) for pair in pairs for name in ablations]
-    completed = complete(asked, options, options.table)
-    if completed is None:
-        return 0
-    library, failures = completed
-    found, absent = gather(setting, pairs, known, library, failures)
-    write = write_fit if options.table == FIT else write_verdict
-    paths, frame = write(setting, found, absent, options.out or root() / "results", command)
-    return _publish(f"{options.table} ({setting.title})", frame, paths, asked, failures)
-
-
-def _presets(options: argparse.Namespace) -> tuple[str, str, str]:
-    """Recipe, data set and net, the paper's where none is chosen."""
-    return options.recipe, options.data or PAPER[1], options.net or PAPER[2]
-
-
-def _publish(
-    name: str,
-    frame: pd.DataFrame,
-    paths: Sequence[Path],
-    experiments: Sequence[Experiment],
-    failures: Mapping[str, str],
-) -> int:
-    """Print the table, log it, and say what failed; the exit code."""
-    print(paths[1].read_text())
-    for path in paths:
-        print(f"wrote {path}")
-    tracking.log_table(name, frame.round(6), paths)
-    for sha, reason in failures.items():
-        failed = next(e.name for e in experiments if e.sha == sha)
-        print(f"failed: {failed}: {reason}", file=sys.stderr)
-    return 3 if failures else 0
-
-
 def repeatable(arguments: Sequence[str]) -> list[str]:
     """The arguments that say what is in the table, for whoever wants to make it anew."""
     parts = list(arguments)
@@ -140,6 +71,92 @@ def repeatable(arguments: Sequence[str]) -> list[str]:
         place = parts.index("--out")
         del parts[place : place + 2]
     return [shareable(part) for part in parts if part not in ("--no-run", "--any-code")]
+
+
+def make_table(options: argparse.Namespace, command: str) -> int:
+    """A table or figure of the paper."""
+    if options.whole or options.base_seeds or options.ablations:
+        raise InputError(f"--whole, --base-seeds and --ablations belong to `{VERDICT}`")
+    wanted, named = table(options.table), _named(options)
+    if options.dry_run and wanted.kind == "memory":
+        print(plan(options.full))
+        return 0
+    seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
+    rows = _measured(chosen_rows(wanted, options), _filled(named), seeds)
+    if not complete(wanted.file, rows, rows, options):
+        return 0
+    folder = options.out or result_folder(named)
+    paths, frame = write(wanted, rows, folder, command, options.full)
+    return _publish(f"{wanted.file} ({named.title})", frame, paths, rows)
+
+
+def make_pipelines(options: argparse.Namespace, command: str) -> int:
+    """The verdict on one setting, or whether its generator fits beside the first version's."""
+    if options.rows:
+        raise InputError(f"--rows: `{options.table}` has none")
+    fit, setting = options.table == FIT, _filled(_named(options))
+    pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
+    seeds = [(f"seed.base={base}", f"seed.model={model}") for base, model in pairs]
+    ablations = RECIPES if fit else ("", *ABLATIONS)
+    names = [Row(name, (f"ablation={name}",) if name else ()) for name in ablations]
+    rows = _measured(names, setting, seeds)
+    asked = rows if fit or options.ablations else rows[:1]
+    if not complete(options.table, asked, rows, options):
+        return 0
+    found = {
+        pair: {row.row.label: row.results[i] for row in rows if row.results[i]}
+        for i, pair in enumerate(pairs)
+    }
+    absent = [
+        f"{experiment.name}: {row.failures.get(experiment.sha, 'not run')}"
+        for row in rows
+        for experiment in row.missing
+        if not row.row.label or experiment.sha in row.failures
+    ]
+    write = write_fit if fit else write_verdict
+    paths, frame = write(setting, found, absent, options.out or root() / "results", command)
+    return _publish(f"{options.table} ({setting.title})", frame, paths, rows)
+
+
+def _named(options: argparse.Namespace) -> Setting:
+    """The setting as far as the options name it."""
+    return Setting(options.recipe, options.data or "", options.net or "", tuple(options.set))
+
+
+def _filled(named: Setting) -> Setting:
+    """The setting with the paper's data set and net where none is named."""
+    return replace(named, data=named.data or PAPER.data, net=named.net or PAPER.net)
+
+
+def _measured(
+    rows: Iterable[Row], setting: Setting, seeds: Iterable[tuple[str, ...]]
+) -> list[Measured]:
+    """The rows with an experiment a seed, and no results yet."""
+    return [
+        Measured(row, [setting.experiment(row.overrides, *seed) for seed in seeds]) for row in rows
+    ]
+
+
+def result_folder(named: Setting) -> Path:
+    """`results`, and below it a folder for what is not the paper's own setting."""
+    results = root() / "results"
+    return results if _filled(named) == PAPER else results / named.name
+
+
+def _publish(
+    name: str, frame: pd.DataFrame, paths: Sequence[Path], rows: Iterable[Measured]
+) -> int:
+    """Print the table, log it, and say what failed; the exit code."""
+    print(paths[1].read_text())
+    for path in paths:
+        print(f"wrote {path}")
+    tracking.log_table(name, frame.round(6), paths)
+    failed = [
+        (e, row.failures[e.sha]) for row in rows for e in row.missing if e.sha in row.failures
+    ]
+    for experiment, reason in failed:
+        print(f"failed: {experiment.name}: {reason}", file=sys.stderr)
+    return 3 if failed else 0
 
 
 def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
@@ -158,32 +175,30 @@ def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
-    if options.data:
-        papers, own = SAME_IMAGES.get(options.data, options.data), f"data={options.data}"
-        same = [row for row in rows if f"data={papers}" in row.overrides]
-        if same:
-            rows = [replace(row, overrides=(own, row.overrides[1])) for row in same]
-        else:  # a data set that the paper does not have
-            by_net = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
-            rows = [Row(f"{options.data}, {name}", (own, net)) for net, name in by_net.items()]
+    if data := options.data:
+        papers = f"data={SAME_IMAGES.get(data, data)}"
+        nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+        same = [row for row in rows if papers in row.overrides]
+        rows = same or [Row(f"{data}, {name}", ("", net)) for net, name in nets.items()]
+        rows = [replace(row, overrides=(f"data={data}", row.overrides[1])) for row in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows
 
 
-def _experiments(row: Row, wanted: Table, options: argparse.Namespace) -> list[Experiment]:
-    """One experiment a seed."""
-    base = [f"recipe={options.recipe}"]
-    if not wanted.own_cells:
-        _, data, net = _presets(options)
-        base += [f"data={data}", f"net={net}"]
-    seeds = [f"seed.model={seed}" for seed in seed_list(options.seeds, "--seeds")]
-    return [make_experiment([*base, *row.overrides, *options.set, seed]) for seed in seeds]
+def seed_list(text: str, option: str) -> list[int]:
+    """`0,1,2` as numbers, each once; `InputError` for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"{option}: {text!r} is not a list of numbers such as 0,1,2")
+    return list(dict.fromkeys(map(int, parts)))
 
 
-def result_folder(options: argparse.Namespace) -> Path:
-    """`results`, and below it a folder for what is not the paper's own setting."""
-    if _presets(options) == PAPER and not options.set:
-        return root() / "results"
-    chosen = (options.recipe, options.data or "", options.net or "")
-    return root() / "results" / short_name(*chosen, *telling(options.set))
+def seed_pairs(models: str, bases: str | None, whole: bool) -> list[Pair]:
+    """Whole pipelines have both seeds equal; otherwise each base goes with each model."""
+    seeds = seed_list(models, "--seeds")
+    if whole and bases:
+        raise InputError("--base-seeds: --whole gives each pipeline its own base")
+    if whole:
+        return [(seed, seed) for seed in seeds]
+    return [(base, model) for base in seed_list(bases or "0", "--base-seeds") for model in seeds]

@@ -88,15 +88,15 @@ def table(name: str) -> Table:
     if name not in names():
         raise InputError(f"unknown table {name!r}; there are {', '.join(names())}")
     entry = dict(_read(TABLES)["tables"][name])
-    columns, cells = entry.pop("columns", entry.get("measures", [])), entry.pop("cells", {})
-    rows = list(_cells(cells, columns) if cells else _rows(entry.pop("rows", {}), columns))
+    measures, default = entry.pop("measures", []), entry.pop("default", None)
+    columns, cells = entry.pop("columns", measures), entry.pop("cells", {})
+    rows = tuple(_cells(cells, columns) if cells else _rows(entry.pop("rows", {}), columns))
     claims = [(text, (a, measure), (b, measure)) for text, a, b, measure in entry.pop("claims", [])]
-    default = entry.pop("default", None)
     if rows and not cells:
         default = default or next((r.label for r in rows if not r.overrides), rows[-1].label)
         claims = [(text, (default, a), (default, b)) for text, a, b in GENERAL] + claims
-    entry["measures"] = tuple(entry.get("measures", []))
-    return Table(name, rows=tuple(rows), claims=tuple(claims), own_cells=bool(cells), **entry)
+    entry |= {"measures": tuple(measures), "rows": rows, "claims": tuple(claims)}
+    return Table(name, own_cells=bool(cells), **entry)
 
 
 def label(group: str, preset: str) -> str:
@@ -108,7 +108,7 @@ def _rows(rows: Mapping[str, Any], columns: list[str]) -> Iterator[Row]:
     for name, row in rows.items():
         overrides = (f"ablation={row['ablation']}",) if "ablation" in row else ()
         log = row.get("log") or " ".join(["recipe=paper", *DEFAULT, *overrides])
-        yield Row(name, overrides, _fractions(columns, row.get("paper")), log)
+        yield Row(name, overrides, _fractions(columns, row.get("paper", [])), log)
 
 
 def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterator[Row]:
@@ -117,13 +117,13 @@ def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterat
             by_data = outer in _read(TABLES)["names"]["data"]
             data, net = (outer, other) if by_data else (other, outer)
             overrides = (f"data={data}", f"net={net}")
-            log = " ".join(["recipe=paper", *overrides])
             title = f"{label('data', data)}, {label('net', net)}"
+            log = " ".join(["recipe=paper", *overrides])
             yield Row(title, overrides, _fractions(columns, paper), log)
 
 
-def _fractions(columns: list[str], values: list[float] | None) -> dict[str, float]:
-    pairs = zip(columns, values, strict=True) if values else ()
+def _fractions(columns: list[str], values: list[float]) -> dict[str, float]:
+    pairs = zip(columns, values, strict=bool(values))
     return {name: value if "similarity" in name else value / 100 for name, value in pairs}
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,55 @@ class Experiment:
         return "-".join(words).replace("_", "-")
 
     @property
+    def arguments(self) -> list[str]:
+        """`-S` before every override."""
+        return [part for override in self.overrides for part in ("-S", override)]
+
+    @property
     def command(self) -> str:
         """What runs it, typed in a shell."""
-        quoted = (f"'{o}'" if set(o) & set("[]*? ,") else o for o in self.overrides)
-        return " ".join(["dvc exp run", *(f"-S {override}" for override in quoted)])
+        return shlex.join(["dvc", "exp", "run", *self.arguments])
 
     @property
     def shared_command(self) -> str:
         """The command for other machines."""
-        return replace(self, overrides=tuple(map(shareable, self.overrides))).command
+        return shlex.join(["dvc", "exp", "run", *map(shareable, self.arguments)])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the experiments of a table share, where a row does not say otherwise."""
+
+    recipe: str
+    data: str
+    net: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        parts = (self.data, self.net, f"recipe {self.recipe}", *self._telling)
+        return ", ".join(filter(None, parts))
+
+    @property
+    def name(self) -> str:
+        """In the names of files and folders; a long one ends in a hash of the whole."""
+        parts = filter(None, (self.recipe, self.data, self.net, *self._telling))
+        name = "_".join(map(clean_name, parts))
+        if len(name.encode()) <= LONGEST_NAME:
+            return name
+        return f"{name[: LONGEST_NAME // 2]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+    @property
+    def _telling(self) -> list[str]:
+        """The overrides that tell settings apart: where images lie does not."""
+        return [o for o in self.overrides if not o.startswith("data.root=")]
+
+    def experiment(self, row: Iterable[str], *seeds: str) -> Experiment:
+        """The experiment with a row's own presets and with seeds such as `seed.model=1`."""
+        presets = {"recipe": self.recipe, "data": self.data, "net": self.net}
+        presets |= dict(override.split("=") for override in row)
+        chosen = (f"{group}={name}" for group, name in presets.items())
+        return make_experiment([*chosen, *self.overrides, *seeds])
 
 
 def make_experiment(overrides: Iterable[str]) -> Experiment:
@@ -73,19 +114,6 @@ def make_experiment(overrides: Iterable[str]) -> Experiment:
     return Experiment(overrides, params)
 
 
-def telling(overrides: Iterable[str]) -> list[str]:
-    """The overrides that tell settings apart: where images lie does not."""
-    return [override for override in overrides if not override.startswith("data.root=")]
-
-
-def short_name(*parts: str) -> str:
-    """The parts joined to the name of a file; a long one ends in a hash of the whole."""
-    name = "_".join(clean_name(part) for part in parts if part)
-    if len(name.encode()) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME // 2]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
 def shareable(text: str) -> str:
     """An argument as it may stand in a committed file: a path of this machine by its last name.
 
@@ -100,8 +128,7 @@ def shareable(text: str) -> str:
 @cache
 def code_hashes() -> dict[str, str]:
     """md5 of every room and script that dvc.yaml names, as DVC writes it to dvc.lock."""
-    entries = pipeline().values()
-    deps = {dep for entry in entries for dep in entry["deps"] if dep.startswith(CODE)}
+    deps = {dep for stage in pipeline().values() for dep in stage["deps"] if dep.startswith(CODE)}
     return {dep: md5_of(Folder(root()), dep) or "" for dep in sorted(deps)}
 
 

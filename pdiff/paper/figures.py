@@ -112,8 +112,8 @@ def heat_map(path: Path, rows: Sequence[Measured]) -> None:
     found = rows[0].found[0].file(outputs.CHECKPOINTS)
     if found is None:
         raise InputError("figure_1: the checkpoints are no longer on this machine")
-    stack, header = load_tensors(found)
-    names = sorted(header["names"], key=lambda name: (name.endswith("bias"), name))[:4]
+    stack, _ = load_tensors(found)
+    names = sorted(stack, key=lambda name: (name.endswith("bias"), name))[:4]
     size = (8, 1.5 * len(names) + 0.6)
     figure, panels = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
     for axes, name in zip(panels[:, 0], names, strict=True):

@@ -14,18 +14,17 @@ import pandas as pd
 from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.diffusion.bars import MORE_ALIKE, SLACK
-from pdiff.paper.pipelines import Found, Setting
+from pdiff.paper.experiments import Setting
 from pdiff.paper.render import grid, write_pair
-from pdiff.paper.results import Result
+from pdiff.paper.results import Found, Result
 from pdiff.system.errors import InputError
 
 RECIPES = {"": "generated", "normalise_tensor": "generated, `ablation=normalise_tensor`"}
 """The ablations whose generators are compared, and what the table calls them."""
-RIVALS = ("original", "second_run", "ensemble", "soup_8", "gaussian_full", "projected_4")
-RIVALS += ("projected_16", "projected_64")
+RIVALS = ("original", "second_run", "ensemble", "soup_8", "gaussian_full")
+RIVALS += ("projected_4", "projected_16", "projected_64")
 MADE = ("reconstructed", "generated")
 COLUMNS = ("accuracy", "max_similarity", "similarity_within")
-HEADS = ("accuracy, %", "maximum similarity", "similarity within")
 BARS = {  # what is measured; the least and the most that it may be
     "codec: R² of the deviation from the mean checkpoint": ("r2", 0.98, math.inf),
     "codec: similarity within reconstructed, less originals'": ("alike", -math.inf, MORE_ALIKE),
@@ -45,10 +44,10 @@ originals' latents that holds more than 1 % of their variance."""
 def numbers(result: Result) -> pd.Series:
     """What `BARS` measure in one run, and `GROUP.COLUMN`; InputError where it has no audit."""
     groups = result.frame(outputs.AUDIT / "groups.csv")
-    if groups is None or "fit" not in result.metrics:
+    if groups is None or not result.fit:
         raise InputError(f"{result.name}: no audit or no measured fit; run it anew")
     table = groups.set_index("group").reindex([*RIVALS, *MADE])[[*COLUMNS]]
-    found = pd.Series(result.metrics["fit"], dtype=float)
+    found = pd.Series(result.fit)
     within, accuracy = table["similarity_within"], table["accuracy"]
     found["alike"] = within["reconstructed"] - within["original"]
     found["similar"] = within["generated"] - within["second_run"]
@@ -80,7 +79,10 @@ def write_fit(
         "",
         *grid(["bar", "wanted", *RECIPES.values()], _bar_cells(bars)),
         "",
-        *grid(["group", *HEADS], map(_group_cells, groups.to_dict("records"))),
+        *grid(
+            ["group", "accuracy, %", "maximum similarity", "similarity within"],
+            map(_group_cells, groups.to_dict("records")),
+        ),
         *(["", *(f"- {line}" for line in absent)] if absent else []),
     ]
     frame = pd.concat([bars, groups], ignore_index=True)
@@ -100,17 +102,15 @@ def _bar_rows(setting: Setting, runs: Mapping[str, pd.DataFrame]) -> pd.DataFram
 
 
 def _group_rows(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A group that no run has gets no row."""
+    """Over the runs that have the group; a group that no run has gets no row."""
     rows = []
     for recipe, group in [*(("", g) for g in RIVALS), *((r, g) for r in runs for g in MADE)]:
-        own = runs[recipe].dropna(subset=f"{group}.accuracy")
-        row: dict[str, object] = {"recipe": recipe, "row": group, "runs": len(own)}
-        for column in COLUMNS:
-            values = own[f"{group}.{column}"]
-            row |= {column: values.mean(skipna=False), f"{column}_std": values.std()}
-        if len(own):
-            rows.append(row)
-    return pd.DataFrame(rows)
+        own = runs[recipe][[f"{group}.{column}" for column in COLUMNS]]
+        row: dict[str, object] = {"recipe": recipe, "row": group, "runs": own.iloc[:, 0].count()}
+        for column, mean, std in zip(COLUMNS, own.mean(), own.std(), strict=True):
+            row |= {column: mean, f"{column}_std": std}
+        rows.append(row)
+    return pd.DataFrame(rows).query("runs > 0")
 
 
 def _bar_cells(bars: pd.DataFrame) -> Iterator[list[str]]:

@@ -9,14 +9,14 @@ the GPU if there is one (bfloat16 autocast), else on the CPU (float32).
 import math
 import os
 import tempfile
-import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
 
 import pandas as pd
 import torch
@@ -59,6 +59,8 @@ LARGER = [[1_000_000, 1024, math.nan], [11_689_512, 1024, math.nan]]
 LARGE = 300_288
 """Adafactor is shown from this many parameters on, the linear codec is measured up to it."""
 SHOWN = ("net", "parameters", "latent", "mode", "paper")
+SIZES = ["ours, bfloat16 (computed)", "ours, float32 (computed)", "of it between steps"]
+SIZES += ["measured", "reserved"]
 QUICK = 2048
 """The CPU measures vectors up to this length, unless all is asked for."""
 NOTES = (
@@ -93,28 +95,23 @@ class Training:
     ) -> Callable[[], object]:
         """One step, with everything that is there before it; `linear` keeps files in `folder`."""
         if self.net == "linear":
-            count, models = self.values["checkpoints"], self.values["models"]
-            stack, out = folder / f"stack_{self.parameters}", folder / "decoded"
-            rows = (torch.randn(self.parameters) for _ in range(count))
-            write_rows(stack, Subset({"values": (self.parameters,)}), count, rows)
-            return partial(round_trip, stack, self.latent, models, out)
+            return self._round_trip(folder)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
         generator = torch.Generator(device)
-        if self.net == "autoencoder":
-            config = AutoencoderConfig.model_validate({**self.values, "latent_dim": self.latent})
-            with device:
+        with device:
+            if self.net == "autoencoder":
+                known = {**self.values, "latent_dim": self.latent}
+                config = AutoencoderConfig.model_validate(known)
                 model = make_autoencoder(self.parameters, config)
                 batch = torch.randn(config.batch_size, self.parameters)
-            loss = partial(batch_loss, model, batch, config, NOISE, generator, autocast)
-            name = config.optimizer
-        else:
-            config = DdpmConfig.model_validate(self.values)
-            diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
-            with device:
+                loss = partial(batch_loss, model, batch, config, NOISE, generator, autocast)
+            else:
+                config = DdpmConfig.model_validate(self.values)
+                diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
                 model = Denoiser(self.latent, config.channels, config.kernel_size)
                 batch = torch.randn(config.batch_size, self.latent)
-            loss = autocast(partial(diffusion.loss, model, batch, generator))
-            name = "adamw"
+                loss = autocast(partial(diffusion.loss, model, batch, generator))
+        name = getattr(config, "optimizer", "adamw")
         optimizer = make_optimizer(name, model.parameters(), config.lr, config.weight_decay)
         for parameter in model.parameters():  # a step to nowhere gives the optimiser its state
             parameter.grad = torch.zeros_like(parameter)
@@ -122,14 +119,20 @@ class Training:
         optimizer.zero_grad()
         return partial(train_step, optimizer, loss)
 
+    def _round_trip(self, folder: Path) -> Callable[[], object]:
+        count, models = self.values["checkpoints"], self.values["models"]
+        stack = folder / f"stack_{self.parameters}"
+        rows = (torch.randn(self.parameters) for _ in range(count))
+        write_rows(stack, Subset({"values": (self.parameters,)}), count, rows)
+        return partial(round_trip, stack, self.latent, models, folder / "decoded")
+
     def toy(self) -> "Training":
         """The same in small, which loads the libraries."""
         small = {"channels": [2]} if self.net != "linear" else {"checkpoints": 9}
         return replace(self, parameters=64, latent=8, values={**self.values, **small})
 
 
-@dataclass(frozen=True)
-class Peak:
+class Peak(NamedTuple):
     """Bytes; None is unknown."""
 
     peak: int | None = None
@@ -144,8 +147,12 @@ class StorageCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self._living: set[int] = set()
+        self.peak = 0
+        self._living: WeakSet[torch.UntypedStorage] = WeakSet()
+
+    @property
+    def now(self) -> int:
+        return sum(storage.nbytes() for storage in self._living)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -153,22 +160,10 @@ class StorageCounter(TorchDispatchMode):
         if function is torch.ops.aten._local_scalar_dense.default:
             return 1.0  # Adafactor reads a tensor's size; any number will do
         result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._count(value.untyped_storage())
+        tensors = (value for value in tree_leaves(result) if isinstance(value, Tensor))
+        self._living.update(tensor.untyped_storage() for tensor in tensors)
+        self.peak = max(self.peak, self.now)
         return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
-        if key not in self._living:
-            self._living.add(key)
-            weakref.finalize(storage, self._end, key, size)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def _end(self, key: int, size: int) -> None:
-        self._living.discard(key)
-        self.now -= size
 
 
 @cache
@@ -197,38 +192,35 @@ def measure_peak(training: Training) -> Peak:
 
 def _measure_here(training: Training) -> Peak:
     device = CPU if training.net == "linear" else get_device()
-    precision: Precision = "bfloat16" if device.type == "cuda" else "float32"
+    cuda = device.type == "cuda"
+    precision: Precision = "bfloat16" if cuda else "float32"
+
+    def held() -> int:
+        return torch.cuda.memory_allocated() if cuda else _bytes("self/status", "VmRSS")
+
     with tempfile.TemporaryDirectory(dir=".") as folder:
         training.toy().prepare(device, precision, Path(folder))()
-        imports = _held(device)
+        imports = held()
         step = training.prepare(device, precision, Path(folder))
-        before = _held(device) - imports
+        before = held() - imports
         step()
-    if device.type == "cuda":
-        most = torch.cuda.max_memory_allocated() - imports
-        return Peak(most, before, torch.cuda.max_memory_reserved())
-    return Peak(_kilobytes("self/status", "VmHWM") * 1024 - imports, before)
-
-
-def _held(device: torch.device) -> int:
-    """Bytes on the device now: of tensors on a GPU, of the process on the CPU."""
-    cuda = device.type == "cuda"
-    return torch.cuda.memory_allocated() if cuda else _kilobytes("self/status", "VmRSS") * 1024
+    peak = torch.cuda.max_memory_allocated() if cuda else _bytes("self/status", "VmHWM")
+    return Peak(peak - imports, before, torch.cuda.max_memory_reserved() if cuda else None)
 
 
 def available_memory() -> int:
     """Bytes that a training may take here without pushing others out: of the GPU or the machine."""
     cuda = torch.cuda.is_available()
-    return torch.cuda.mem_get_info()[0] if cuda else _kilobytes("meminfo", "MemAvailable") * 1024
+    return torch.cuda.mem_get_info()[0] if cuda else _bytes("meminfo", "MemAvailable")
 
 
-def _kilobytes(file: str, key: str) -> int:
+def _bytes(file: str, key: str) -> int:
     """A line such as `VmHWM:  123 kB` of a file in /proc."""
     path = Path("/proc", file)
     if not path.exists():
         raise InputError(f"{path} is missing: memory on the CPU is measured on Linux")
     lines = path.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 @cache
@@ -258,8 +250,8 @@ def memory_table(full: bool) -> pd.DataFrame:
     """What each training holds, in MiB: computed, and measured here or why not."""
     rows = tqdm(trainings(), "table 13", unit="row", disable=None)
     frame = pd.DataFrame([_row(training, full) for training in rows])
-    numbers = frame.columns.drop(["net", "mode", "how"])
-    return frame.astype(dict.fromkeys(numbers, "Int64"))
+    frame[SIZES] = (frame[SIZES].astype("Float64") / 2**20).round()
+    return frame.astype(dict.fromkeys(["parameters", "latent", "paper", *SIZES], "Int64"))
 
 
 def why_not(training: Training, full: bool) -> str:
@@ -278,19 +270,13 @@ def why_not(training: Training, full: bool) -> str:
 
 
 def _row(training: Training, full: bool) -> dict[str, Any]:
+    """Sizes in bytes."""
     reason, codec = why_not(training, full), training.net == "linear"
     half, single = (Peak() if codec else compute_peak(training, p) for p in ("bfloat16", "float32"))
     measured = Peak() if reason else measure_peak(training)
-    sizes = {
-        "ours, bfloat16 (computed)": half.peak,
-        "ours, float32 (computed)": single.peak,
-        "of it between steps": half.before,
-        "measured": measured.peak,
-        "reserved": measured.reserved,
-    }
+    sizes = (half.peak, single.peak, half.before, measured.peak, measured.reserved)
     where = "CPU, float64 and float32" if codec else "CPU, float32"
     if torch.cuda.is_available() and not codec:
         where = f"{torch.cuda.get_device_name()}, bfloat16"
     row = {name: getattr(training, name) for name in SHOWN}
-    mib = {name: None if size is None else round(size / 2**20) for name, size in sizes.items()}
-    return row | mib | {"how": reason or where}
+    return row | dict(zip(SIZES, sizes, strict=True)) | {"how": reason or where}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -37,7 +38,7 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
             "originals": row.count("original"),
             "generated": row.count("generated"),
             "status": row.status,
-            "commit": _commits(row),
+            "commit": " ".join(dict.fromkeys(result.commit for result in row.found)),
             "lock": " ".join(result.lock for result in row.found),
             "command": "; ".join(e.shared_command for e in row.experiments),
         }
@@ -57,15 +58,18 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def markdown(table: Table, rows: Sequence[Measured], command: str) -> str:
-    """The table for a reader, what the paper claims in it, and what failed or was not run."""
+def markdown(table: Table, rows: Sequence[Measured], frame: pd.DataFrame, command: str) -> str:
+    """The table for a reader, what the paper claims in it, and what failed or was not run.
+
+    `frame` is the `long_table` of the rows.
+    """
+    cells, failed = [], []
+    for name, own in frame.groupby("row", sort=False):
+        seeds, models, status, commit = own.iloc[0][["seeds", "generated", "status", "commit"]]
+        count = f"{seeds} x {models // seeds or '?'}" if seeds else "0"
+        cells.append([name, *map(_cell, own.itertuples()), count, commit or "-"])
+        failed += [f"- {name}: {status}"] if status.startswith("failed") else []
     heads = ["", *(MEASURES[m][0] for m in table.measures), "n", "commit"]
-    cells = []
-    for row in rows:
-        seeds = len(row.found)
-        models = f"{seeds} x {row.count('generated') // seeds or '?'}" if seeds else "0"
-        own = [_cell(row, measure) for measure in table.measures]
-        cells.append([row.row.label, *own, models, _commits(row) or "-"])
     lines = [READING, "", *grid(heads, cells)]
     if table.claims:  # differences without a word: a table has one base net, a claim needs several
         by_label = {row.row.label: row for row in rows}
@@ -74,32 +78,24 @@ def markdown(table: Table, rows: Sequence[Measured], command: str) -> str:
         cells = [[c.text, shown(c.estimate, c.kind), bracket(c.low, c.high, c.kind)] for c in found]
         heads = ["claim", "difference", "95 % interval"]
         lines += ["", "## The paper's claims in this table", "", *grid(heads, cells)]
-    failed = [f"- {row.row.label}: {row.status}" for row in rows if row.status.startswith("failed")]
-    pairs = [pair for row in rows for pair in zip(row.experiments, row.results, strict=True)]
-    commands = [f"    {e.shared_command}" for e, result in pairs if result is None]
+    commands = [f"    {e.shared_command}" for row in rows for e in row.missing]
     lines += ["", "## Failed", "", *failed] if failed else []
     lines += ["", "## Not run", "", *commands] if commands else []
     return _page(table, command, lines)
 
 
 def _page(table: Table, command: str, lines: Iterable[str]) -> str:
-    name = table.name.replace("figure_", "Figure ")
-    name = name if name.startswith("Figure") else f"Table {name}"
+    name = table.file.replace("_", " ").capitalize()
     return "\n".join([f"# {name}: {table.title}", "", f"`{command}`", "", *lines]) + "\n"
 
 
-def _commits(row: Measured) -> str:
-    return " ".join(dict.fromkeys(result.commit for result in row.found))
-
-
-def _cell(row: Measured, measure: str) -> str:
-    """Paper / authors' log / ours with its 95 % interval."""
-    paper = _number(row.row.paper.get(measure, math.nan), measure, digits=1)
-    theirs = f"{paper} / {_number(row.row.authors().get(measure, math.nan), measure)}"
-    if not row.found:
-        return f"{theirs} / {'failed' if row.status.startswith('failed') else 'not run'}"
-    numbers = (row.value(measure), row.spread(measure), *row.interval(measure))
-    value, spread, *ends = (_number(number, measure) for number in numbers)
+def _cell(line: Any) -> str:
+    """Paper / authors' log / ours with its 95 % interval, from a line of `long_table`."""
+    theirs = f"{_number(line.paper, line.measure, 1)} / {_number(line.authors_log, line.measure)}"
+    if not line.seeds:
+        return f"{theirs} / {line.status.partition(':')[0]}"
+    numbers = (line.ours, line.seed_std, line.low, line.high)
+    value, spread, *ends = (_number(number, line.measure) for number in numbers)
     ours = f"**{value}**" + ("" if spread == "-" else f" ± {spread}")
     return f"{theirs} / {ours}" + ("" if "-" in ends else f" [{', '.join(ends)}]")
 
@@ -150,7 +146,8 @@ def write(
     `full` measures all rows of Table 13 that this machine can.
     """
     if table.kind == "experiments":
-        frame, text = long_table(table, rows), markdown(table, rows, command)
+        frame = long_table(table, rows)
+        text = markdown(table, rows, frame, command)
     else:
         memory = table.kind == "memory"
         frame = memory_table(full) if memory else PLAIN[table.kind](table)

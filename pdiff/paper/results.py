@@ -8,7 +8,7 @@ Axes: R bootstrap replicates.
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,15 +19,18 @@ import pandas as pd
 from jaxtyping import Float
 
 from pdiff import outputs
+from pdiff.diffusion.bars import NUMBERS
 from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
 from pdiff.novelty.claims import Claim, Kind
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, git, read_json, read_yaml
+from pdiff.tracking.files import Folder, git, headline, read_yaml
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Source, experiments, workspace
 
+COMMIT = "mlflow.source.git.commit"
+"""The tag of a source that names the commit of its code."""
 MEASURES = {  # heading, and name in its section of metrics/novelty.json
     "original_best": ("originals, best", "original_best"),
     "original_mean": ("originals, mean", "original_mean"),
@@ -60,16 +63,15 @@ class Result:
         return read_yaml(self.tree, "params.yaml")
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """The headline numbers by section; `audit` holds those of the audit."""
-        audit = read_json(self.tree, str(outputs.AUDIT_METRICS))
-        return read_json(self.tree, str(outputs.NOVELTY_METRICS)) | {"audit": audit}
+    def metrics(self) -> dict[str, float]:
+        """Final numbers such as `accuracy.generated_best`; those of the audit are `audit.NAME`."""
+        return headline(self.tree)
 
-    def metric(self, name: str) -> float:
-        """A number such as `fit.r2`; NaN where the experiment has none."""
-        section, _, key = name.partition(".")
-        value = self.metrics.get(section, {}).get(key)
-        return math.nan if value is None else float(value)
+    @property
+    def fit(self) -> dict[str, float]:
+        """`bars.NUMBERS`, NaN for one that is not defined; empty where they are not measured."""
+        known = {name: self.metrics.get(f"fit.{name}", math.nan) for name in NUMBERS}
+        return {} if all(map(math.isnan, known.values())) else known
 
     @cached_property
     def _stages(self) -> list[dict[str, Any]]:
@@ -116,25 +118,23 @@ class Library:
         """`any_code` also takes results of other versions of the code."""
         self._any_code = any_code
         self._found: dict[str, Result | None] = {}
-        here, commit = root(), git_commit(root())
-        self._sources = [*experiments(here), *workspace(here)]
+        here = root()
         head = Folder(here, "HEAD")
-        if commit and head.results():
-            tags = {"mlflow.source.git.commit": commit}
-            self._sources.append(Source("HEAD", head, 0.0, tags))
+        self._sources = [*experiments(here), *workspace(here)]
+        if head.results():
+            self._sources.append(Source("HEAD", head, 0.0, {COMMIT: git_commit(here)}))
 
     def find(self, experiment: Experiment) -> Result | None:
         """The newest whole result of these parameters, of the code that is here unless any."""
-        if experiment.sha not in self._found:
-            self._found[experiment.sha] = next(self._look_up(experiment.sha), None)
-        return self._found[experiment.sha]
-
-    def _look_up(self, sha: str) -> Iterator[Result]:
-        for source in (s for s in self._sources if s.marks["pdiff.params_sha"] == sha):
-            commit = source.tags.get("mlflow.source.git.commit", "")[:7] or "unknown"
-            result = Result(source.tree, commit, source.key)
-            if (self._any_code or result.is_current) and source.is_complete():
-                yield result
+        sha = experiment.sha
+        if sha not in self._found:
+            named = (s for s in self._sources if s.marks["pdiff.params_sha"] == sha)
+            whole = (s for s in named if s.is_complete())
+            results = (
+                Result(s.tree, s.tags.get(COMMIT, "")[:7] or "unknown", s.key) for s in whole
+            )
+            self._found[sha] = next((r for r in results if self._any_code or r.is_current), None)
+        return self._found[sha]
 
 
 @cache
@@ -146,13 +146,19 @@ def cache_folder() -> Path:
     return root() / ".dvc" / "cache"
 
 
+Pair = tuple[int, int]
+"""seed.base and seed.model."""
+Found = Mapping[Pair, Mapping[str, Result]]
+"""What has run of each pair, by ablation; "" is the experiment itself."""
+
+
 @dataclass
 class Measured:
     """A row with the experiments that it consists of, one a seed, and what they left."""
 
     row: Row
     experiments: Sequence[Experiment]
-    results: Sequence[Result | None]
+    results: Sequence[Result | None] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
     """Why experiments failed, by their sha."""
 
@@ -161,18 +167,24 @@ class Measured:
         return [result for result in self.results if result is not None]
 
     @property
+    def missing(self) -> list[Experiment]:
+        """The experiments without a result."""
+        pairs = zip(self.experiments, self.results, strict=True)
+        return [experiment for experiment, result in pairs if result is None]
+
+    @property
     def status(self) -> str:
         """`run`, `2 of 3 seeds`, `not run` or `failed: why`."""
-        reasons = [self.failures[e.sha] for e in self.experiments if e.sha in self.failures]
-        if reasons:
-            return f"failed: {reasons[0]}"
+        for experiment in self.missing:
+            if experiment.sha in self.failures:
+                return f"failed: {self.failures[experiment.sha]}"
         done, wanted = len(self.found), len(self.results)
         return "run" if done == wanted else f"{done} of {wanted} seeds" if done else "not run"
 
     def values(self, measure: str) -> pd.Series:
         """One number a seed that has run; NaN where the experiment has none."""
         name = f"{kind_of(measure)}.{MEASURES[measure][1]}"
-        return pd.Series([result.metric(name) for result in self.found], dtype=float)
+        return pd.Series([result.metrics.get(name) for result in self.found], dtype=float)
 
     def value(self, measure: str) -> float:
         """The mean over seeds; NaN where nothing has run."""

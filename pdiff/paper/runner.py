@@ -10,12 +10,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from pdiff.paper.experiments import Experiment, pipeline
-from pdiff.paper.results import Library
+from pdiff.paper.results import Library, Measured
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 from pdiff.tracking import runs_folder
@@ -27,32 +27,34 @@ STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\
 
 
 def complete(
-    wanted: Sequence[Experiment], options: argparse.Namespace, name: str
-) -> tuple[Library, Mapping[str, str]] | None:
-    """Run those that have no result; all results, and why some failed by their sha.
+    name: str, asked: Sequence[Measured], rows: Sequence[Measured], options: argparse.Namespace
+) -> bool:
+    """Run what the asked rows lack; then all rows have their results, and why some failed.
 
-    None after a dry run, which only says what would run.
+    False after a dry run, which only says what would run.
 
     Raises:
         InputError: experiments are missing and there is no DVC to run them.
     """
-    library = Library(any_code=options.any_code)
-    unique = {experiment.sha: experiment for experiment in wanted}
+    library, failures = Library(any_code=options.any_code), {}
+    unique = {experiment.sha: experiment for row in asked for experiment in row.experiments}
     todo = [experiment for experiment in unique.values() if library.find(experiment) is None]
-    if wanted:
+    if asked:
         print(f"{name}: {len(unique)} experiments, {len(todo)} to run", flush=True)
     if options.dry_run:
         print_plan(todo)
-        return None
-    if not todo or options.no_run:
-        return library, {}
-    if not has_dvc():
-        raise InputError(
-            f"{len(todo)} experiments have no result, and without DVC and its repository none can "
-            "run: --no-run makes the table of what is there"
-        )
-    failures = run_with_dvc(todo, options.jobs)
-    return Library(any_code=options.any_code), failures
+        return False
+    if todo and not options.no_run:
+        if not has_dvc():
+            raise InputError(
+                f"{len(todo)} experiments have no result, and without DVC and its repository none "
+                "can run: --no-run makes the table of what is there"
+            )
+        failures = run_with_dvc(todo, options.jobs)
+        library = Library(any_code=options.any_code)
+    for row in rows:
+        row.results, row.failures = [library.find(e) for e in row.experiments], failures
+    return True
 
 
 def print_plan(todo: Sequence[Experiment]) -> None:
@@ -85,8 +87,7 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     for experiment in experiments:
         if _status().get(experiment.name) in ("Success", "Failed"):
             _dvc("queue", "remove", experiment.name)
-        arguments = [x for override in experiment.overrides for x in ("-S", override)]
-        done = _dvc("exp", "run", "--queue", "--name", experiment.name, *arguments)
+        done = _dvc("exp", "run", "--queue", "--name", experiment.name, *experiment.arguments)
         if done.returncode == 0 or experiment.name in _status():
             queued[experiment.name] = experiment
         else:
@@ -106,17 +107,16 @@ def _wait(names: Collection[str]) -> None:
     """Until every experiment has ended or is gone from the queue."""
     waiting, idle = set(names), 0
     while waiting:
+        time.sleep(POLL_S)
         status = _status()
-        for name in sorted(waiting):
-            if status.get(name) not in ("Running", "Queued"):
-                _say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
-                waiting.remove(name)
+        ended = {name for name in waiting if status.get(name) not in ("Running", "Queued")}
+        for name in sorted(ended):
+            _say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
+        waiting -= ended
         idle = 0 if "Running" in map(status.get, waiting) else idle + 1
         if waiting and idle > 20:  # a worker that died leaves its tasks queued
             _dvc("queue", "start")
             idle = 0
-        if waiting:
-            time.sleep(POLL_S)
 
 
 def _status() -> dict[str, str]:

@@ -15,11 +15,11 @@ import pandas as pd
 from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.config import GenerateConfig, NoveltyConfig
-from pdiff.diffusion.bars import missed_bars
+from pdiff.diffusion.bars import NUMBERS, missed_bars
 from pdiff.novelty.claims import Claim, Kind, bracket, judge, margins, over_pipelines, shown
-from pdiff.paper.pipelines import Found, Setting
+from pdiff.paper.experiments import Setting
 from pdiff.paper.render import grid, write_pair
-from pdiff.paper.results import Result
+from pdiff.paper.results import Found, Result
 from pdiff.system.errors import InputError
 
 READING = """# Do the paper's claims hold?
@@ -53,7 +53,7 @@ class Question:
 
     text: str
     column: str
-    """Of `group_means`."""
+    """Of `pipeline_means`."""
     rival: str
     mine: str = GENERATED
 
@@ -61,20 +61,15 @@ class Question:
     def kind(self) -> Kind:
         return "similarity" if self.column == NOVEL else "accuracy"
 
-    def measure(self, means: Mapping[str, pd.DataFrame]) -> float:
-        """The difference, positive if the paper is right; NaN where something has not run.
 
-        `means` are those of each ablation.
-        """
-        gap = self._mean(means, self.mine) - self._mean(means, self.rival)
-        return -gap if self.kind == "similarity" else gap
-
-    def _mean(self, means: Mapping[str, pd.DataFrame], name: str) -> float:
-        _, _, ablation = name.partition("ablation=")
-        if ablation not in means:
-            return math.nan
-        group = GENERATED if ablation else nearest_soup(means[""]) if name == SOUP else name
-        return float(means[ablation][self.column].get(group, math.nan))
+def pipeline_means(runs: Mapping[str, Result]) -> pd.DataFrame:
+    """`group_means` with the soup of equal accuracy, and with what each ablation generated."""
+    means = group_means(runs[""])
+    if soup := nearest_soup(means):
+        means.loc[SOUP] = means.loc[soup]
+    for name in filter(None, runs):
+        means.loc[f"ablation={name}"] = group_means(runs[name]).loc[GENERATED]
+    return means
 
 
 def group_means(result: Result) -> pd.DataFrame:
@@ -130,10 +125,9 @@ def learned(runs: Sequence[Result]) -> tuple[str, str]:
     `fits` if more than half of the runs reach every bar; `not measured` if none is known not to.
     """
     missed = []
-    for run in (run for run in runs if "fit" in run.metrics):
+    for run in (run for run in runs if run.fit):
         config = GenerateConfig.model_validate(run.params["generate"])
-        least = float(run.params["autoencoder"]["min_r2"])
-        missed.append(missed_bars(run.metrics["fit"], config, least))
+        missed.append(missed_bars(run.fit, config, float(run.params["autoencoder"]["min_r2"])))
     why = "; ".join(next((bars for bars in missed if bars), []))
     if 2 * missed.count([]) > len(runs):
         return "fits", why
@@ -143,22 +137,20 @@ def learned(runs: Sequence[Result]) -> tuple[str, str]:
 def claims_of(found: Found) -> dict[str, Claim]:
     """All rows over the pipelines; the primary ones have their words if the generators fit.
 
-    Several models of one base are averaged first. Raises `InputError` if the runs' margins differ.
+    Differences are positive if the paper is right; several models of one base are averaged first.
     """
     runs = [own[""] for own in found.values()]
-    limits = [margins(NoveltyConfig.model_validate(run.params["novelty"])) for run in runs]
-    if any(limit != limits[0] for limit in limits):
-        raise InputError("verdict: the runs' novelty.margin_* differ; one margin is fixed for all")
-    means = {
-        pair: {name: group_means(run) for name, run in own.items()} for pair, own in found.items()
-    }
+    means = pd.concat({pair: pipeline_means(own) for pair, own in found.items()}).unstack()
     claims = {}
     for key, question in QUESTIONS.items():
-        measured = pd.Series({pair: question.measure(own) for pair, own in means.items()})
-        pipelines = measured.dropna().groupby(level=0).mean()
-        claims[key] = over_pipelines(question.text, question.kind, pipelines.tolist())
+        wanted = [(question.column, group) for group in (question.mine, question.rival)]
+        mine, rival = (values for _, values in means.reindex(columns=wanted).items())
+        gaps = (rival - mine if question.kind == "similarity" else mine - rival).dropna()
+        pipelines = gaps.groupby(level=0).mean().tolist()
+        claims[key] = over_pipelines(question.text, question.kind, pipelines)
     if learned(runs)[0] == "fits":
-        words = judge([claims[key] for key in PRIMARY], limits[0])
+        limits = margins(NoveltyConfig.model_validate(runs[0].params["novelty"]))
+        words = judge([claims[key] for key in PRIMARY], limits)
         claims |= dict(zip(PRIMARY, words, strict=True))
     return claims
 
@@ -192,8 +184,7 @@ def rows_of(found: Found) -> pd.DataFrame:
     """Row 0 and one row a claim, numbers as fractions; empty where there are none."""
     runs = [own[""] for own in found.values()]
     word, why = learned(runs)
-    names = ("r2", "variance_first", "outside", "loss_held_out", "loss_gaussian")
-    fit = pd.DataFrame([{n: run.metric(f"fit.{n}") for n in names} for run in runs]).mean()
+    fit = pd.DataFrame([run.fit for run in runs], columns=NUMBERS).mean()
     numbers = (
         f"R² {fit['r2']:.2f}, variance of the first latent direction {fit['variance_first']:.2f}, "
         f"outside {fit['outside']:.2f}, held-out / Gaussian loss "
@@ -228,8 +219,8 @@ def _notes(found: Found, command: str) -> list[str]:
     if soups:
         counts = ", ".join(f"{name} in {count} runs" for name, count in soups.items())
         notes.append(f"Soups of equal accuracy: {counts}.")
-    names = ("nearest_relative", "interpolation_index", "outside_span")
-    audits = pd.DataFrame([{n: run.metric(f"audit.{n}") for n in names} for run in runs])
+    names = ("audit.nearest_relative", "audit.interpolation_index", "audit.outside_span")
+    audits = pd.DataFrame([run.metrics for run in runs], columns=names)
     near, index, outside = audits.mean(skipna=False)
     if not math.isnan(near):
         notes.append(

@@ -2,8 +2,9 @@
 
 Files come first: a stage collects its curve in memory and leaves a record under `.work/runs`.
 Only then is MLflow, which takes seconds to import, told of all records that it does not have: by
-a stage that took two minutes, that failed, or that ends the pipeline. Whatever goes wrong with MLflow
-costs one warning, never a result, and `python -m pdiff.tracking sync` brings in what is missing.
+a stage that took two minutes, that failed, or that ends the pipeline. Whatever goes wrong with
+MLflow costs one warning, never a result, and `python -m pdiff.tracking sync` brings in what is
+missing.
 
     .work/runs/<key>/<stage>.json   the record: points, parameters, timings, versions
     .work/runs/<key>/results        copy of metrics, plots and report of a finished pipeline

@@ -113,16 +113,15 @@ def test_the_papers_numbers_stand_beside_its_own_way_of_training_alone():
     assert math.isnan(row(11_689_512).paper)
 
 
-def test_rows_have_the_papers_latents_widths_and_batch():
-    for size, latent in ((2048, 128), (30_016, 256), (100_288, 512), (300_288, 1024)):
-        assert row(size).latent == latent
-        assert row(size).values["channels"] == [64, 128, 256, 256, 32]
-        assert row(size).values["batch_size"] == 50
-
-
-def test_the_linear_codec_has_fewer_components_than_checkpoints():
-    few, many = (row(size, memory.LINEAR, "linear") for size in (2048, 300_288))
-    assert few.latent == 128 and many.latent == 299
+@pytest.mark.parametrize(
+    ("size", "latent", "components"), [(2048, 128, 128), (100_288, 512, 299), (300_288, 1024, 299)]
+)
+def test_rows_have_the_papers_latents_widths_and_batch(size, latent, components):
+    """The linear codec has fewer components than checkpoints."""
+    assert row(size).latent == row(size, net="denoiser").latent == latent
+    assert row(size).values["channels"] == [64, 128, 256, 256, 32]
+    assert row(size).values["batch_size"] == 50
+    assert row(size, memory.LINEAR, "linear").latent == components
 
 
 def test_without_a_gpu_only_small_rows_are_measured(monkeypatch):

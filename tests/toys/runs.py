@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from pdiff.paper.experiments import code_hashes
-from pdiff.paper.pipelines import Found
-from pdiff.paper.results import Result
+from pdiff.paper.experiments import Experiment, code_hashes
+from pdiff.paper.results import Found, Result
 from pdiff.tracking.files import Folder
+from pdiff.tracking.sync import Source
 from tests.conftest import ROOT, change
 
 GROUPS = {  # (test accuracy, maximum similarity, validation accuracy): the paper is right
@@ -83,7 +83,15 @@ def make_pipelines(folder: Path, *shifts: float, **options: object) -> Found:
     }
 
 
-def write_lock(folder: Path) -> None:
-    """A dvc.lock which says that the code that is here and now has made what lies in `folder`."""
+def leave(folder: Path, experiment: Experiment, **tags: str) -> Source:
+    """What lies in `folder`, as left by an experiment with the code that is here and now."""
     deps = [{"path": path, "md5": md5} for path, md5 in code_hashes().items()]
     (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"deps": deps}}}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(experiment.params))
+    return Source(folder.name, Folder(folder), 0.0, tags, verified=True)
+
+
+def cells(text: str, start: str, last: int = 0) -> list[str]:
+    """The `last` cells, or all, of the one line of a Markdown table that starts so."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")][-last:]
