@@ -94,7 +94,7 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
             failures[experiment.sha] = last_error(done.stderr + done.stdout)
     if queued:
         _say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
-        _dvc("queue", "start", "--jobs", str(jobs))
+        _dvc("queue", "start", "--jobs", str(jobs), listen=False)
         _wait(queued)
     status = _status()
     for name in (name for name in queued if status.get(name) != "Success"):
@@ -115,7 +115,7 @@ def _wait(names: Collection[str]) -> None:
         waiting -= ended
         idle = 0 if "Running" in map(status.get, waiting) else idle + 1
         if waiting and idle > 20:  # a worker that died leaves its tasks queued
-            _dvc("queue", "start")
+            _dvc("queue", "start", listen=False)
             idle = 0
 
 
@@ -124,11 +124,13 @@ def _status() -> dict[str, str]:
     return dict(reversed(STATUS.findall(_dvc("queue", "status").stdout)))
 
 
-def _dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _dvc(*arguments: str, listen: bool = True) -> subprocess.CompletedProcess[str]:
+    """`listen` waits for the end of everyone who can write, workers left behind included."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "dvc", *arguments]
-    settings = {"cwd": root(), "env": os.environ | {"PATH": path}}
-    return subprocess.run(command, **settings, text=True, capture_output=True, check=False)
+    output = subprocess.PIPE if listen else subprocess.DEVNULL
+    settings = {"cwd": root(), "env": os.environ | {"PATH": path}, "stdout": output}
+    return subprocess.run(command, **settings, stderr=output, text=True, check=False)
 
 
 def last_error(text: str) -> str:
