@@ -46,7 +46,7 @@ SMALLEST = TINY | {  # minutes where an emulator takes a hundred times as long
     "finetune.checkpoints": 6,
     "finetune.batch_size": 20,
     "finetune.held_back": 1,
-    "finetune.second_run": 2,
+    "finetune.fresh_checkpoints": 2,
     "autoencoder.steps": 3,
     "autoencoder.batch_size": 3,
     "ddpm.steps": 3,

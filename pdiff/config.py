@@ -122,11 +122,16 @@ class FinetuneConfig(Section):
     """Steps between two saved checkpoints."""
     checkpoints: AtLeastTwo
     """K, the number of checkpoints that the autoencoder learns from."""
+    runs: PositiveInt
+    """Fine-tuning runs of the same base net that the K come from, each with its own order of images
+    and an equal share of the K: of one run (the paper's) the first K, of several those spread
+    evenly over `steps`."""
     held_back: NonNegativeInt
-    """Checkpoints after the K, for `novelty.audit` alone. Past `steps` the rate stays `lr_end`."""
-    second_run: NonNegativeInt
-    """Checkpoints of a second run with another order of images, spread evenly over its K
-    checkpoints. Only `novelty.audit` uses them."""
+    """Checkpoints after the last run, for `novelty.audit`. Past `steps` the rate stays `lr_end`."""
+    fresh_runs: PositiveInt
+    """Further runs that nothing learns from: an ideal generator makes what a fresh run makes."""
+    fresh_checkpoints: NonNegativeInt
+    """Checkpoints of all fresh runs, spread evenly over them, for `novelty.audit` alone."""
     batch_size: AtLeastTwo
     optimizer: Optimizer
     lr: PositiveFloat
@@ -135,6 +140,16 @@ class FinetuneConfig(Section):
     weight_decay: NonNegativeFloat
     batch_norm: Literal["train", "eval", "eval_after_1", "eval_after_2"]
     """Batch statistics always, never, or in the first steps only (the authors': two)."""
+
+    @property
+    def available(self) -> int:
+        """Checkpoints that a run of `steps` can leave."""
+        return max(self.steps - self.save_after, 0) // self.save_every
+
+    @property
+    def checkpoints_of_a_run(self) -> int:
+        """How many a run goes through, of which it leaves K / `runs`."""
+        return self.checkpoints if self.runs == 1 else self.available
 
 
 class NoiseConfig(Section):
@@ -272,6 +287,9 @@ class NoveltyConfig(Section):
     """Mean accuracies that differ by less, as fractions, count as equal; only the verdict asks."""
     margin_similarity: PositiveFloat
     """Mean maximum similarities (IoU) that differ by less count as equal; only the verdict asks."""
+    neighbours: NonNegativeInt
+    """Optimiser steps: originals of one run that lie no further apart are left out where the audit
+    compares originals with each other a second time. 0 leaves out each original itself."""
 
 
 class Params(Section):
@@ -309,13 +327,19 @@ def _conflicts(params: Params) -> Iterator[str]:
         yield "base.pretrained and base.weights exclude each other: give one"
     if base.epochs == 0 and not (base.pretrained or base.weights):
         yield "base.epochs: 0 needs trained weights: base.pretrained or .weights"
-    available = max(finetune.steps - finetune.save_after, 0) // finetune.save_every
+    available = finetune.runs * finetune.available
     if finetune.checkpoints > available and finetune.folder is None:
         yield (
             f"finetune.checkpoints: {finetune.checkpoints} is more than the {available} that "
-            f"finetune.steps: {finetune.steps} with finetune.save_every: {finetune.save_every} and "
-            f"finetune.save_after: {finetune.save_after} leave"
+            f"finetune.runs: {finetune.runs}, finetune.steps: {finetune.steps}, "
+            f"finetune.save_every: {finetune.save_every} and finetune.save_after: "
+            f"{finetune.save_after} leave"
         )
+    for key, runs in (("runs", finetune.runs), ("fresh_runs", finetune.fresh_runs)):
+        if finetune.checkpoints % runs:
+            yield f"finetune.{key}: {runs} must divide finetune.checkpoints: {finetune.checkpoints}"
+    if finetune.runs > 1 and finetune.folder is not None:
+        yield f"finetune.runs: {finetune.runs} runs cannot be told apart in finetune.folder; give 1"
     if autoencoder.micro_batch and autoencoder.checkpointing:
         yield (
             "autoencoder.checkpointing: true adds nothing to autoencoder.micro_batch: "

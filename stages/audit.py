@@ -9,13 +9,14 @@ import pandas as pd
 
 from pdiff import outputs, tracking
 from pdiff.audit.evidence import Evidence, all_matrices
+from pdiff.audit.neighbours import neighbours
 from pdiff.audit.report import lead, write_audit
 from pdiff.autoencoder.codec import load_codec
 from pdiff.config import Params, load_params
 from pdiff.core.files import load_json, load_tensor, write_json
 from pdiff.core.runtime import get_device
 from pdiff.novelty.bootstrap import by_group
-from pdiff.novelty.summary import load_wrong
+from pdiff.novelty.summary import load_groups
 from pdiff.parameters.stack import StackFile
 from stages import stage
 
@@ -40,16 +41,17 @@ def gather(params: Params) -> Evidence:
     """Every model that was evaluated: its errors, its parameters, its row of the table."""
     device, checkpoints = get_device(), outputs.CHECKPOINTS
     files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
-    wrong = load_wrong(files, params.novelty.split)
+    predictions = load_groups(files, params.novelty.split)
     given = {"original": StackFile(checkpoints), "generated": StackFile(outputs.GENERATED)}
     given["held_back"] = StackFile(outputs.HELD_BACK)
-    given["second_run"] = StackFile(outputs.SECOND_RUN)
+    given["fresh"] = StackFile(outputs.FRESH)
     codec = load_codec(outputs.AUTOENCODER, checkpoints, device)
     coded = codec.decode, load_tensor(outputs.LATENTS, "latents", device)
     kind, soup = params.autoencoder.kind, load_json(outputs.GREEDY_SOUP)["members"]
     matrices = all_matrices(given, soup, *coded, params.baselines, params.seed, kind)
     tables = pd.read_csv(outputs.MODELS), by_group(pd.read_csv(outputs.BOOTSTRAP))
-    return Evidence(wrong, matrices, *tables, params.novelty.split)
+    near = neighbours(params.finetune, params.novelty.neighbours)
+    return Evidence(*predictions, matrices, *tables, near, params.novelty.split)
 
 
 if __name__ == "__main__":

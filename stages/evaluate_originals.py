@@ -1,6 +1,6 @@
 """Predict with the checkpoints and with what is made from them without a generator.
 
-images, base net, checkpoints, those held back and those of a second run
+images, base net, checkpoints, those held back and those of fresh runs
 -> predictions of the originals and of all baselines made of them; the members of the greedy soup
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
     evaluation = Evaluation(net, originals.subset.names, images, params.data, *sizes)
 
     groups = from_originals(originals, params.baselines, params.seed.base, audit=audit)
-    unseen = {"held_back": outputs.HELD_BACK, "second_run": outputs.SECOND_RUN} if audit else {}
+    unseen = {"held_back": outputs.HELD_BACK, "fresh": outputs.FRESH} if audit else {}
     stacks = {group: StackFile(path) for group, path in unseen.items()}
     groups |= {group: stack for group, stack in stacks.items() if len(stack)}
     with tracking.run("evaluate_originals", params, "seed", "evaluate", "baselines") as log:

@@ -1,6 +1,6 @@
 """Go on training the subset alone and keep it after every few steps, or take given checkpoints.
 
-images, base net -> checkpoints (K, D), the next ones of the same run, which are held back
+images, base net -> checkpoints (K, D), those that follow them in the last run and are held back
 """
 
 from itertools import islice
@@ -9,9 +9,9 @@ from pathlib import Path
 from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
-from pdiff.core.runtime import get_device, make_generator
+from pdiff.core.runtime import get_device, run_generators
 from pdiff.images.batches import load_images
-from pdiff.nets.finetune import finetune
+from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.given import list_checkpoints, load_checkpoints
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows
@@ -33,8 +33,8 @@ def main() -> None:
             rows = load_checkpoints(paths, subset)
         else:
             images = load_images(outputs.IMAGES, device)
-            generator = make_generator(params.seed.base, "finetune", device=device)
-            rows = finetune(net, subset, images.train, params.data, config, generator, curve)
+            generators = run_generators(params.seed.base, "finetune", config.runs, device)
+            rows = finetune_runs(net, subset, images.train, params.data, config, generators, curve)
             held_back = config.held_back
         write_rows(outputs.CHECKPOINTS, subset, count, islice(rows, count))
         write_rows(outputs.HELD_BACK, subset, held_back, rows)

@@ -1,13 +1,13 @@
-"""Fine-tune a second time with another order of images: checkpoints that no autoencoder has seen.
+"""Fine-tune afresh with other orders of images: checkpoints that no autoencoder has seen.
 
-images, base net -> checkpoints of the second run, evenly spread over it; none without an audit
+images, base net -> checkpoints spread evenly over the fresh runs; none without an audit
 """
 
 from pdiff import outputs, tracking
 from pdiff.config import load_params
-from pdiff.core.runtime import get_device, make_generator
+from pdiff.core.runtime import get_device, run_generators
 from pdiff.images.batches import load_images
-from pdiff.nets.finetune import finetune
+from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset, spread_evenly
@@ -17,18 +17,21 @@ from stages import stage
 def main() -> None:
     params, device = load_params(), get_device()
     config = params.finetune.model_copy(update={"held_back": 0})
+    made = config.fresh_runs * min(
+        config.checkpoints // config.fresh_runs, config.checkpoints_of_a_run
+    )
     net = load_net(outputs.BASE, device)
     subset = select_subset(net, params.subset.select)
     # checkpoints from elsewhere were trained in a way that is not known here
-    wanted = config.second_run if params.novelty.audit and config.folder is None else 0
+    wanted = config.fresh_checkpoints if params.novelty.audit and config.folder is None else 0
 
     with tracking.run("finetune_again", params, "seed", "data", "subset", "finetune") as log:
-        kept = spread_evenly(config.checkpoints, wanted)
+        kept = spread_evenly(made, wanted)
         images = load_images(outputs.IMAGES, device).train
-        generator = make_generator(params.seed.base, "finetune_again", device=device)
-        rows = finetune(net, subset, images, params.data, config, generator, lambda *_: None)
+        generators = run_generators(params.seed.base, "finetune_again", config.fresh_runs, device)
+        rows = finetune_runs(net, subset, images, params.data, config, generators, lambda *_: None)
         chosen = (row for index, row in enumerate(rows if kept else ()) if index in kept)
-        write_rows(outputs.SECOND_RUN, subset, len(kept), chosen)
+        write_rows(outputs.FRESH, subset, len(kept), chosen)
         log.summary({"checkpoints": len(kept)})
 
 

@@ -39,7 +39,7 @@ TINY = {  # the default with a few values shrunk: seconds in all, and nets that 
     "finetune.checkpoints": 12,
     "finetune.batch_size": 40,
     "finetune.held_back": 3,
-    "finetune.second_run": 5,
+    "finetune.fresh_checkpoints": 5,
     "autoencoder.channels": [4, 8, 8],
     "autoencoder.latent_dim": 16,
     "autoencoder.steps": 20,

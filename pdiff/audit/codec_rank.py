@@ -22,11 +22,11 @@ from pdiff.novelty.pictures import kinds, tidy
 from pdiff.novelty.summary import Wrong
 from pdiff.parameters.subset import spread_evenly
 
-BESIDE = ("reconstructed", "generated", "second_run")
+BESIDE = ("reconstructed", "generated", "fresh")
 """What is read beside the ranks: trained codec, generator, and what an ideal generator makes."""
 OTHERS = "max_similarity_others"
 MARKERS = {"ensemble": ("*", 12), "original": ("o", 7), "generated": ("D", 8)}
-MARKERS |= {"reconstructed": ("s", 8), "second_run": ("^", 9)}
+MARKERS |= {"reconstructed": ("s", 8), "fresh": ("^", 9)}
 
 
 def rank_table(evidence: Evidence) -> pd.DataFrame:
@@ -112,7 +112,7 @@ ANALYSIS = Analysis(
     "their mean, at K - 1 (left) themselves. Models on the curve do what a codec of that rank "
     "does: where it rises to the right they gain accuracy by forgetting how originals differ. "
     "Models below it in the lower panel err unlike any original. An ideal generator lies at "
-    "the second run.",
+    "the fresh run.",
     definition="Rank R keeps the originals' first R principal components, in the parameters as "
     "they are; r2 is the share of their squared deviation from the mean that is kept. Maximum "
     "similarity counts the original that a model was made from, as in all other tables; that to "

@@ -28,7 +28,7 @@ from pdiff.audit.evidence import Evidence
 from pdiff.baselines.registry import colour, label
 from pdiff.novelty.pictures import name_rows, plain_ticks, rows_height, tidy
 
-Z = ("z_second_run", "z_held_back")
+Z = ("z_fresh", "z_held_back")
 Distances = Float64[np.ndarray, " _"]
 
 

@@ -22,7 +22,7 @@ from pdiff.audit.evidence import Evidence, Matrices
 from pdiff.baselines.registry import colour, label, ordered
 from pdiff.novelty.pictures import draw_boxes, name_rows, plain_ticks, rows_height, tidy
 
-HELD_OUT = ("held_back", "second_run")
+HELD_OUT = ("held_back", "fresh")
 """Checkpoints that nothing learned from: the next ones of the run, and those of another run."""
 
 
@@ -87,7 +87,7 @@ def outside_span(
 def distance_table(matrices: Matrices) -> pd.DataFrame:
     """One row per model: group, model, and where it lies among originals and held-out checkpoints.
 
-    `nearest`, `nearest_held_back` and `nearest_second_run` are distances to the nearest original
+    `nearest`, `nearest_held_back` and `nearest_fresh` are distances to the nearest original
     and held-out checkpoint, NaN without any; a model that belongs to the reference itself is left
     out of it. `interpolation_index` and `outside_span` are what the functions of these names give.
     """
@@ -180,7 +180,7 @@ ANALYSIS = Analysis(
     reading="A group left of the unseen checkpoints lies nearer to an original than these do. An "
     "index below 1 says that it lies further inside than originals, as averages of them do.",
     definition="L2 distance in the parameters as they are. An original leaves out itself; "
-    "held-back checkpoints follow the originals in their run, the second run has another data "
+    "held-back checkpoints follow the originals in their run, fresh runs have another data "
     "order. The index is the distance to the mean of all originals over the originals' root mean "
     "square distance from it; outside span is the share of that squared distance which no "
     "mixture of originals explains.",

@@ -5,15 +5,17 @@ Axes: M models of a group, N test images, D parameters, K originals, L latent le
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from pdiff.baselines.originals import from_originals, matrix, soup_of
 from pdiff.baselines.registry import draw_groups, ordered
 from pdiff.config import BaselinesConfig, SeedConfig
+from pdiff.evaluation.predict import wrong
 from pdiff.novelty.bootstrap import Replicates
 from pdiff.parameters.subset import Columns, Rows, spread_evenly
 
@@ -25,13 +27,21 @@ Matrices = Mapping[str, Float[Tensor, "_ D"]]
 class Evidence:
     """All groups of models of one run."""
 
-    wrong: Mapping[str, Bool[Tensor, "_ N"]]
+    predictions: Mapping[str, Int16[Tensor, "_ N"]]
+    labels: Int64[Tensor, " N"]
     matrices: Matrices
     models: pd.DataFrame
     """One row a model, as `pdiff.novelty.summary.model_table` gives it."""
     replicates: Mapping[str, Replicates]
+    near: Bool[Tensor, "K K"]
+    """Which originals are the same or neighbours in one run, as `neighbours` gives it."""
     split: str
     """The split that is reported."""
+
+    @cached_property
+    def wrong(self) -> dict[str, Bool[Tensor, "_ N"]]:
+        """True where a model errs."""
+        return {group: wrong(rows, self.labels) for group, rows in self.predictions.items()}
 
 
 def finite_rows(models: Float[Tensor, "_ D"], most: int) -> Int64[Tensor, " M"]:

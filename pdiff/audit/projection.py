@@ -59,7 +59,7 @@ def plot_projection(evidence: Evidence, table: None) -> Figure:
         axes.scatter(part["pc1"], part["pc2"], color=colour(group, groups), lw=0, alpha=0.8, **star)
     axes.set_xlabel(f"component 1 ({100 * shares[0]:.1f} % of the originals' variance)")
     axes.set_ylabel(f"component 2 ({100 * shares[1]:.1f} %)")
-    main = points[points["group"].isin(("original", "generated", "held_back", "second_run"))]
+    main = points[points["group"].isin(("original", "generated", "held_back", "fresh"))]
     for column, limit in (("pc1", axes.set_xlim), ("pc2", axes.set_ylim)):
         low, high = main[column].min(), main[column].max()
         if high > low:

@@ -80,12 +80,12 @@ class Family:
 _GENERATED = "Latents from the diffusion model, decoded."
 _SOUP = "The mean of originals, each added if the mean gets no worse on the choosing split."
 _HELD_BACK = "The checkpoints that follow the K, which nothing learns from."
-_SECOND_RUN = "Checkpoints of another fine-tuning run, with other batches."
+_FRESH = "Checkpoints of fine-tuning runs that nothing learns from, with other batches."
 
 FAMILIES: dict[str, Family] = {
     "generated": Family("generated", "#d1495b", 30, _GENERATED, paper=True, codec=True),
     "held_back": Family("held back", "#17becf", 80, _HELD_BACK),
-    "second_run": Family("second run", "#0e7c86", 90, _SECOND_RUN),
+    "fresh": Family("fresh run", "#0e7c86", 90, _FRESH),
     "soup_greedy": Family("greedy soup", "#4a148c", 130, _SOUP),
 }
 """By name: those that no function makes, and those that `baseline` adds."""
@@ -127,8 +127,8 @@ def count_models(params: Params) -> int:
     matrix, kind = torch.zeros(count, 1), params.autoencoder.kind
     groups = draw_groups(Models(Subset({"one": (1,)}), matrix), config, 0, audit=audit)
     groups |= draw_groups(matrix, config, 0, audit=audit, kind=kind)
-    second = min(params.finetune.second_run, count) if params.finetune.folder is None else 0
-    unseen = params.finetune.held_back + second + 1 if audit else 0  # and the greedy soup
+    fresh = min(params.finetune.fresh_checkpoints, count) if params.finetune.folder is None else 0
+    unseen = params.finetune.held_back + fresh + 1 if audit else 0  # and the greedy soup
     return sum(map(len, groups.values())) + unseen + params.generate.models
 
 

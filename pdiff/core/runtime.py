@@ -32,6 +32,14 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def run_generators(
+    seed: int, purpose: str, runs: int, device: torch.device
+) -> list[torch.Generator]:
+    """One generator for each run; the first does not depend on how many there are."""
+    parts = [(purpose, run)[: 2 if run else 1] for run in range(runs)]
+    return [make_generator(seed, *part, device=device) for part in parts]
+
+
 def make_generator(
     seed: int, *purpose: str | int, device: torch.device | str = "cpu"
 ) -> torch.Generator:

@@ -3,8 +3,9 @@
 Axes: D parameters of the subset, B batch.
 """
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 
 import torch
@@ -18,8 +19,36 @@ from pdiff.config import DataConfig, FinetuneConfig
 from pdiff.core.optimise import Log, autocast, draw_seed, make_optimizer, train_step
 from pdiff.images.batches import Split, training_batches
 from pdiff.nets.base import finite
-from pdiff.parameters.subset import Subset
+from pdiff.parameters.subset import Subset, spread_evenly
 from pdiff.system.speed import counted
+
+
+def finetune_runs(
+    net: nn.Module,
+    subset: Subset,
+    images: Split,
+    data: DataConfig,
+    config: FinetuneConfig,
+    generators: Sequence[torch.Generator],
+    log: Log,
+) -> Iterator[Float[Tensor, " D"]]:
+    """An equal share of the K checkpoints from each of several runs of the same net, run by run.
+
+    A share is spread evenly over its run. What is held back follows the last run. The curves that
+    `log` gets follow each other too.
+    """
+    length = config.checkpoints_of_a_run
+    share = set(spread_evenly(length, config.checkpoints // len(generators)))
+    for run, generator in enumerate(generators):
+        held_back = config.held_back if run == len(generators) - 1 else 0
+        alone = config.model_copy(update={"checkpoints": length, "held_back": held_back})
+        first = run * (config.save_after + length * config.save_every)
+
+        def log_after(metrics: dict[str, float], step: int, first: int = first) -> None:
+            log(metrics, first + step)
+
+        rows = finetune(copy.deepcopy(net), subset, images, data, alone, generator, log_after)
+        yield from (row for index, row in enumerate(rows) if index in share or index >= length)
 
 
 def finetune(

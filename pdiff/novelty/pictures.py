@@ -22,7 +22,7 @@ from pdiff.baselines.registry import colour, label, ordered, split
 
 matplotlib.use("Agg")
 
-FRONT = ("reconstructed", "held_back", "second_run", "original", "generated", "ensemble")
+FRONT = ("reconstructed", "held_back", "fresh", "original", "generated", "ensemble")
 """Drawn last, so that no rival hides them."""
 NOTE = {"fontsize": 8, "color": "#555555"}
 SIMILARITY = "maximum similarity to an original (IoU of wrong predictions)"

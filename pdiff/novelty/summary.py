@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pdiff.baselines.registry import ordered
 from pdiff.evaluation.predict import wrong
-from pdiff.evaluation.predictions import load_predictions
+from pdiff.evaluation.predictions import Groups, load_predictions
 from pdiff.novelty.bootstrap import Replicates, interval_around
 from pdiff.novelty.iou import (
     best_of_n,
@@ -30,13 +30,18 @@ Wrong = Mapping[str, Bool[Tensor, "_ _"]]
 """{group: wrong predictions (M, N)}, True where a model errs; M differs from group to group."""
 
 
+def load_groups(paths: Iterable[Path], split: str) -> tuple[Groups, Int64[Tensor, " N"]]:
+    """Predictions of every group in files of predictions, in the order of tables, and the labels,
+    which are the same in all files."""
+    parts = [load_predictions(path, split) for path in paths]
+    found = {group: rows for groups, _ in parts for group, rows in groups.items()}
+    return {group: found[group] for group in ordered(found)}, parts[0][1]
+
+
 def load_wrong(paths: Iterable[Path], split: str) -> dict[str, Bool[Tensor, "_ _"]]:
     """The wrong predictions of every group in files of predictions, in the order of tables."""
-    found = {}
-    for path in paths:
-        predictions, labels = load_predictions(path, split)
-        found |= {group: wrong(part, labels) for group, part in predictions.items()}
-    return {group: found[group] for group in ordered(found)}
+    predictions, labels = load_groups(paths, split)
+    return {group: wrong(rows, labels) for group, rows in predictions.items()}
 
 
 def model_table(errors: Wrong, choosing: Wrong) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from pdiff.system.errors import InputError
 
 RECIPES = {"": "generated", "normalise_tensor": "generated, `ablation=normalise_tensor`"}
 """The ablations whose generators are compared, and what the table calls them."""
-RIVALS = ("original", "second_run", "ensemble", "soup_8", "gaussian_full")
+RIVALS = ("original", "fresh", "ensemble", "soup_8", "gaussian_full")
 RIVALS += ("projected_4", "projected_16", "projected_64")
 MADE = ("reconstructed", "generated")
 COLUMNS = ("accuracy", "max_similarity", "similarity_within")
@@ -50,8 +50,8 @@ def numbers(result: Result) -> pd.Series:
     found = pd.Series(result.fit)
     within, accuracy = table["similarity_within"], table["accuracy"]
     found["alike"] = within["reconstructed"] - within["original"]
-    found["similar"] = within["generated"] - within["second_run"]
-    found["right"] = accuracy["generated"] - accuracy["second_run"]
+    found["similar"] = within["generated"] - within["fresh"]
+    found["right"] = accuracy["generated"] - accuracy["fresh"]
     found["held_out"] = found["loss_held_out"] / found["loss_gaussian"]
     cells = table.stack(future_stack=True)
     return pd.concat([found, cells.set_axis(cells.index.map(".".join))])

@@ -104,8 +104,8 @@ PRIMARY = {
 }
 QUESTIONS = PRIMARY | {
     "3b": Question("better than that soup", BETTER, SOUP),
-    "4": Question("more novel than a fresh run", NOVEL, "second_run"),
-    "4b": Question("better than a fresh run", BETTER, "second_run"),
+    "4": Question("more novel than a fresh run", NOVEL, "fresh"),
+    "4b": Question("better than a fresh run", BETTER, "fresh"),
     "5": Question("better than more training", BETTER, "held_back"),
     "5b": Question("better than the greedy soup", BETTER, "soup_greedy"),
     "6": Question("the chosen one better than the chosen checkpoint", CHOSEN, "original"),

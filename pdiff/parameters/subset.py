@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pdiff.config import FinetuneConfig
 from pdiff.system.errors import InputError
 
 Columns = Iterable[tuple[slice, Float[Tensor, "M _"]]]
@@ -105,6 +106,13 @@ def spread_evenly(available: int, count: int) -> list[int]:
     """`count` different indices from the first to the last available; all if fewer."""
     count = min(count, available)
     return [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]
+
+
+def positions(config: FinetuneConfig) -> list[tuple[int, int]]:
+    """Run and step of each of the K checkpoints, in their order."""
+    share = spread_evenly(config.checkpoints_of_a_run, config.checkpoints // config.runs)
+    steps = [config.save_after + (index + 1) * config.save_every for index in share]
+    return [(run, step) for run in range(config.runs) for step in steps]
 
 
 def overlaps(sizes: Sequence[int], span: slice) -> Iterator[tuple[int, slice, slice]]:

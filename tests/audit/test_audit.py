@@ -23,4 +23,4 @@ def test_the_report_leads_with_the_fit(finished):
     assert top.index("The codec explains R²") < top.index("accuracy difference (%)")
     assert "no claim about the method can be made from this run" in top  # 20 steps teach nothing
     numbers = json.loads((finished / "metrics/audit.json").read_text())
-    assert {"interpolation_index", "z_second_run", "accuracy_over_gaussian_full"} < set(numbers)
+    assert {"interpolation_index", "z_fresh", "accuracy_over_gaussian_full"} < set(numbers)

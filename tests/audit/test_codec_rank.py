@@ -9,7 +9,7 @@ from pdiff.audit.codec_rank import OTHERS, explained, plot_codec_rank, rank_tabl
 from pdiff.audit.evidence import Evidence
 from pdiff.baselines.originals import projections
 from pdiff.parameters.subset import Models, Subset
-from tests.toys.audit import toy_models
+from tests.toys.audit import made_of, toy_models
 
 COUNT, LENGTH, IMAGES = 9, 12, 150
 SUBSET = Subset({"x": (LENGTH,)})
@@ -27,7 +27,7 @@ def matrices() -> dict[str, torch.Tensor]:
         weights = projections(Models(SUBSET, originals), rank, 5)
         found[f"projected_{rank}"] = (weights @ originals.double()).float()
     found["reconstructed"] = found["projected_4"].clone()
-    for group in ("generated", "second_run"):
+    for group in ("generated", "fresh"):
         found[group] = 2 + scale * torch.randn(6, LENGTH, generator=generator)
     return found
 
@@ -40,7 +40,7 @@ def wrong(matrices) -> dict[str, torch.Tensor]:
 
 
 def evidence_of(wrong, matrices) -> Evidence:
-    return Evidence(wrong, matrices, toy_models(wrong), {}, "test")
+    return made_of(wrong, matrices, toy_models(wrong), {})
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def table(matrices, wrong) -> pd.DataFrame:
 
 
 def test_ranks_rise_from_the_ensemble_to_the_originals_and_the_others_follow(table):
-    assert list(table["group"]) == [*EXACT, "reconstructed", "generated", "second_run"]
+    assert list(table["group"]) == [*EXACT, "reconstructed", "generated", "fresh"]
     assert list(table["rank"].dropna()) == [0, 1, 4, COUNT - 1]
     assert list(table["rank"].isna()) == [False] * 4 + [True] * 3
 
@@ -69,7 +69,7 @@ def test_r2_is_none_at_the_ensemble_all_at_the_originals_and_below_none_off_them
     assert r2["ensemble"] == pytest.approx(0, abs=1e-6)
     assert r2["original"] == 1
     assert 0 < r2["projected_1"] < r2["projected_4"] < 1
-    assert r2[["generated", "second_run"]].isna().all()
+    assert r2[["generated", "fresh"]].isna().all()
     originals = matrices["original"]
     assert explained(2 * originals.mean(0) - originals, originals) == pytest.approx(-3, abs=1e-5)
     # of some originals it is that of the ones they stand for
@@ -105,8 +105,8 @@ def test_a_copy_of_its_original_is_as_similar_to_others_as_the_original(matrices
     assert among.mean() < 0.99
 
 
-def test_without_a_second_run_or_ranks_the_rest_stands(matrices, wrong):
-    left = {g: errors for g, errors in wrong.items() if g[:6] not in ("second", "projec")}
+def test_without_a_fresh_run_or_ranks_the_rest_stands(matrices, wrong):
+    left = {g: errors for g, errors in wrong.items() if not g.startswith(("fresh", "projected"))}
     found = rank_table(evidence_of(left, matrices))
     assert list(found["group"]) == ["ensemble", "original", "reconstructed", "generated"]
 
@@ -119,5 +119,5 @@ def test_the_curve_goes_through_the_exact_codecs_and_no_others(table, matrices, 
         assert curve.tolist() == pd.concat([exact["similarity_within"], y], axis=1).values.tolist()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     plt.close(figure)
-    ranks, others = ["ensemble", "rank 1", "rank 4", "original"], ["generated", "second run"]
+    ranks, others = ["ensemble", "rank 1", "rank 4", "original"], ["generated", "fresh run"]
     assert legend == ["exact codec", *ranks, "reconstructed", *others]

@@ -25,7 +25,7 @@ def table(**matrices: torch.Tensor) -> pd.DataFrame:
 def sets(seed: int = 0, **changed: torch.Tensor) -> dict[str, torch.Tensor]:
     """Originals, both held-out sets and generated models, all of one distribution."""
     made = {"original": normal(300, seed), "generated": normal(200, seed + 1)}
-    return made | {"held_back": normal(50, seed + 2), "second_run": normal(100, seed + 3)} | changed
+    return made | {"held_back": normal(50, seed + 2), "fresh": normal(100, seed + 3)} | changed
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +81,17 @@ def test_z_u_against_nobody_is_unknown(empty):
 )
 def test_only_models_nearer_than_unseen_checkpoints_are_copies(alike, group, low, high, farther):
     row = alike.loc[group]
-    assert low < row["z_held_back"] < high and low < row["z_second_run"] < high
-    assert farther[0] <= row["farther_second_run"] <= farther[1]
+    assert low < row["z_held_back"] < high and low < row["z_fresh"] < high
+    assert farther[0] <= row["farther_fresh"] <= farther[1]
 
 
 def test_a_held_out_set_is_not_tested_against_itself(alike):
     assert alike.loc["held_back", ["z_held_back", "farther_held_back"]].isna().all()
-    assert abs(alike.loc["held_back", "z_second_run"]) < 3
+    assert abs(alike.loc["held_back", "z_fresh"]) < 3
 
 
 def test_without_held_out_checkpoints_their_columns_are_unknown():
-    found = table(**sets(held_back=normal(0, 0), second_run=normal(0, 0)))
+    found = table(**sets(held_back=normal(0, 0), fresh=normal(0, 0)))
     assert found.index.tolist() == ["original", "generated"]
     assert found.filter(regex="^(z|farther)_").isna().all(axis=None)
 
@@ -99,12 +99,12 @@ def test_without_held_out_checkpoints_their_columns_are_unknown():
 def test_a_single_original_tests_others_and_not_itself():
     found = table(**sets(original=normal(1, 0)))
     assert found.loc["original"].drop("models").isna().all()
-    assert abs(found.loc["generated", "z_second_run"]) < 3
+    assert abs(found.loc["generated", "z_fresh"]) < 3
 
 
 def test_identical_originals_are_their_own_copies():
     found = table(**sets(original=normal(1, 0).expand(40, -1)))
-    assert found.loc["original", "farther_second_run"] == 0
+    assert found.loc["original", "farther_fresh"] == 0
 
 
 def test_z_u_is_standard_normal_if_all_sets_are_drawn_alike():

@@ -29,9 +29,9 @@ def normal(models: int, seed: int, length: int = 20) -> torch.Tensor:
 
 
 def groups(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Originals at 0, 1, 2, 3; held back at 4, 5; a second run at 10, 11; one generated at 2.25."""
+    """Originals at 0, 1, 2, 3; held back at 4, 5; a fresh run at 10, 11; one generated at 2.25."""
     made = {"original": line(0, 1, 2, 3), "generated": line(2.25)}
-    return made | {"held_back": line(4, 5), "second_run": line(10, 11)} | changed
+    return made | {"held_back": line(4, 5), "fresh": line(10, 11)} | changed
 
 
 def of(table: pd.DataFrame, group: str, column: str) -> list:
@@ -75,17 +75,17 @@ def test_nothing_is_near_to_a_reference_that_is_not_finite_and_the_nearest_of_no
 
 
 def test_originals_and_held_out_checkpoints_leave_out_themselves():
-    table = distance_table(groups(original=line(0, 1, 3), second_run=line(10, 11, 13)))
+    table = distance_table(groups(original=line(0, 1, 3), fresh=line(10, 11, 13)))
     assert of(table, "original", "nearest") == pytest.approx([5, 5, 10])
-    assert of(table, "second_run", "nearest_second_run") == pytest.approx([5, 5, 10])
-    assert of(table, "second_run", "nearest") == pytest.approx([35, 40, 50])
+    assert of(table, "fresh", "nearest_fresh") == pytest.approx([5, 5, 10])
+    assert of(table, "fresh", "nearest") == pytest.approx([35, 40, 50])
 
 
 def test_a_row_says_where_a_model_lies():
     row = distance_table(groups()).query("group == 'generated'").iloc[0]
     assert row["nearest"] == pytest.approx(1.25)
     assert row["nearest_held_back"] == pytest.approx(8.75)
-    assert row["nearest_second_run"] == pytest.approx(38.75)
+    assert row["nearest_fresh"] == pytest.approx(38.75)
     assert row["interpolation_index"] == pytest.approx(0.75 / math.sqrt(1.25))
 
 

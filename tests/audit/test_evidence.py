@@ -32,7 +32,7 @@ def config(tiny) -> BaselinesConfig:
 @pytest.fixture(scope="module")
 def found(config) -> dict[str, torch.Tensor]:
     given = {"original": Models(SUBSET, ORIGINALS), "generated": rows(2, 7.0)}
-    given |= {"held_back": rows(3, 8.0), "second_run": rows(0, 0.0)}
+    given |= {"held_back": rows(3, 8.0), "fresh": rows(0, 0.0)}
     seed = SeedConfig(base=3, model=5)
     return all_matrices(given, [0, 4], doubled, LATENTS, config, seed, "vae")
 
@@ -56,6 +56,6 @@ def test_what_the_codec_decodes_is_drawn_by_the_seed_of_the_model(found, config)
 
 def test_what_lies_on_disk_is_taken_as_it_is_and_an_empty_group_left_out(found):
     assert (found["generated"] == 7).all() and (found["held_back"] == 8).all()
-    assert "second_run" not in found
+    assert "fresh" not in found
     torch.testing.assert_close(found["soup_greedy"][0], ORIGINALS[[0, 4]].mean(0))
     assert list(found) == ordered(found)

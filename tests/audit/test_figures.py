@@ -45,7 +45,7 @@ def not_finite() -> Evidence:
 
 
 def without_unseen() -> Evidence:
-    unseen = ("held_back", "second_run")
+    unseen = ("held_back", "fresh")
     return toy_evidence({g: m for g, m in toy_matrices().items() if g not in unseen})
 
 

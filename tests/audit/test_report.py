@@ -23,8 +23,9 @@ from tests.toys.audit import SIZES, toy_evidence, toy_matrices
 from tests.toys.runs import FIT
 
 CHROME = shutil.which("chromium") or shutil.which("google-chrome")
-TABLES = {"groups", "pareto", "codec", "similarity_matrix", "distances", "copying"}
-FIGURES = TABLES - {"groups"} | {"similarity", "heat_map", "projection"}
+TABLES = {"groups", "pareto", "codec", "neighbours", "votes", "similarity_matrix", "distances"}
+TABLES |= {"copying"}
+FIGURES = TABLES - {"groups", "neighbours"} | {"similarity", "heat_map", "projection"}
 
 
 def attributes(text: str, tag: str = r"\w+") -> list[dict[str, str]]:
@@ -135,10 +136,10 @@ def test_an_analysis_is_added_by_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(pdiff.audit, "__path__", [*pdiff.audit.__path__, str(tmp_path)])
     shown = [each if each.order == 0 else replace(each, figures={}) for each in analyses()]
     monkeypatch.setattr(report, "analyses", lambda: shown)
-    unseen = ("held_back", "second_run")
+    unseen = ("held_back", "fresh")
     kept = {g: m for g, m in toy_matrices().items() if g not in unseen}
     found = write_audit(tmp_path / "out", toy_evidence(kept), "lead", {})
-    assert found["z_second_run"] is None and found["z_held_back"] is None  # not defined
+    assert found["z_fresh"] is None and found["z_held_back"] is None  # not defined
     text = (tmp_path / "out/report.html").read_text()
     assert found["most_models"] == 12
     assert text.index("Thrown away") < text.index("Accuracy and similarity")
@@ -154,7 +155,7 @@ def test_the_headline_numbers_are_those_of_the_generated_models(audited):
     groups = table["groups"]["accuracy"]
     difference = groups["generated"] - groups["gaussian_full"]
     assert found["accuracy_over_gaussian_full"] == pytest.approx(difference, abs=2e-6)
-    for name in ("z_second_run", "z_held_back"):
+    for name in ("z_fresh", "z_held_back"):
         assert found[name] == pytest.approx(table["copying"].loc["generated", name], abs=1e-6)
     own = table["distances"].loc["generated"]
     assert found["interpolation_index"] == pytest.approx(own["interpolation_mean"], abs=1e-6)

@@ -175,7 +175,7 @@ def test_noise_has_no_effect(again, linear_raw):
 
 
 def test_checkpoints_of_another_run_are_one_line_and_outputs_stay(again, linear_raw, capsys):
-    shutil.copyfile(again / "data/second_run.safetensors", again / "data/checkpoints.safetensors")
+    shutil.copyfile(again / "data/fresh.safetensors", again / "data/checkpoints.safetensors")
     before = hashes(again)
     with pytest.raises(SystemExit):
         run_stages(again, linear_raw, ("generate",))

@@ -170,7 +170,7 @@ def piped(tiny_raw, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_net.py").write_text(CODE)
     net = {"base__net": f"{folder}/my_net.py:TinyNet", "base__watch": "my_net.py"}
-    few = {"finetune__second_run": 0, "finetune__held_back": 0, "autoencoder__steps": 2}
+    few = {"finetune__fresh_checkpoints": 0, "finetune__held_back": 0, "autoencoder__steps": 2}
     few |= {"base__epochs": 1, "ddpm__steps": 2, "subset__select": "norm", "novelty__audit": False}
     run_stages(folder, change(tiny_raw, **net, **few), STAGES)
     return folder

@@ -15,7 +15,7 @@ from pdiff.datasets.prepare import prepare_images
 from pdiff.images.batches import ImageSet, load_images, training_batches
 from pdiff.nets import base as base_training
 from pdiff.nets.base import measure_accuracy, train_base
-from pdiff.nets.finetune import finetune
+from pdiff.nets.finetune import finetune, finetune_runs
 from pdiff.nets.registry import build_net, load_net
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import select_subset
@@ -178,6 +178,23 @@ def test_checkpoints_are_kept_as_often_and_as_late_as_they_shall(tune):
     assert torch.equal(tune(checkpoints=8, held_back=4)[0], every)  # they follow in the same run
 
 
+def test_several_runs_leave_an_equal_share_each_spread_over_the_run(images, tiny):
+    net, subset = new_net(), select_subset(new_net(), "last_norms:2")
+    config = tiny.finetune.model_copy(update={"checkpoints": 6, "runs": 2, "held_back": 3})
+    curve = {}
+    log = lambda metrics, step: curve.update({step: metrics["loss"]})  # noqa: E731
+    arguments = net, subset, images.train, tiny.data, config, [seed(3), seed(4)], log
+    found = torch.stack(list(finetune_runs(*arguments)))
+    whole = config.model_copy(update={"checkpoints": config.steps, "runs": 1})
+    alone = [
+        list(finetune(copy.deepcopy(net), subset, images.train, tiny.data, whole, seed(s), ignore))
+        for s in (3, 4)
+    ]
+    wanted = [run[index] for run in alone for index in (0, 6, 11)] + alone[1][12:]
+    assert torch.equal(found, torch.stack(wanted))  # what is held back follows the last run
+    assert list(curve) == [1, 10, 13, 22]
+
+
 def test_the_rate_stays_at_its_end_after_the_last_step(tune):
     matrix, _, _, rates = tune(lr_end=0.001, held_back=10)
     assert len(matrix) == 22
@@ -235,13 +252,13 @@ def test_the_test_accuracy_is_that_of_the_test_images(ran):
     assert found[0] != found[1]
 
 
-def test_the_second_run_is_another_one_and_its_checkpoints_are_spread_evenly(ran):
+def test_the_fresh_run_is_another_one_and_its_checkpoints_are_spread_evenly(ran):
     folder, params, net, images = ran
     subset = select_subset(net, params.subset.select)
     config = params.finetune.model_copy(update={"held_back": 0})
     generator = make_generator(3, "finetune_again")
     rows = list(finetune(net, subset, images.train, params.data, config, generator, ignore))
     _, first = load_stack(folder / "data/checkpoints.safetensors")
-    _, again = load_stack(folder / "data/second_run.safetensors")
+    _, again = load_stack(folder / "data/fresh.safetensors")
     assert torch.equal(again, torch.stack(rows)[[0, 3, 6, 8, 11]])
     assert (again[:, None] != first).any(2).all()

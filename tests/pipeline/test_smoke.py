@@ -87,7 +87,7 @@ GROUPS |= {"noised_0.001": 4, "noised_0.05": 4, "noised_0.15": 4}
 RIVALS = {"noised_0.5": 3, "absolute_0.06": 3, "soup_2": 3, "soup_8": 3, "interpolated": 3}
 RIVALS |= {"ema": 3, "projected_1": 3, "projected_4": 3, "gaussian_full": 3, "gaussian_diagonal": 3}
 RIVALS |= {"reconstructed_noise_1": 3, "latent_gaussian": 3}
-RIVALS |= {"soup_greedy": 1, "held_back": 3, "second_run": 5}
+RIVALS |= {"soup_greedy": 1, "held_back": 3, "fresh": 5}
 SPLITS = {"validation": 60, "test": 80}
 
 

@@ -1,5 +1,7 @@
 """Hand-made evidence: what the stage hands to the audit, without a pipeline."""
 
+from typing import Any
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ SIZES = {
     "generated": 8,
     "reconstructed": 4,
     "held_back": 5,
-    "second_run": 6,
+    "fresh": 6,
     "soup_2": 5,
     "soup_8": 5,
     "projected_2": 5,
@@ -54,4 +56,13 @@ def toy_evidence(
     matrices, wrong = matrices or toy_matrices(), wrong or toy_wrong()
     wrong = {group: errors for group, errors in wrong.items() if group in matrices}
     matrices = {group: matrices[group] for group in wrong}
-    return Evidence(wrong, matrices, toy_models(wrong), bootstrap(wrong, 20, 0), "test")
+    replicates = bootstrap(wrong, 20, 0)
+    return made_of(wrong, matrices, toy_models(wrong), replicates)
+
+
+def made_of(wrong: dict[str, Tensor], matrices: dict[str, Tensor], *tables: Any) -> Evidence:
+    """Evidence of two classes, of which 0 is right; no original has a neighbour."""
+    images, count = next(iter(wrong.values())).shape[1], len(wrong["original"])
+    predictions = {group: errors.short() for group, errors in wrong.items()}
+    labels, near = torch.zeros(images, dtype=torch.long), torch.eye(count, dtype=torch.bool)
+    return Evidence(predictions, labels, matrices, *tables, near, "test")

@@ -20,7 +20,7 @@ GROUPS = {  # (test accuracy, maximum similarity, validation accuracy): the pape
     "soup_2": (0.905, 0.95, 0.90),
     "soup_8": (0.91, 0.93, 0.918),
     "soup_greedy": (0.915, 0.94, 0.93),
-    "second_run": (0.90, 0.87, 0.90),
+    "fresh": (0.90, 0.87, 0.90),
     "held_back": (0.90, 0.96, 0.90),
     "gaussian_full": (0.90, 0.92, 0.90),
     "latent_gaussian": (0.91, 0.89, 0.91),
