@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from pdiff.config import DataConfig
 from pdiff.images.augment import add_noise, draw_boxes
@@ -108,6 +107,8 @@ class ImageFiles:
 
     def _centre(self, row: int, config: DataConfig) -> np.ndarray:
         """An evaluation image, as torchvision's Resize and CenterCrop make it of a PIL image."""
+        from torchvision.transforms.v2 import functional as transforms  # seconds to import
+
         image = transforms.resize(decode(self._file(row)), config.resize)
         return np.asarray(transforms.center_crop(image, [config.size, config.size]))
 
@@ -143,5 +144,7 @@ def _with_border(image: Image.Image, box: list[float]) -> tuple[Image.Image, lis
     ends = (left + width - image.width, top + height - image.height)
     after = [max(0, math.ceil(end - slack)) for end in ends]
     if any(before + after):
+        from torchvision.transforms.v2 import functional as transforms
+
         image = transforms.pad(image, [*before, *after], padding_mode="edge")
     return image, [max(left + before[0], 0.0), max(top + before[1], 0.0), width, height]

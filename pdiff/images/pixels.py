@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from pdiff.config import DataConfig
 from pdiff.images.augment import add_noise, draw_boxes, sample_boxes
@@ -65,5 +64,7 @@ def _resize_and_crop(
     images: UInt8[Tensor, "B C H W"], config: DataConfig
 ) -> Float[Tensor, "B C S S"]:
     """Pixels in [0, 1]: the shorter side at `resize`, then the centre crop to `size`."""
+    from torchvision.transforms.v2 import functional as transforms  # seconds to import
+
     pixels = transforms.resize(images.float() / 255, [config.resize], antialias=True)
     return transforms.center_crop(pixels, [config.size, config.size])
