@@ -113,7 +113,7 @@ def serve(port: int) -> int:
         env={**os.environ, **SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         start_new_session=True,  # MLflow passes Ctrl-C on: its workers would get it twice
     )
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whatever was inherited
         signal.signal(number, signal.default_int_handler)
     try:
         return server.wait()
