@@ -54,7 +54,7 @@ def vote_table(evidence: Evidence) -> pd.DataFrame:
 
 
 def plot_votes(evidence: Evidence, table: pd.DataFrame) -> Figure:
-    """Vote gain against disagreement, a point for each group."""
+    """Bars for each group of what the vote of its models gains over their mean accuracy."""
     groups = list(table["group"])
     size = (8.6, max(4.0, rows_height(len(groups))))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
