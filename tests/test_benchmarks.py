@@ -41,7 +41,7 @@ def test_peak_memory_is_measured_in_processes_of_their_own():
     assert memory.run(length=2**12, models=12, parameters=2**18).count("| 100% |") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_experiment_is_timed_stage_by_stage(tiny_raw, tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_raw))
     text = end_to_end.run(tmp_path / "params.yaml")

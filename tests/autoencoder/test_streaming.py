@@ -104,9 +104,14 @@ def test_streaming_keeps_the_input_alone_and_can_go_back_twice():
     assert torch.equal(first, again) and first.any()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", [{"checkpointing": True}, {"micro_batch": 1}], ids=str)
-@pytest.mark.parametrize(("length", "latent_dim", "batch"), [(2048, 128, 4), (30016, 256, 2)])
+@pytest.mark.parametrize(
+    ("length", "latent_dim", "batch"),
+    [
+        pytest.param(2048, 128, 4, marks=pytest.mark.slow),
+        pytest.param(30016, 256, 2, marks=pytest.mark.nightly),
+    ],
+)
 def test_the_papers_nets_train_the_same(mode, length, latent_dim, batch):
     size = {"length": length, "shape": PAPER, "latent_dim": latent_dim, "batch": batch}
     assert_equal(five_steps(mode, **size), five_steps(PLAIN, **size), 1e-10)
