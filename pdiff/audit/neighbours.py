@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 
 from pdiff.audit.analysis import Analysis
-from pdiff.audit.distances import distances, nearest
+from pdiff.audit.distances import distances, nearest, places
 from pdiff.audit.evidence import Evidence
 from pdiff.config import FinetuneConfig
 from pdiff.novelty.iou import wrong_iou
@@ -32,27 +32,19 @@ def neighbour_table(evidence: Evidence) -> pd.DataFrame:
     `neighbours` also those near it in its run. An original with no other left counts in neither
     mean. Nothing is left out for groups beside them (`nothing`).
     """
-    count = len(evidence.wrong["original"])
-    nothing = torch.zeros(1, 1, dtype=torch.bool)
-    rows = [("original", "itself", torch.eye(count, dtype=torch.bool))]
-    rows.append(("original", "neighbours", evidence.near))
-    rows += [(group, "nothing", nothing) for group in BESIDE if group in evidence.wrong]
-    return pd.DataFrame([_row(evidence, *row) for row in rows])
+    similar = evidence.models.groupby("group")["max_similarity"].mean()
+    near = places(evidence).groupby("group")["nearest"].mean()
+    rows = [("original", "itself", similar["original"], near["original"])]
+    rows.append(("original", "neighbours", *_apart(evidence)))
+    rows += [(g, "nothing", similar[g], near[g]) for g in BESIDE if g in evidence.wrong]
+    return pd.DataFrame(rows, columns=["group", "left_out", "max_similarity", "nearest"])
 
 
-def _row(
-    evidence: Evidence, group: str, left_out: str, mask: Bool[torch.Tensor, "_ _"]
-) -> dict[str, object]:
-    similar = wrong_iou(evidence.wrong[group], evidence.wrong["original"]).double()
-    similar = similar.masked_fill(mask, -1).amax(1)
-    far = distances(evidence.matrices[group], evidence.matrices["original"])
-    near = nearest(far.masked_fill(mask, math.nan))
-    return {
-        "group": group,
-        "left_out": left_out,
-        "max_similarity": similar[similar >= 0].mean().item(),
-        "nearest": near[near.isfinite()].mean().item(),
-    }
+def _apart(evidence: Evidence) -> tuple[float, float]:
+    wrong, parameters = evidence.wrong["original"], evidence.matrices["original"]
+    similar = wrong_iou(wrong, wrong).double().masked_fill(evidence.near, -1).amax(1)
+    near = nearest(distances(parameters, parameters).masked_fill(evidence.near, math.nan))
+    return similar[similar >= 0].mean().item(), near[near.isfinite()].mean().item()
 
 
 ANALYSIS = Analysis(

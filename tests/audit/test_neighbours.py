@@ -1,11 +1,10 @@
 """Originals with and without their neighbours in the run."""
 
-import pandas as pd
 import pytest
 import torch
 
 from pdiff.audit.neighbours import neighbour_table, neighbours
-from tests.toys.audit import made_of
+from tests.toys.audit import made_of, toy_models
 
 
 def test_neighbours_lie_near_in_the_same_run(tiny):
@@ -21,7 +20,7 @@ def test_leaving_neighbours_out_lowers_similarity_and_raises_distance():
     wrong = {"original": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1]]).bool()}
     wrong["generated"] = torch.tensor([[0, 0, 1, 1]]).bool()
     matrices = {"original": torch.tensor([[0.0], [1.0], [5.0]]), "generated": torch.tensor([[5.0]])}
-    evidence = made_of(wrong, matrices, pd.DataFrame(), {})
+    evidence = made_of(wrong, matrices, toy_models(wrong), {})
     evidence.near[0, 1] = evidence.near[1, 0] = True
     found = neighbour_table(evidence).set_index(["group", "left_out"])
     assert found.loc[("original", "itself"), "max_similarity"] == pytest.approx(
@@ -38,7 +37,7 @@ def test_leaving_neighbours_out_lowers_similarity_and_raises_distance():
 def test_originals_that_are_all_neighbours_have_no_number():
     same = {group: torch.ones(2, 3).bool() for group in ("original", "generated")}
     matrices = {group: torch.rand(2, 3) for group in same}
-    evidence = made_of(same, matrices, pd.DataFrame(), {})
+    evidence = made_of(same, matrices, toy_models(same), {})
     evidence.near[:] = True
     found = neighbour_table(evidence).set_index("left_out")
     assert found.loc["neighbours", ["max_similarity", "nearest"]].isna().all()
