@@ -23,7 +23,7 @@ from pdiff.system.paths import root
 
 VERDICT, FIT = "verdict", "fit"
 PAPER = Setting("paper", *(override.partition("=")[2] for override in DEFAULT))
-SAME_IMAGES = {"cifar10_images": "cifar10"}
+SAME_IMAGES = {"cifar10_images": "cifar10", "cifar100_images": "cifar100"}
 """Presets that read the images of another one from files of another kind."""
 
 
