@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from pdiff.autoencoder.linear import round_trip
+from pdiff.autoencoder.net import Autoencoder
 from pdiff.autoencoder.train import batch_loss, make_autoencoder
 from pdiff.config import AutoencoderConfig, DdpmConfig, NoiseConfig
 from pdiff.core.optimise import make_optimizer, train_step
@@ -52,6 +53,8 @@ MODES: dict[str, dict[str, Any]] = {
     "micro_batch 5, adafactor": {"micro_batch": 5, "optimizer": "adafactor"},
 }
 """Ways to train the autoencoder: what each changes in its section of `params.yaml`."""
+RESIDENT = "with the autoencoder, as the authors measure"
+"""The denoiser's step, before which a batch is encoded and after which it is decoded."""
 CODEC = {"checkpoints": 300, "models": 200}
 LINEAR = "300 checkpoints, 200 decoded"
 LARGER = [[1_000_000, 1024, math.nan], [11_689_512, 1024, math.nan]]
@@ -97,7 +100,7 @@ class Training:
         if self.net == "linear":
             return self._round_trip(folder)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        generator = torch.Generator(device)
+        generator, codec = torch.Generator(device), None
         with device:
             if self.net == "autoencoder":
                 known = {**self.values, "latent_dim": self.latent}
@@ -106,6 +109,8 @@ class Training:
                 batch = torch.randn(config.batch_size, self.parameters)
                 loss = partial(batch_loss, model, batch, config, NOISE, generator, autocast)
             else:
+                if self.mode == RESIDENT:
+                    codec = self._codec()
                 config = DdpmConfig.model_validate(self.values)
                 diffusion = Diffusion(config.timesteps, config.beta_start, config.beta_end, device)
                 model = Denoiser(self.latent, config.channels, config.kernel_size)
@@ -117,7 +122,21 @@ class Training:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-        return partial(train_step, optimizer, loss)
+        step = partial(train_step, optimizer, loss)
+        return step if codec is None else autocast(partial(self._within, codec, step, batch))
+
+    def _codec(self) -> Autoencoder:
+        """The autoencoder of Table 13's row with as many parameters."""
+        section = make_experiment(("recipe=paper", *DEFAULT)).params["autoencoder"]
+        known = AutoencoderConfig.model_validate({**section, "latent_dim": self.latent})
+        return make_autoencoder(self.parameters, known)
+
+    @torch.no_grad()
+    def _within(self, codec: Autoencoder, step: Callable[[], object], batch: Tensor) -> None:
+        codec.encode(torch.randn(len(batch), self.parameters, device=batch.device))
+        with torch.enable_grad():
+            step()
+        codec.decode(batch)
 
     def _round_trip(self, folder: Path) -> Callable[[], object]:
         count, models = self.values["checkpoints"], self.values["models"]
@@ -237,7 +256,8 @@ def trainings() -> list[Training]:
         few = min(latent, CODEC["checkpoints"] - 1)
         found.append(Training("linear", size, few, CODEC, LINEAR))
     for size, latent, _, paper in papers:
-        found.append(Training("denoiser", size, latent, params["ddpm"], paper=paper))
+        found.append(Training("denoiser", size, latent, params["ddpm"]))
+        found.append(Training("denoiser", size, latent, params["ddpm"], RESIDENT, paper))
     return found
 
 

@@ -1,40 +1,60 @@
-"""Do the paper's claims hold? `results/verdict.csv`, and `verdict.md` with the same numbers.
+"""Do the paper's claims hold? `results/verdict.csv`, and `.md` and `.json` with the same numbers.
 
-Both have a section for each setting; writing one leaves the others as they are.
+All have a section for each setting; writing one leaves the others as they are.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.config import GenerateConfig, NoveltyConfig
+from pdiff.core.files import write_text
 from pdiff.diffusion.bars import NUMBERS, missed_bars
-from pdiff.novelty.claims import Claim, Kind, bracket, judge, margins, over_pipelines, shown
+from pdiff.novelty.claims import (
+    ALPHA,
+    Claim,
+    Kind,
+    bracket,
+    judge,
+    margins,
+    over_pipelines,
+    shown,
+)
+from pdiff.novelty.inference import t_interval, t_power
 from pdiff.paper.experiments import Setting
 from pdiff.paper.render import grid, write_pair
 from pdiff.paper.results import Found, Result
 from pdiff.system.errors import InputError
 
-READING = """# Do the paper's claims hold?
+INTRODUCTION = """# Do the paper's claims hold?
 
-Each row is a difference, positive if the paper is right, over the whole pipelines of its section
-(own base net and checkpoints; several models of one base are averaged first). Accuracies are in
-percentage points, similarities are the mean maximum IoU of wrong predictions with an original. The
-interval is Student's, 95 %, over pipelines.
+## In one minute
+
+Differences are positive if the paper is right: accuracies in percentage points, similarities as
+mean maximum IoU of wrong predictions, with Student's 95 % interval over whole pipelines (own base
+net and checkpoints; several models of one base are averaged first) and the power to find a
+difference as large as the margin. Below are all rows, and how the words were found.
+"""
+READING = """## How to read the sections
 
 - **0** comes first: where the generator does not fit more than half of the runs, no claim gets a
   word. The bars are `pdiff.diffusion.bars`.
 - **1 to 3** are the primary claims, fixed beforehand: *better* or *worse* if Holm's p over the
-  three is at most 0.05; otherwise *equal within the margin* if two one-sided tests, corrected
-  alike, say so; otherwise *unknown*, with the power to find a difference as large as the
-  margin. Fewer than two pipelines have no interval and no word.
+  three is at most 0.05 (`p`); otherwise *equal within the margin* if two one-sided tests, corrected
+  alike, say so; otherwise *unknown*. Fewer than two pipelines have no interval and no word.
+- **3b to 5b** get their words in the same way, each for itself: they are not corrected for their
+  number, and 5 % of such words are wrong.
+- **6**: how many optimiser steps the nearest twentieth of the generated models lies from a
+  checkpoint, in units of the distance from a checkpoint to the next. *None*: more than one step.
 - **Soup of equal accuracy** (3): the average of originals, of whatever number, whose validation
   accuracy is nearest to the generated models'.
 - **All other rows** describe: their intervals are not corrected, and nothing is called significant.
@@ -56,6 +76,8 @@ class Question:
     """Of `pipeline_means`."""
     rival: str
     mine: str = GENERATED
+    paper: str = "-"
+    """What the paper says (ResNet-18, CIFAR-100); `-` where it does not ask."""
 
     @property
     def kind(self) -> Kind:
@@ -98,17 +120,33 @@ def nearest_soup(means: pd.DataFrame) -> str:
 
 BETTER, NOVEL, CHOSEN = "accuracy", "max_similarity", "chosen"
 PRIMARY = {
-    "1": Question("better than its checkpoints on average", BETTER, "original"),
-    "2": Question("better than their plain mean", BETTER, "ensemble"),
+    "1": Question(
+        "better than its checkpoints on average",
+        BETTER,
+        "original",
+        paper="+0.8 (Table 8: 77.7 and 76.9 %)",
+    ),
+    "2": Question(
+        "better than their plain mean",
+        BETTER,
+        "ensemble",
+        paper="0.0 on average, +0.2 the best (Table 1: 77.7, 77.9 and 77.7 %)",
+    ),
     "3": Question("more novel than a soup of equal accuracy", NOVEL, SOUP),
 }
-QUESTIONS = PRIMARY | {
+ALONE = {
     "3b": Question("better than that soup", BETTER, SOUP),
     "4": Question("more novel than a fresh run", NOVEL, "fresh"),
     "4b": Question("better than a fresh run", BETTER, "fresh"),
     "5": Question("better than more training", BETTER, "held_back"),
     "5b": Question("better than the greedy soup", BETTER, "soup_greedy"),
-    "6": Question("the chosen one better than the chosen checkpoint", CHOSEN, "original"),
+}
+"""Judged each for itself."""
+NEAR = "6"
+QUESTIONS = {
+    **PRIMARY,
+    **ALONE,
+    "1b": Question("the chosen one better than the chosen checkpoint", CHOSEN, "original"),
     "7": Question("more novel than a Gaussian of the checkpoints", NOVEL, "gaussian_full"),
     "7b": Question("better than a Gaussian of the checkpoints", BETTER, "gaussian_full"),
     "8": Question("more novel than a Gaussian of the latents", NOVEL, "latent_gaussian"),
@@ -152,7 +190,43 @@ def claims_of(found: Found) -> dict[str, Claim]:
         limits = margins(NoveltyConfig.model_validate(runs[0].params["novelty"]))
         words = judge([claims[key] for key in PRIMARY], limits)
         claims |= dict(zip(PRIMARY, words, strict=True))
+        claims |= {key: judge([claims[key]], limits)[0] for key in ALONE}
+        for keys in (PRIMARY, ALONE):
+            level = ALPHA / (len(PRIMARY) if keys is PRIMARY else 1)
+            for key in (key for key in keys if claims[key].word):
+                values = np.array(claims[key].differences)
+                power = t_power(values, limits[claims[key].kind], level)
+                claims[key] = replace(claims[key], power=power)
     return claims
+
+
+def near_duplicates(found: Found) -> dict[str, Any]:
+    """Row 6: whether generated models lie within an optimiser step of a checkpoint.
+
+    In each pipeline the distance to the nearest checkpoint below which a twentieth of the models
+    lies, over the mean distance of a checkpoint to its nearest. The power is that to tell one step
+    from two.
+    """
+    near: dict[str, dict[int, list[float]]] = {GENERATED: {}, "fresh": {}}
+    for (base, _), runs in found.items():
+        table = runs[""].frame(outputs.AUDIT / "distances.csv")
+        if table is not None:
+            table = table.set_index("group")
+            step = table.loc["original", "nearest_mean"]
+            for group in near.keys() & set(table.index):
+                value = table.loc[group, "nearest_median_low"] / step
+                near[group].setdefault(base, []).append(value)
+    steps = {g: np.array([np.mean(own) for own in bases.values()]) for g, bases in near.items()}
+    own, text = steps[GENERATED], "no near-duplicates of checkpoints"
+    if not len(own):
+        return {"row": NEAR, "text": text, "n": 0, "answer": "not run: the audit"}
+    low, high = t_interval(own, ALPHA)
+    if len(steps["fresh"]):
+        text += f" (a fresh run: {steps['fresh'].mean():.1f} steps)"
+    answer = "none" if low > 1 else "near-duplicates" if high < 1 else "unknown"
+    row = {"row": NEAR, "text": text, "kind": "steps", "estimate": own.mean(), "n": len(own)}
+    power = t_power(own, 1.0, ALPHA)
+    return row | {"low": low, "high": high, "power": power, "answer": answer}
 
 
 def write_verdict(
@@ -171,13 +245,73 @@ def write_verdict(
         more.append(f"What was not run, runs with `{command} --ablations`.")
     frame = pd.concat([frame, pd.DataFrame({"row": "note", "text": more})])
     frame.insert(0, "section", setting.title)
+    commits = dict.fromkeys(run.commit for own in found.values() for run in own.values())
+    frame = frame.assign(command=command, commit=" ".join(commits))
     everything, path = frame, folder / "verdict.csv"
     if path.exists():
         before = pd.read_csv(path, dtype={"row": str})
         everything = pd.concat([before[before["section"] != setting.title], frame])
-    sections = everything.groupby("section", sort=False)
-    text = "\n".join([READING, *(_section(str(title), rows) for title, rows in sections)])
-    return write_pair(folder, "verdict", everything, text), frame
+    sections = {str(title): rows for title, rows in everything.groupby("section", sort=False)}
+    parts = [INTRODUCTION, *minute(sections), "", READING, *map(_section, sections.items())]
+    paths = write_pair(folder, "verdict", everything, "\n".join(parts))
+    paths.append(folder / "verdict.json")
+    write_text(paths[-1], json.dumps(records(everything), indent=1) + "\n")
+    return paths, frame
+
+
+MINUTE = {  # rows of the table that comes first: what they ask, and the rows that answer
+    "0 did it learn?": ("0",),
+    "1 better than its checkpoints, on average": ("1",),
+    "2 better than their plain mean": ("2",),
+    "3 other than a soup of equal accuracy: novelty; accuracy": ("3", "3b"),
+    "4 as novel as a fresh run; as accurate": ("4", "4b"),
+    "5 better than more steps; than the greedy soup": ("5", "5b"),
+    "6 near-duplicates of checkpoints": (NEAR,),
+}
+
+
+def minute(sections: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The lines of the table that is read in a minute, a column a setting."""
+    heads = ["question", "the paper"]
+    columns = []
+    for title, rows in sections.items():
+        known = {row["row"]: row for row in rows.to_dict("records")}
+        heads.append(f"{title}: {known['1']['n']:.0f} pipelines")
+        columns.append(["; ".join(_short(known[k]) for k in keys) for keys in MINUTE.values()])
+    papers = [QUESTIONS[keys[0]].paper if keys[0] in QUESTIONS else "-" for keys in MINUTE.values()]
+    return grid(heads, zip(MINUTE, papers, *columns, strict=True))
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    """Word, number, interval and power."""
+    number, interval, power = _numbers(row)
+    word = f"**{row['answer'].partition(':')[0]}**"
+    return " ".join(filter(None, [word, *(x for x in (number, interval) if x != "-"), power]))
+
+
+def records(everything: pd.DataFrame) -> list[dict[str, Any]]:
+    """The same for programs: one record a setting and row from 0 to 6."""
+    found = []
+    judged = everything[everything["row"].isin([key for keys in MINUTE.values() for key in keys])]
+    for row in judged.astype(object).where(judged.notna(), None).to_dict("records"):
+        question = QUESTIONS.get(row["row"])
+        found.append(
+            {
+                "setting": row["section"],
+                "row": row["row"],
+                "claim": row["text"],
+                "paper": question.paper if question else "-",
+                "ours": row["estimate"],
+                "interval": [row["low"], row["high"]],
+                "unit": row["kind"],
+                "verdict": row["answer"],
+                "power": row["power"],
+                "pipelines": row["n"],
+                "command": row["command"],
+                "commit": row["commit"],
+            }
+        )
+    return found
 
 
 def rows_of(found: Found) -> pd.DataFrame:
@@ -190,7 +324,10 @@ def rows_of(found: Found) -> pd.DataFrame:
         f"outside {fit['outside']:.2f}, held-out / Gaussian loss "
         f"{fit['loss_held_out'] / fit['loss_gaussian']:.2f}"
     ).replace("nan", "-")
+    r2 = np.array([run.fit.get("r2", math.nan) for run in runs])
+    low, high = t_interval(r2, ALPHA)
     first = {"row": "0", "text": f"did the generator learn? ({numbers})", "n": len(runs)}
+    first |= {"kind": "r2", "estimate": r2.mean(), "low": low, "high": high}
     rows = [first | {"answer": f"{word}: {why}" if why else word}]
     none = f"no word: {'one pipeline' if word == 'fits' else word}"
     for key, claim in claims_of(found).items():
@@ -198,9 +335,12 @@ def rows_of(found: Found) -> pd.DataFrame:
         count, answer = len(row.pop("differences")), row.pop("word") or none
         if not count:
             answer = f"not run: {QUESTIONS[key].rival}"
-        elif key not in PRIMARY:
+        elif key not in PRIMARY | ALONE:
             answer = "described"
         rows.append({"row": key, **row, "n": count, "answer": answer})
+    order = ["0", *PRIMARY, *ALONE, NEAR]
+    rows.append(near_duplicates(found))
+    rows.sort(key=lambda row: order.index(row["row"]) if row["row"] in order else len(order))
     return pd.DataFrame(rows)
 
 
@@ -231,20 +371,33 @@ def _notes(found: Found, command: str) -> list[str]:
     return notes
 
 
-def _section(title: str, rows: pd.DataFrame) -> str:
+def _section(titled: tuple[str, pd.DataFrame]) -> str:
     """The Markdown of one setting."""
-    heads = ["#", "question", "difference", "95 % interval", "p (Holm)", "n", "answer"]
+    title, rows = titled
+    heads = ["#", "question", "difference", "95 % interval", "p", "n", "answer"]
     notes = rows["row"] == "note"
     table = grid(heads, map(_cells, rows[~notes].to_dict("records")))
     return "\n".join([f"## {title}", "", *table, "", *("- " + rows.loc[notes, "text"]), ""])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    kind, numbers, answer = row["kind"], ["-", "-"], row["answer"]
-    if isinstance(kind, str):
-        numbers = [shown(row["estimate"], kind), bracket(row["low"], row["high"], kind)]
-    numbers.append("-" if math.isnan(row["p"]) else f"{row['p']:.3f}")
-    if row["row"] in ("0", *PRIMARY):
-        power = f" (power at the margin {row['power']:.0%})" if answer == "unknown" else ""
-        answer = f"**{answer}**{power}"
-    return [row["row"], row["text"], *numbers, f"{row['n']:.0f}", answer]
+    number, interval, power = _numbers(row)
+    p = "-" if math.isnan(row["p"]) else f"{row['p']:.3f}"
+    answer = row["answer"]
+    if row["row"] in ("0", *PRIMARY, *ALONE, NEAR):
+        answer = " ".join(filter(None, [f"**{answer}**", power]))
+    return [row["row"], row["text"], number, interval, p, f"{row['n']:.0f}", answer]
+
+
+def _numbers(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Estimate and interval as they are shown, `-` for none, and the power if there is one."""
+    kind, estimate, low, high = row["kind"], row["estimate"], row["low"], row["high"]
+    power = "" if math.isnan(row["power"]) else f"(power {row['power']:.0%})"
+    if kind in ("accuracy", "similarity"):
+        return shown(estimate, kind), bracket(low, high, kind), power
+    if not isinstance(kind, str) or math.isnan(estimate):
+        return "-", "-", power
+    unit, digits = ("R² ", 3) if kind == "r2" else ("", 1)
+    after = " steps" if kind == "steps" else ""
+    interval = "-" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{unit}{estimate:.{digits}f}{after}", interval, power

@@ -1,6 +1,6 @@
 """The paper's claims over whole pipelines: what is measured, and the document that says it."""
 
-import math
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pdiff.paper.experiments import Setting, make_experiment
 from pdiff.paper.results import Found
 from pdiff.paper.verdict import (
     ABLATIONS,
+    ALONE,
     PRIMARY,
     QUESTIONS,
     claims_of,
@@ -62,7 +63,7 @@ def test_primary_claims_are_better_where_they_are_true_and_worse_where_false(
 ):
     claims = claims_of(make_pipelines(tmp_path, *WHOLE, groups=GROUPS | {"generated": generated}))
     assert words(claims) == [word] * 3
-    assert [key for key, claim in claims.items() if claim.word] == ["1", "2", "3"]
+    assert {key for key, claim in claims.items() if claim.word} == {*PRIMARY, *ALONE}
 
 
 def test_models_that_differ_by_less_than_the_margin_are_equal(tmp_path):
@@ -76,7 +77,7 @@ def test_models_that_differ_by_less_than_the_margin_are_equal(tmp_path):
     ("key", "difference"),
     [
         *(("1", 0.02), ("2", 0.01), ("3", 0.05), ("3b", 0.01), ("4", -0.01), ("4b", 0.02)),
-        *(("5", 0.02), ("5b", 0.005), ("6", 0.02), ("7", 0.04), ("7b", 0.02)),
+        *(("5", 0.02), ("5b", 0.005), ("1b", 0.02), ("7", 0.04), ("7b", 0.02)),
         *(("8", 0.01), ("8b", 0.01)),
     ],
 )
@@ -181,13 +182,14 @@ def test_row_0_says_whether_the_generator_learned(tmp_path, fit, numbers, answer
     assert question.startswith(f"did the generator learn? ({numbers}")
     loss = "-" if fit is None else "0.90"
     assert question.endswith(f"held-out / Gaussian loss {loss})")
-    assert others == ["-", "-", "-", "3"]
+    number = "-" if not fit or fit["r2"] is None else "R² 0.990"
+    assert others == [number, "-" if number == "-" else "[0.990, 0.990]", "-", "3"]
     assert word == f"**{frame.loc['0', 'answer']}**"
     assert word.startswith(f"**{answer}")
     if fit is UNFITTED:
         assert "along the originals' leading directions generated latents have 0.10 to" in word
     expected = "better" if fit is FIT else f"no word: {answer}"
-    assert cells(text, "1 |")[-1] == f"**{expected}**"
+    assert cells(text, "1 |")[-1].startswith(f"**{expected}**")
 
 
 # the document
@@ -197,18 +199,23 @@ def test_a_row_shows_the_difference_its_interval_and_the_word(tmp_path):
     text, frame = write(make_pipelines(tmp_path, *WHOLE), tmp_path)
     # 2 points, give or take t (4.302653) times 0.1 / sqrt(3); twice the p of t = 34.64, as
     # claim 3, without any spread, comes first
-    assert cells(text, "1 |")[2:] == ["+2.00", "[+1.75, +2.25]", "0.002", "3", "**better**"]
+    answer = "**better** (power 19%)"
+    assert cells(text, "1 |")[2:] == ["+2.00", "[+1.75, +2.25]", "0.002", "3", answer]
     assert frame.loc["1", "p"] == pytest.approx(2 * 2 * stats.t.sf(0.02 / 0.001 * 3**0.5, 2))
-    assert cells(text, "4 |")[2:] == ["-0.010", "[-0.010, -0.010]", "-", "3", "described"]
-    order = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
-    assert order == ["| #", "| -", "| 0", *(f"| {key}" for key in QUESTIONS)]
+    alone = ["-0.010", "[-0.010, -0.010]", "0.000", "3", "**worse** (power 100%)"]
+    assert cells(text, "4 |")[2:] == alone
+    assert cells(text, "7 |")[-1] == "described"
+    section = text.partition("## digits")[2]
+    order = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
+    keys = ["0", *PRIMARY, *ALONE, "6", *(key for key in QUESTIONS if key not in PRIMARY | ALONE)]
+    assert order == ["| #", "| -", *(f"| {key}" for key in keys)]
 
 
 def test_what_is_unknown_stands_there_with_the_power_at_the_margin(tmp_path):
     text, frame = write(make_pipelines(tmp_path, 0.03, -0.02, -0.05), tmp_path)
     assert 0.016 < frame.loc["1", "power"] < 0.03
-    assert cells(text, "1 |")[-1] == "**unknown** (power at the margin 2%)"
-    assert math.isnan(frame.loc["3", "power"])
+    assert cells(text, "1 |")[-1] == "**unknown** (power 2%)"
+    assert frame.loc["3", "power"] == 1
 
 
 def test_one_pipeline_is_only_described(tmp_path):
@@ -226,7 +233,13 @@ def test_a_verdict_on_one_data_set_leaves_the_others(tmp_path):
     assert text == write(worse, tmp_path)[0]
     titles = [line for line in text.splitlines() if line.startswith("#")]
     expected = ["cifar10_images, resnet18, recipe quick", "digits, resnet18, recipe quick"]
-    assert titles == ["# Do the paper's claims hold?", *(f"## {title}" for title in expected)]
+    assert titles[0] == "# Do the paper's claims hold?"
+    assert titles[3:] == [f"## {title}" for title in expected]
+    first = [line for line in text.splitlines() if line.startswith("| 1 better than")]
+    assert [cell.split()[0] for cell in cells(first[0], "1 better")[2:]] == [
+        "**better**",
+        "**worse**",
+    ]
     frame = pd.read_csv(tmp_path / "verdict.csv").set_index(["section", "row"])
     assert [frame.loc[(title, "1"), "answer"] for title in expected] == ["better", "worse"]
 
@@ -246,6 +259,54 @@ def test_near_duplicates_are_described_where_there_was_an_audit(tmp_path):
     assert "nearest checkpoint" not in text
 
 
+@pytest.mark.parametrize(
+    ("twentieth", "answer", "shown"),
+    [
+        ((6.0, 7.0, 8.0), "none", "7.0 steps [4.5, 9.5]"),
+        ((0.1, 0.1, 0.2), "near-duplicates", "0.1 steps [-0.0, 0.3]"),
+        ((0.5, 1.0, 4.0), "unknown", "1.8 steps [-2.9, 6.5]"),
+    ],
+)
+def test_near_duplicates_lie_within_an_optimiser_step_of_a_checkpoint(
+    tmp_path, twentieth, answer, shown
+):
+    """Distances are in units of the originals' mean distance to their nearest, 0.5 here."""
+    found = make_pipelines(tmp_path, *WHOLE)
+    for runs, value in zip(found.values(), twentieth, strict=True):
+        rows = [("original", 0.5, 0.2), ("generated", 9.0, value / 2), ("fresh", 9.0, 4.0)]
+        columns = ["group", "nearest_mean", "nearest_median_low"]
+        (runs[""].tree.path / "report/audit").mkdir(parents=True)
+        path = runs[""].tree.path / "report/audit/distances.csv"
+        pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    text, _ = write(found, tmp_path)
+    row = cells(text, "6 |")
+    assert row[1] == "no near-duplicates of checkpoints (a fresh run: 8.0 steps)"
+    assert f"{row[2]} {row[3]}" == shown
+    assert row[-1].startswith(f"**{answer}** (power ")
+
+
+def test_programs_read_the_same_rows(tmp_path):
+    paths, frame = write_verdict(SETTING, make_pipelines(tmp_path, *WHOLE), [], tmp_path, "make it")
+    found = {row["row"]: row for row in json.loads(paths[2].read_text())}
+    assert list(found) == ["0", *PRIMARY, *ALONE, "6"]
+    first = frame.set_index("row").loc["1"]
+    assert found["1"] == {
+        "setting": SETTING.title,
+        "row": "1",
+        "claim": "better than its checkpoints on average",
+        "paper": "+0.8 (Table 8: 77.7 and 76.9 %)",
+        "ours": first["estimate"],
+        "interval": [first["low"], first["high"]],
+        "unit": "accuracy",
+        "verdict": "better",
+        "power": first["power"],
+        "pipelines": 3,
+        "command": "make it",
+        "commit": "abc1234",
+    }
+    assert found["6"]["ours"] is None
+
+
 def test_a_test_split_that_also_chose_is_said(tmp_path):
     run = make_run(tmp_path / "run")
     paper = make_run(tmp_path / "paper", params={"data.split": "paper"})
@@ -258,6 +319,7 @@ def test_runs_that_are_not_there_are_named_with_the_reason_or_the_command(tmp_pa
     text = write_verdict(SETTING, found, absent, tmp_path, "make it")[0][1].read_text()
     assert "- s8: train_ddpm: lr\n- s9: not run\n" in text
     assert cells(text, "9 |")[-1] == "not run: ablation=checkpoints_10"
+    assert cells(text, "6 |")[-1] == "**not run: the audit**"
     assert "- What was not run, runs with `make it --ablations`." in text
 
 
@@ -308,7 +370,7 @@ def test_the_command_finds_runs_by_their_parameters(workplace, capsys, monkeypat
     assert name == "verdict (digits, resnet18, recipe quick)"
     assert table["answer"].iloc[0] == "fits"
     assert table["estimate"].iloc[1] == pytest.approx((0.02 + 0.03) / 2)
-    assert [path.name for path in paths] == ["verdict.csv", "verdict.md"]
+    assert [path.name for path in paths] == ["verdict.csv", "verdict.md", "verdict.json"]
 
 
 def test_a_dry_run_lists_what_is_missing_and_writes_nothing(workplace, capsys):
