@@ -1,15 +1,17 @@
 """python -m benchmarks.gpu run OUT --cifar100 DIR: what takes a GPU, within a time limit.
 
-run     whole pipelines on CIFAR-100 and CIFAR-10, their ablations, Table 2's mini nets with the
-        authors' recipes: so many at a time, the most wanted first, each in a folder of OUT with
+run     whole pipelines on CIFAR-100 and CIFAR-10, Table 2's mini nets with the authors' recipes,
+        and ablations: a few at a time, the most wanted first, each in a folder of OUT with
         parameters, dvc.lock, metrics, tables and the time of each stage. The same command goes on
-        from there.
-peak    time, memory and part of the GPU's peak of single steps, Table 13's among them
+        from there. Give a GPU few at a time: they share its time, and base training alone fills it.
+steps   time, memory and part of the GPU's peak of single steps, Table 13's among them, to
+        OUT/steps.csv and steps.md
 pack    the small results as one archive per group
 job     one pipeline, in this process (`run` starts it)
 
-Images are folders as `data.reader: folder` reads them. DVC and MLflow are not needed: stages whose
-parameters and inputs are those of an earlier pipeline are taken from there.
+Images are folders as `data.reader: folder` reads them, whole when they hold a file `complete`. DVC
+and MLflow are not needed: stages whose parameters and inputs are those of an earlier pipeline are
+taken from there.
 """
 
 import argparse
@@ -46,6 +48,7 @@ from pdiff.core.runtime import get_device
 from pdiff.nets.registry import build_net
 from pdiff.paper.experiments import make_experiment, pipeline
 from pdiff.paper.memory import LARGE, trainings
+from pdiff.paper.render import grid
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder, md5_of
 
@@ -54,7 +57,7 @@ Make = Callable[[], Step]
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("params.yaml", "dvc.lock", "times.json", "metrics", "plots", "report", "data/models.csv")
 SMALL += ("data/bootstrap.csv",)
-SCRATCH = ("base.pretrained=false", "base.epochs=15", "base.batch_size=128", "base.lr=0.001")
+SCRATCH = ("base.pretrained=false", "base.epochs=10", "base.batch_size=128", "base.lr=0.001")
 FEWER = ("baselines.noised_models=100", "baselines.reconstructed_models=100")
 FEWER += ("baselines.rival_models=50", "novelty.bootstrap=200", "evaluate.batch_size=2500")
 SETTING = ("data.reader=folder", *FEWER)
@@ -105,9 +108,6 @@ def jobs(images: dict[str, Path], more: Sequence[str]) -> list[Job]:
                 first = f"{data}_{recipe if more else 'base'}/{seed}"
                 add(data, group, seed, *words, shares=first)
 
-    for recipe in ("quick", "paper"):
-        own = ("data=digits", f"recipe={recipe}", "net=resnet18", *FEWER, *SCRATCH[:1])
-        found.append(Job(f"digits_{recipe}/0", own))
     running = "autoencoder.decode_norm=running"
     quick, paper = ("quick",), ("paper",)
     pipelines("cifar100", range(3), paper, quick, ("paper", running))
@@ -271,7 +271,7 @@ def digest(path: str) -> str | None:
     return md5_of(Folder(folder), path)
 
 
-def peak(out: Path, batch: int = 128, size: int = 64) -> None:
+def steps(out: Path, batch: int = 128, size: int = 64) -> None:
     """Single steps: time, TFLOP/s beside those of a large product of matrices, and memory."""
     device, rows, rates = get_device(), [], {}
     for kind in (torch.float32, torch.bfloat16):
@@ -280,17 +280,41 @@ def peak(out: Path, batch: int = 128, size: int = 64) -> None:
         row = measured(f"product of 8192 x 8192, {name}", lambda product=product: product)
         rates[name] = row["tflops"]
         rows.append(row | {"precision": name})
-    steps = [*net_steps(device, batch, size)]
+    known = [(*step, math.nan) for step in net_steps(device, batch, size)]
     for training in trainings():
         if training.net != "linear" and training.parameters <= LARGE:
             make = partial(training.prepare, device, "bfloat16")
-            steps.append((training.label, make, "bfloat16"))
-    for name, make, precision in steps:
-        row = measured(name, make) | {"precision": precision}
+            known.append((training.label, make, "bfloat16", training.paper))
+    for name, make, precision, paper in known:
+        row = measured(name, make) | {"precision": precision, "paper_mib": paper}
         rows.append(row | {"of_product": row["tflops"] / rates[precision]})
         table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name())
-        table.to_csv(out / "peak.csv", index=False)
-    print(table.to_string(), flush=True)
+        table.to_csv(out / "steps.csv", index=False, float_format="%.6g")
+    (out / "steps.md").write_text(steps_page(table))
+
+
+def steps_page(table: pd.DataFrame) -> str:
+    """Markdown."""
+    heads = ["step", "precision", "ms", "TFLOP/s", "of the product's", "MiB allocated", "reserved"]
+    rows = []
+    for row in table.to_dict("records"):
+        share, paper = row["of_product"], row["paper_mib"]
+        cells = [row["step"], row["precision"], f"{row['ms']:.1f}", f"{row['tflops']:.1f}"]
+        cells += ["-" if math.isnan(share) else f"{share:.1%}", f"{row['allocated_mib']:.0f}"]
+        rows.append(
+            [*cells, f"{row['reserved_mib']:.0f}", "-" if paper != paper else f"{paper:.0f}"]
+        )
+    lines = grid([*heads, "the paper's"], rows)
+    lines = [line.replace("nan", "-") for line in lines]
+    head = [
+        f"# Single training steps on one {table['device'][0]}",
+        "",
+        f"`python -m benchmarks.gpu steps OUT`, torch {torch.__version__}; median of seven. Memory is",
+        "what torch's allocator gave, and what it took from the device beyond what it had; the paper's",
+        "is nvidia-smi's, with the driver's own.",
+        "",
+    ]
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def net_steps(device: torch.device, batch: int, size: int) -> Iterator[tuple[str, Make, str]]:
@@ -368,12 +392,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["run", "peak", "pack", "job"])
+    parser.add_argument("what", choices=["run", "steps", "pack", "job"])
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--cifar100", type=Path, default=Path("cifar100"), metavar="DIR")
     parser.add_argument("--cifar10", type=Path, default=Path("cifar10"), metavar="DIR")
     parser.add_argument("--seconds", type=float, default=540, help="after these all ends")
-    parser.add_argument("--jobs", type=int, default=10, help="pipelines at a time")
+    parser.add_argument("--jobs", type=int, default=3, help="pipelines at a time")
     parser.add_argument("--target", type=Path, help="pack: where the archives go")
     parser.add_argument("--set", action="append", default=[], help="an override for all of them")
     parser.add_argument("--only", action="append", default=[], help="pattern of names of pipelines")
@@ -391,7 +415,7 @@ def main() -> None:
         pack(out, options.target)
     else:
         out.mkdir(parents=True, exist_ok=True)
-        peak(out)
+        steps(out)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Each benchmark runs at toy size; its numbers are those of the tables."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import yaml
 
-from benchmarks import end_to_end, evaluation, memory, sampling, similarity, timing, training
+from benchmarks import end_to_end, evaluation, gpu, memory, sampling, similarity, timing, training
 from benchmarks.__main__ import BENCHMARKS, PAGE, write_section
 from benchmarks.timing import Pair, duration, scaled, table
+from pdiff.paper.experiments import make_experiment
+from tests.conftest import change
 
 TOYS = {
     "machine": timing.machine,
@@ -34,6 +39,39 @@ def test_a_benchmark_runs_at_toy_size(quick, name):
 def test_ours_and_the_plain_way_agree_at_toy_size(quick):
     assert TOYS["evaluation"]().endswith("0 of 12 predictions differ.")
     assert TOYS["similarity"]().endswith("0 of 5 similarities differ.")
+
+
+def test_the_pipelines_of_a_gpu_compose_and_start_after_those_they_share_stages_with():
+    found = gpu.jobs({"cifar100": Path("/a"), "cifar10": Path("/b")}, [])
+    order = {job.name: place for place, job in enumerate(found)}
+    assert len(order) == len(found)
+    assert all(order[job.shares] < order[job.name] for job in found if job.shares)
+    groups = {job.name.partition("/")[0]: job for job in found}
+    for job in groups.values():
+        make_experiment(job.overrides)
+
+
+def test_stages_of_equal_parameters_and_inputs_are_taken_from_another_pipeline(
+    tiny_raw, tmp_path, monkeypatch
+):
+    for stage in gpu.pipeline().values():
+        for path in map((tmp_path / "other").joinpath, gpu.outputs(stage)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(path.name)
+    (tmp_path / "other/params.yaml").write_text(yaml.safe_dump(tiny_raw))
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    changed = change(tiny_raw, **{"noise.latent": 0.5})
+    learned = {"train_autoencoder", "train_ddpm", "generate", "evaluate_generated"}
+    after = learned | {"novelty", "audit"}
+    assert gpu.share(changed, tmp_path / "other") == set(gpu.pipeline()) - after
+    assert Path("models/base.safetensors").read_text() == "base.safetensors"
+    assert not Path("models/autoencoder.safetensors").exists()
+    (tmp_path / "other/data/held_back.safetensors").unlink()  # a stage that did not finish
+    shutil.rmtree(tmp_path / "mine/data"), shutil.rmtree(tmp_path / "mine/models")
+    for name in ("metrics", "plots"):
+        shutil.rmtree(tmp_path / "mine" / name)
+    assert "finetune" not in gpu.share(changed, tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -17,11 +17,14 @@ from pdiff.paper.memory import plan
 from pdiff.paper.render import write
 from pdiff.paper.results import Measured, Pair
 from pdiff.paper.runner import complete
+from pdiff.paper.runs import RUNS, write_runs
 from pdiff.paper.verdict import ABLATIONS, write_verdict
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
 
-VERDICT, FIT = "verdict", "fit"
+VERDICT, FIT, ONE_OR_THIRTY = "verdict", "fit", "runs"
+WRITE = {VERDICT: write_verdict, FIT: write_fit, ONE_OR_THIRTY: write_runs}
+"""Tables over whole pipelines."""
 PAPER = Setting("paper", *(override.partition("=")[2] for override in DEFAULT))
 SAME_IMAGES = {"cifar10_images": "cifar10", "cifar100_images": "cifar100"}
 """Presets that read the images of another one from files of another kind."""
@@ -32,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     command = shlex.join(["python", "-m", "pdiff.paper", *repeatable(arguments)])
-    make = make_pipelines if options.table in (VERDICT, FIT) else make_table
+    make = make_pipelines if options.table in WRITE else make_table
     try:
         return make(options, command)
     except InputError as error:
@@ -45,14 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pdiff.paper", description=__doc__)
-    parser.add_argument("table", help=f"one of {', '.join(names())}, {VERDICT} or {FIT}")
+    parser.add_argument("table", help=f"one of {', '.join([*names(), *WRITE])}")
     parser.add_argument("--recipe", default=PAPER.recipe, help="recipe preset (default: paper)")
     parser.add_argument("--data", help=f"data preset (default: {PAPER.data}, or the table's own)")
     parser.add_argument("--net", help=f"net preset (default: {PAPER.net}, or the table's own)")
     parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", default="0", help="values of seed.model, such as 0,1,2")
-    parser.add_argument("--base-seeds", help="verdict, fit: values of seed.base")
-    parser.add_argument("--whole", action="store_true", help="verdict, fit: seed.base = seed.model")
+    parser.add_argument("--base-seeds", help="verdict, fit, runs: values of seed.base")
+    parser.add_argument(
+        "--whole", action="store_true", help="verdict, fit, runs: seed.base = seed.model"
+    )
     parser.add_argument("--ablations", action="store_true", help="verdict: run rows 9, 10 too")
     parser.add_argument("--rows", help="only these rows, by label, separated by semicolons")
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
@@ -91,16 +96,17 @@ def make_table(options: argparse.Namespace, command: str) -> int:
 
 
 def make_pipelines(options: argparse.Namespace, command: str) -> int:
-    """The verdict on one setting, or whether its generator fits beside the first version's."""
+    """A table over whole pipelines of one setting: a key of `WRITE`."""
     if options.rows:
         raise InputError(f"--rows: `{options.table}` has none")
-    fit, setting = options.table == FIT, _filled(_named(options))
+    setting = _filled(_named(options))
     pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
     seeds = [(f"seed.base={base}", f"seed.model={model}") for base, model in pairs]
-    ablations = RECIPES if fit else ("", *ABLATIONS)
+    known = {VERDICT: ("", *ABLATIONS), FIT: RECIPES, ONE_OR_THIRTY: RUNS}
+    ablations = known[options.table]
     names = [Row(name, (f"ablation={name}",) if name else ()) for name in ablations]
     rows = _measured(names, setting, seeds)
-    asked = rows if fit or options.ablations else rows[:1]
+    asked = rows[:1] if options.table == VERDICT and not options.ablations else rows
     if not complete(options.table, asked, rows, options):
         return 0
     found = {
@@ -113,7 +119,7 @@ def make_pipelines(options: argparse.Namespace, command: str) -> int:
         for experiment in row.missing
         if not row.row.label or experiment.sha in row.failures
     ]
-    write = write_fit if fit else write_verdict
+    write = WRITE[options.table]
     paths, frame = write(setting, found, absent, options.out or root() / "results", command)
     return _publish(f"{options.table} ({setting.title})", frame, paths, rows)
 

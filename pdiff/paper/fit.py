@@ -119,18 +119,18 @@ def _bar_cells(bars: pd.DataFrame) -> Iterator[list[str]]:
         wanted = f"{low:g} to {high:g}" if low and not math.isinf(low) else f"at most {high:g}"
         own = dict.fromkeys(RECIPES, "not run")
         for row in rows.itertuples():
-            value = "not measured" if math.isnan(row.mean) else _spread(row.mean, row.std, 3)
+            value = "not measured" if math.isnan(row.mean) else spread(row.mean, row.std, 3)
             own[row.recipe] = value if row.met else f"**{value}**, missed"
         yield [name, f"at least {low:g}" if math.isinf(high) else wanted, *own.values()]
 
 
 def _group_cells(row: Mapping[str, Any]) -> list[str]:
     name = RECIPES[row["recipe"]].replace("generated", label(row["row"]), 1)
-    accuracy = _spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
-    return [name, accuracy, *(_spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])]
+    accuracy = spread(100 * row["accuracy"], 100 * row["accuracy_std"], 2)
+    return [name, accuracy, *(spread(row[c], row[f"{c}_std"], 3) for c in COLUMNS[1:])]
 
 
-def _spread(mean: float, std: float, digits: int) -> str:
+def spread(mean: float, std: float, digits: int) -> str:
     """`91.40 ± 0.20`, without the deviation of a single run; `-` where there is no number."""
     if math.isnan(mean):
         return "-"

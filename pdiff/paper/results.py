@@ -38,6 +38,8 @@ MEASURES = {  # heading, and name in its section of metrics/novelty.json
     "generated_best": ("generated, best", "generated_best"),
     "generated_mean": ("generated, mean", "generated_mean"),
     "original_similarity": ("maximum similarity, originals", "original_max_mean"),
+    "original_similarity_low": ("maximum similarity, originals, lowest", "original_max_low"),
+    "original_similarity_high": ("maximum similarity, originals, highest", "original_max_high"),
     "generated_similarity": ("maximum similarity, generated", "generated_max_mean"),
     "generated_similarity_low": ("maximum similarity, lowest", "generated_max_low"),
     "generated_similarity_high": ("maximum similarity, highest", "generated_max_high"),
@@ -65,7 +67,12 @@ class Result:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """Final numbers such as `accuracy.generated_best`; those of the audit are `audit.NAME`."""
-        return headline(self.tree)
+        found, table = headline(self.tree), self.frame(outputs.SUMMARY)
+        if table is not None:  # which alone has the originals' range
+            for end in ("low", "high"):
+                own = table.loc[table["group"] == "original", f"max_similarity_{end}"]
+                found[f"similarity.original_max_{end}"] = own.mean()
+        return found
 
     @property
     def fit(self) -> dict[str, float]:

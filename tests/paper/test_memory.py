@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from pdiff.config import AutoencoderConfig
 from pdiff.paper import cli, memory
 from pdiff.paper.memory import Peak, StorageCounter, Training, compute_peak, measure_peak
 from tests.conftest import ROOT
@@ -86,6 +87,19 @@ def test_the_denoisers_memory_grows_with_the_latent():
     assert long > 5 * short
 
 
+def test_the_authors_measure_the_denoiser_with_the_autoencoder_around_it():
+    """Its weights stay on the GPU, and decoding a batch takes more than the denoiser's step."""
+    alone, resident = (
+        compute_peak(row(30_016, mode, "denoiser"), "bfloat16")
+        for mode in (memory.PAPERS, memory.RESIDENT)
+    )
+    values = row(30_016).values | {"latent_dim": 256}
+    codec = memory.make_autoencoder(30_016, AutoencoderConfig.model_validate(values))
+    weights = sum(tensor.numel() for tensor in codec.parameters()) * 4
+    assert resident.before - alone.before == pytest.approx(weights, rel=0.05)
+    assert resident.peak > 3 * alone.peak
+
+
 @pytest.mark.slow
 def test_a_measured_peak_is_near_the_computed_one(monkeypatch):
     monkeypatch.setenv("PDIFF_DEVICE", "cpu")
@@ -108,7 +122,8 @@ def test_the_linear_codec_is_measured_whole_in_a_process_of_its_own(tmp_path, mo
 
 def test_the_papers_numbers_stand_beside_its_own_way_of_training_alone():
     assert row(300_288).paper == 44882
-    assert row(300_288, net="denoiser").paper == 12942
+    assert row(300_288, memory.RESIDENT, "denoiser").paper == 12942
+    assert math.isnan(row(300_288, net="denoiser").paper)
     assert math.isnan(row(300_288, "checkpointing").paper)
     assert math.isnan(row(11_689_512).paper)
 
