@@ -309,9 +309,9 @@ def steps_page(table: pd.DataFrame) -> str:
     head = [
         f"# Single training steps on one {table['device'][0]}",
         "",
-        f"`python -m benchmarks.gpu steps OUT`, torch {torch.__version__}; median of seven. Memory is",
-        "what torch's allocator gave, and what it took from the device beyond what it had; the paper's",
-        "is nvidia-smi's, with the driver's own.",
+        f"`python -m benchmarks.gpu steps OUT`, torch {torch.__version__}; median of seven. Memory",
+        "is what torch's allocator gave, and what it took from the device beyond what it had; the",
+        "paper's is nvidia-smi's, with the driver's own.",
         "",
     ]
     return "\n".join([*head, *lines]) + "\n"

@@ -280,7 +280,8 @@ def why_not(training: Training, full: bool) -> str:
     Libraries may take as much again as is computed: that must be free.
     """
     codec, cuda = training.net == "linear", torch.cuda.is_available()
-    size = training.latent if training.net == "denoiser" else training.parameters
+    alone = training.net == "denoiser" and training.mode != RESIDENT
+    size = training.latent if alone else training.parameters
     if not (full or size <= (LARGE if codec else QUICK) or (cuda and not codec)):
         return "not measured without --full"
     if codec:
