@@ -1,0 +1,119 @@
+"""Every number in README's prose and tables comes from a file, or is part of a name.
+
+`.ci/check.py docs` holds the first table to `report/summary.csv`.
+"""
+
+import json
+import re
+from functools import cache
+
+import pandas as pd
+import pytest
+import yaml
+
+from pdiff.novelty.claims import bracket, shown
+from pdiff.paper.cli import parser
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+NAMES = (  # what has a digit and was not measured here
+    *("ResNet-18", "ResNet-20", "MobileNetV1", "CIFAR-100", "CIFAR-10", "x86-64", "H200", "2024)"),
+    *("Python 3.11", "about 6 GB of disk", "2.4 GHz", "images (0.2 GB)", "224 px", "Apache-2.0"),
+    *("Tables 3, 4, 8 and 9 and Figures 3 to 5", "Tables 1, 2, 3a to 3f, 4 to 9, 13"),
+    "Figures 1, 3, 4, 5a, 5b, 5c",
+)
+
+
+def prose() -> str:
+    """README without tables, code and the targets of links."""
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "", text))
+    return " ".join(text.split())
+
+
+@cache
+def verdict() -> dict[tuple[str, str], dict]:
+    """Rows 0 to 6 of `results/verdict.json`, by the first word of the setting and the row."""
+    rows = json.loads((ROOT / "results/verdict.json").read_text())
+    return {(row["setting"].partition(",")[0], row["row"]): row for row in rows}
+
+
+def measured(data: str, row: str) -> str:
+    """`+0.02 [-0.05, +0.09]`."""
+    found = verdict()[data, row]
+    kind = found["unit"]
+    return f"{shown(found['ours'], kind)} {bracket(*found['interval'], kind)}"
+
+
+def sources() -> list[str]:
+    """Texts of the prose whose numbers files have."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    fit = json.loads((ROOT / "metrics/novelty.json").read_text())["fit"]
+    times = json.loads((ROOT / "results/h200/digits_quick/times.json").read_text())["stages"]
+    return [
+        f"keep {params['finetune']['checkpoints']} checkpoints",
+        f"draw {params['generate']['models']} new parameter sets",
+        f"on {params['data']['train_size']} noisy digits",
+        "2,048 values",  # tests/parameters counts them
+        f"{params['data']['test_size']} test images",
+        f"R² = {fit['r2']:.3f}",
+        f"{sum(stage['seconds'] for stage in times.values()):.0f} s on an H200",
+    ]
+
+
+def test_every_number_of_the_prose_comes_from_a_file():
+    text = prose()
+    for source in sources():
+        assert source in text
+        text = text.replace(source, "")
+    for name in NAMES:
+        text = text.replace(name, "")
+    assert re.findall(r"[^ ]*\d[^ ]*", text) == []
+
+
+FITS = {  # rows of the table behind `<!-- fits -->`: recipe and group of `results/fit_*.csv`
+    "originals": ("", "original"),
+    "fresh runs": ("", "second_run"),  # its name at the commit that the files name
+    "ensemble": ("", "ensemble"),
+    "soups of 8": ("", "soup_8"),
+    "Gaussian, full": ("", "gaussian_full"),
+    "first version: reconstructed": ("normalise_tensor", "reconstructed"),
+    "first version: generated": ("normalise_tensor", "generated"),
+    "now: reconstructed": ("", "reconstructed"),
+    "**now: generated**": ("", "generated"),
+}
+
+
+def test_the_table_of_fits_is_that_of_results():
+    frames = [
+        pd.read_csv(ROOT / f"results/fit_quick_{name}.csv", keep_default_na=False, na_values=[""])
+        for name in ("digits_resnet18", "cifar10_images_cifar_resnet20")
+    ]
+    lines = README.partition("<!-- fits -->")[2].strip().splitlines()[2:]
+    rows = {}
+    for line in lines[: lines.index("")]:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        rows[name] = cells
+    assert list(rows) == list(FITS)
+    for name, (recipe, group) in FITS.items():
+        expected = []
+        for frame in frames:
+            recipes = frame["recipe"].fillna("")
+            row = frame[(recipes == recipe) & (frame["row"] == group)].iloc[0]
+            expected.append(_cell(100 * row["accuracy"], 100 * row["accuracy_std"], 2))
+            within = row["similarity_within"], row["similarity_within_std"]
+            expected.append(_cell(*within, 3))
+        assert rows[name] == expected, name
+
+
+def _cell(mean: float, std: float, digits: int) -> str:
+    if pd.isna(mean):
+        return "-"
+    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^make (?:table|verdict) .*$", README, re.MULTILINE))
+def test_a_command_of_the_readme_has_arguments_that_exist(line):
+    found = {k: a or b for k, a, b in re.findall(r'(T|ARGS)=(?:"([^"]*)"|(\S+))', line)}
+    parser().parse_args([found.get("T", "verdict"), *found.get("ARGS", "").split()])
