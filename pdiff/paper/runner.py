@@ -21,7 +21,7 @@ from pdiff.system.paths import root
 from pdiff.tracking import runs_folder
 from pdiff.tracking.process import git_commit
 
-POLL_S = 3
+POLL_S = 20  # each look takes DVC a second of the processor
 STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
 """A task's line in `dvc queue status`: its name and its state."""
 
@@ -114,7 +114,7 @@ def _wait(names: Collection[str]) -> None:
             _say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
         waiting -= ended
         idle = 0 if "Running" in map(status.get, waiting) else idle + 1
-        if waiting and idle > 20:  # a worker that died leaves its tasks queued
+        if waiting and idle > 3:  # a worker that died leaves its tasks queued
             _dvc("queue", "start", listen=False)
             idle = 0
 
