@@ -46,7 +46,7 @@ difference as large as the margin. Below are all rows, and how the words were fo
 """
 READING = """## How to read the sections
 
-- **0** comes first: where the generator does not fit more than half of the runs, no claim gets a
+- **0** comes first: where the generator misses a bar in the mean over the runs, no claim gets a
   word. The bars are `pdiff.diffusion.bars`.
 - **1 to 3** are the primary claims, fixed beforehand: *better* or *worse* if Holm's p over the
   three is at most 0.05 (`p`); otherwise *equal within the margin* if two one-sided tests, corrected
@@ -158,18 +158,22 @@ QUESTIONS = {
 
 
 def learned(runs: Sequence[Result]) -> tuple[str, str]:
-    """Row 0: its word, and what the first run that does not fit misses.
+    """Row 0: `fits`, `does not fit` or `not measured`, and which bars are missed.
 
-    `fits` if more than half of the runs reach every bar; `not measured` if none is known not to.
+    The bars are held against the mean over the runs, as in `pdiff.paper.fit`: with 200 models the
+    variance along one of fourteen directions leaves 0.8 to 1.25 in a third of all runs by chance.
     """
-    missed = []
-    for run in (run for run in runs if run.fit):
-        config = GenerateConfig.model_validate(run.params["generate"])
-        missed.append(missed_bars(run.fit, config, float(run.params["autoencoder"]["min_r2"])))
-    why = "; ".join(next((bars for bars in missed if bars), []))
-    if 2 * missed.count([]) > len(runs):
-        return "fits", why
-    return ("does not fit" if why else "not measured"), why
+    fits = [run.fit for run in runs if run.fit]
+    if 2 * len(fits) <= len(runs):
+        return "not measured", ""
+    params = runs[0].params
+    config = GenerateConfig.model_validate(params["generate"])
+    bars = config, float(params["autoencoder"]["min_r2"])
+    missed = missed_bars(pd.DataFrame(fits).mean(skipna=False).to_dict(), *bars)
+    alone = sum(bool(missed_bars(fit, *bars)) for fit in fits)
+    if missed:
+        return "does not fit", "; ".join(missed)
+    return "fits", f"on average; {alone} of {len(fits)} runs miss a bar" if alone else ""
 
 
 def claims_of(found: Found) -> dict[str, Claim]:
