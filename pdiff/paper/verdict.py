@@ -200,7 +200,8 @@ def claims_of(found: Found) -> dict[str, Claim]:
             for key in (key for key in keys if claims[key].word):
                 values = np.array(claims[key].differences)
                 power = t_power(values, limits[claims[key].kind], level)
-                claims[key] = replace(claims[key], power=power)
+                # scipy's noncentral t is NaN where its other tail is below 1e-23
+                claims[key] = replace(claims[key], power=float(np.nan_to_num(power, nan=1.0)))
     return claims
 
 
