@@ -88,8 +88,9 @@ class Setting:
 
     @property
     def _telling(self) -> list[str]:
-        """The overrides that tell settings apart: where images lie does not."""
-        return [o for o in self.overrides if not o.startswith("data.root=")]
+        """The overrides that tell settings apart: where images and other files lie does not."""
+        parts = [o.partition("=") for o in self.overrides if not o.startswith("data.root=")]
+        return [f"{k}={Path(v).name if v.startswith('/') else v}" for k, _, v in parts]
 
     def experiment(self, row: Iterable[str], *seeds: str) -> Experiment:
         """The experiment with a row's own presets and with seeds such as `seed.model=1`."""

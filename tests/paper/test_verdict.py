@@ -254,11 +254,13 @@ def test_a_verdict_on_one_data_set_leaves_the_others(tmp_path):
     assert [frame.loc[(title, "1"), "answer"] for title in expected] == ["better", "worse"]
 
 
-def test_other_overrides_are_another_section_and_another_folder_of_images_is_not():
+def test_other_overrides_are_another_section_and_where_files_lie_is_not():
     same = replace(SETTING, overrides=("data.root=/elsewhere",))
     other = replace(SETTING, overrides=("autoencoder.decode_norm=running",))
     assert same.title == SETTING.title
     assert other.title == "digits, resnet18, recipe quick, autoencoder.decode_norm=running"
+    weights = replace(SETTING, overrides=("base.weights=/somewhere/of/mine.safetensors",))
+    assert weights.title == "digits, resnet18, recipe quick, base.weights=mine.safetensors"
 
 
 def test_near_duplicates_are_described_where_there_was_an_audit(tmp_path):
