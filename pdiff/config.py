@@ -15,12 +15,12 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from pdiff.system.errors import InputError
 
@@ -29,7 +29,11 @@ PARAMS = Path("params.yaml")
 Optimizer = Literal["sgd", "adam", "adamw"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-AtLeastTwo = Annotated[int, Field(ge=2)]
+MOST = 2**32 - 1
+"""NumPy's largest seed; no count comes near."""
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
+AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
 """Batch norm needs two images to train on."""
 Channels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 RGB = tuple[float, float, float]
@@ -39,6 +43,16 @@ class Section(BaseModel):
     """A section of `params.yaml`: unknown keys are refused, values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: Any, info: Any) -> Any:
+        found = value if isinstance(value, list) else [value]
+        if "bool" not in str(cls.model_fields[info.field_name].annotation) and any(
+            isinstance(item, bool) for item in found
+        ):
+            raise PydanticCustomError("boolean", "Input should not be true, false, yes or no")
+        return value
 
 
 class SeedConfig(Section):
@@ -420,6 +434,8 @@ def _named(problem: Mapping[str, Any]) -> str:
         return f"unknown key {key}; known: {', '.join(sorted(owner.model_fields))}"
     if problem["type"] == "value_error":
         return problem["msg"].removeprefix("Value error, ")
+    if not location:
+        return "sections with keys are expected: `git checkout params.yaml` restores them"
     if problem["type"] == "missing":
         return f"{key} is missing"
     return f"{key}: {problem['input']!r} is refused: {problem['msg']}"

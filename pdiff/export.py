@@ -9,6 +9,7 @@ Axes: M models of a group, D parameters of the subset, K checkpoints.
 
 import argparse
 import hashlib
+import io
 import json
 import platform
 import sys
@@ -35,7 +36,7 @@ from pdiff.nets.own import is_own, split_own
 from pdiff.nets.registry import has_fixed_size, load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Subset, spread_evenly
-from pdiff.system.errors import InputError, reason
+from pdiff.system.errors import InputError, disk_error, explained, reason
 from pdiff.system.paths import replacing
 from pdiff.tracking.files import git
 from pdiff.tracking.process import git_commit
@@ -84,10 +85,14 @@ def export(model: str, group: str, to: Path, force: bool = False) -> list[Path]:
         if to.suffix == ".safetensors":
             save_tensors(to, net.state_dict(), **header)
         else:
+            content = io.BytesIO()  # torch itself does not say that a disk is full
+            torch.save(net.state_dict(), content)
             with replacing(to) as partial:
-                torch.save(net.state_dict(), partial)
+                partial.write_bytes(content.getbuffer())
         write_text(card, text)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
+        if disk_error(error):
+            raise
         raise InputError(f"--to: {to} cannot be written: {reason(error)}") from None
     return [to, card]
 
@@ -227,8 +232,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         paths = export(options.model, options.group, options.to, options.force)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     print(f"wrote {' and '.join(map(str, paths))}")
     return 0

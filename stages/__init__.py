@@ -4,15 +4,15 @@ import sys
 from collections.abc import Callable
 
 import pdiff.system.portable  # noqa: F401 - first, for it must come before torch
-from pdiff.system.errors import InputError
+from pdiff.system.errors import explained
 
 
 def stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`; what is the user's to mend ends it with one line and no traceback."""
     try:
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        print(f"error: {explained(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

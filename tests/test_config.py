@@ -63,6 +63,11 @@ def test_no_field_has_a_default():
             {"generate.trajectories": 2, "generate.sampler": "prior"},
             r"generate\.trajectories: the sampler `prior` has no steps",
         ),
+        ({"ddpm.steps": True}, r"ddpm\.steps: True is refused: .*not be true, false, yes or no"),
+        ({"base.lr": True}, r"base\.lr: True is refused"),
+        ({"ddpm.channels": [8, True, 8]}, r"ddpm\.channels: \[8, True, 8\] is refused"),
+        ({"data.validation_size": True}, r"data\.validation_size: True is refused"),
+        ({"ddpm.steps": 10**400}, r"ddpm\.steps: 10+ is refused: .*equal to 4294967295"),
         ({"generate.steps": 1001}, r"steps: 1001 is more than the 1000 .*sampler ddim"),
         (
             {"baselines.absolute_noise": [0.06, 0.06000001]},
@@ -81,6 +86,11 @@ def test_a_missing_key_and_an_unknown_section_are_named(raw):
         parse_params(raw | {"noise": {"param": 0.001}})
     with pytest.raises(InputError, match=r"unknown key nosie; known: .*noise"):
         parse_params(raw | {"nosie": {}})
+
+
+def test_parameters_without_sections_are_named():
+    with pytest.raises(InputError, match=r"^params: sections with keys are expected"):
+        parse_params([])
 
 
 @pytest.mark.parametrize("text", [None, "", "a: [", "- 1"])

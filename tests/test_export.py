@@ -1,5 +1,6 @@
 """Models taken away: they load without p-diff and predict what the pipeline says they predict."""
 
+import errno
 import re
 import shutil
 import subprocess
@@ -11,9 +12,11 @@ import pytest
 import timm
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from pdiff import outputs
 from pdiff.config import parse_params
+from pdiff.core import files
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.export import MEASURES, main
 from pdiff.images.batches import EvaluationBatches, load_images
@@ -161,6 +164,7 @@ def test_the_lineage_is_that_of_commit_and_lock(folder):
         (["0", "--group", "noised_0.05"], "--group: unknown 'noised_0.05'; known: generated, "),
         (["0", "--to", "model.onnx"], "--to: model.onnx must end in .safetensors, .pth, .pt"),
         (["0", "--to", "params.yaml/model.pth"], "--to: params.yaml/model.pth cannot be written"),
+        (["0", "--to", f"{300 * 'm'}.pth"], f"{300 * 'm'}.pth: File name too long; needed: a sh"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(folder, capsys, arguments, message):
@@ -169,6 +173,28 @@ def test_a_mistake_is_one_line_and_writes_nothing(folder, capsys, arguments, mes
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("file", ["model.pth", "model.safetensors", "model.md"])
+def test_a_full_disk_is_one_line_with_the_path_and_leaves_no_part(
+    folder, monkeypatch, capsys, file
+):
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full_too(tensors: object, path: Path, metadata: object) -> None:
+        path.write_text("part")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    if file.endswith("safetensors"):
+        monkeypatch.setattr(files, "save_file", full_too)
+    else:
+        monkeypatch.setattr(Path, "write_text" if file.endswith("md") else "write_bytes", full)
+    before = sorted(folder.rglob("*"))
+    assert main(["0", "--to", file.replace("md", "pth")]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {file}: No space left on device; needed: free space on its disk\n"
+    assert sorted(path for path in folder.rglob("*") if path.name != "model.pth") == before
 
 
 @pytest.mark.parametrize("existing", ["model.pth", "model.md"])

@@ -19,7 +19,7 @@ from pdiff.paper.results import Measured, Pair
 from pdiff.paper.runner import complete
 from pdiff.paper.runs import RUNS, write_runs
 from pdiff.paper.verdict import ABLATIONS, write_verdict
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, explained
 from pdiff.system.paths import root
 
 VERDICT, FIT, ONE_OR_THIRTY = "verdict", "fit", "runs"
@@ -37,13 +37,28 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "pdiff.paper", *repeatable(arguments)])
     make = make_pipelines if options.table in WRITE else make_table
     try:
+        _check(options)
         return make(options, command)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What would fail only after hours, or with no word of the option."""
+    if options.jobs < 1:
+        raise InputError(f"--jobs: {options.jobs} is less than 1")
+    for text in options.set:
+        if not text.partition("=")[0].strip():
+            raise InputError(f"-S: {text!r} is not KEY=VALUE")
+    if options.out and not options.dry_run:
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out: {options.out}: {error.strerror}") from None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ A stage whose parameters, inputs and code have run before is not run again.
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from pdiff.paper.experiments import Experiment, pipeline
 from pdiff.paper.results import Library, Measured
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
-from pdiff.tracking import runs_folder
+from pdiff.tracking import kept_records
 from pdiff.tracking.process import git_commit
 
 POLL_S = 20  # each look takes DVC a second of the processor
@@ -63,8 +62,8 @@ def print_plan(todo: Sequence[Experiment]) -> None:
         print(f"  {experiment.name}: {experiment.command}")
     if todo:
         print("\nDVC runs the stages whose inputs differ; each took, when it last ran here:")
-        records = [json.loads(path.read_text()) for path in runs_folder().glob("*/*.json")]
-        done = [r for r in records if r["status"] == "FINISHED" and "duration_s" in r["timing"]]
+        ended = [r for r in kept_records() if r["status"] == "FINISHED"]
+        done = [r for r in ended if "duration_s" in r["timing"]]
         last = {r["stage"]: r for r in sorted(done, key=lambda record: record["started"])}
         times = {s: f"{r['timing']['duration_s']:8.1f} s in {r['key']}" for s, r in last.items()}
         for stage in pipeline():

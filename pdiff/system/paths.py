@@ -1,9 +1,13 @@
 """Where the project's own, git-ignored files lie, and how a file is replaced whole."""
 
+import errno
+import glob
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from pdiff.system.errors import disk_error
 
 
 def root() -> Path:
@@ -13,11 +17,32 @@ def root() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes `path` at the end and is deleted on an error."""
+    """A temporary name to write to; it becomes `path` at the end and is deleted on an error.
+
+    Each process has its own; what killed ones have left goes. An error of the disk names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.partial"):
+        if not _runs(int(left.name.split(".")[-2])):
+            left.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)
+    except Exception as error:
+        named = getattr(error, "filename", None)  # the body may read other files
+        if (number := disk_error(error)) and named in (None, str(partial)):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process, of whatever user."""
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True

@@ -6,18 +6,20 @@ parameters, input files and code, so one experiment never continues from another
 
 import fcntl
 import hashlib
+import math
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from pydantic import BaseModel
 
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 from pdiff.system.paths import replacing, root
 
 State = dict[str, Any]
@@ -28,8 +30,10 @@ class Checkpointer:
     """Saves a training's state now and then; leaving the `with` block without error deletes it.
 
     Entering waits while another process is at the same training: a parallel experiment, or one
-    left over from a killed run.
+    left over from a killed run. Where no state can be kept, one warning says so.
     """
+
+    _lock: TextIO | None = None
 
     def __init__(self, folder: Path, every_s: float) -> None:
         self._folder = folder
@@ -38,34 +42,48 @@ class Checkpointer:
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> "Checkpointer":
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._folder.with_suffix(".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process at the same training ({self._folder})", flush=True)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._folder.mkdir(exist_ok=True)
+        with self._optional():
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = self._folder.with_suffix(".lock").open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                where = f"({self._folder})"
+                print(f"waiting for another process at the same training {where}", flush=True)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._folder.mkdir(exist_ok=True)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None:
-            shutil.rmtree(self._folder)
-        self._lock.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    @contextmanager
+    def _optional(self) -> Iterator[None]:
+        """Trouble with the state costs one warning, and no training."""
+        try:
+            yield
+        except Exception as error:  # torch has several kinds for a full disk
+            self._every_s = math.inf
+            text = f"warning: {self._folder}: no state is kept, so a killed training starts anew"
+            print(f"{text}: {reason(error)}", file=sys.stderr, flush=True)
 
     def load(self) -> State | None:
         """The last state saved, on the CPU; None if there is none or it cannot be read."""
         try:
             return torch.load(self._path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, UnpicklingError):
+        except Exception:  # torch raises many kinds for a broken file
             return None
 
     def save(self, state: Callable[[], State]) -> None:
         """Save `state()` if the last save is `every_s` ago."""
         if time.monotonic() - self._saved_at < self._every_s:
             return
-        with replacing(self._path) as partial:
-            torch.save(state(), partial)
+        content = state()
+        with self._optional(), replacing(self._path) as partial:
+            torch.save(content, partial)
         self._saved_at = time.monotonic()
 
 

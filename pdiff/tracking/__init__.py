@@ -21,6 +21,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ from pdiff.system.errors import reason
 from pdiff.system.paths import replacing, root
 from pdiff.tracking import files
 from pdiff.tracking.process import peak_memory, process_tags
-from pdiff.tracking.store import open_store
+from pdiff.tracking.store import TrackingError, open_store, tracking_uri
 
 PATIENCE_S = 120.0
 """A stage that took less leaves it to a later one, or to sync, to tell MLflow."""
+SILENT_S, SLOW_S = 3600.0, 10.0
+"""How long stages leave a server alone that failed after more than `SLOW_S`."""
+RECORD = {"key", "stage", "status", "tracked", "started", "all_params", "timing"}
+"""What every record holds."""
 
 
 def runs_folder(key: str = "") -> Path:
@@ -86,17 +91,40 @@ def _tell(record: Mapping[str, Any]) -> None:
     results, failed = runs_folder(record["key"]) / "results", record["status"] == "FAILED"
     done = record["stage"] == files.REPORT_STAGE and not failed
     if done:  # a copy can be logged later, even if the workspace has moved on
-        here, temporary = files.Folder(Path.cwd()), Path(tempfile.mkdtemp(dir=results.parent))
-        files.copy(here, [*here.results(), "dvc.yaml", "dvc.lock"], temporary)
-        text = yaml.safe_dump(record["all_params"], sort_keys=False)
-        (temporary / "params.yaml").write_text(text)
-        temporary.rename(results)
+        with tempfile.TemporaryDirectory(dir=results.parent) as folder:
+            here, whole = files.Folder(Path.cwd()), Path(folder, "results")
+            whole.mkdir()
+            files.copy(here, [*here.results(), "dvc.yaml", "dvc.lock"], whole)
+            text = yaml.safe_dump(record["all_params"], sort_keys=False)
+            (whole / "params.yaml").write_text(text)
+            whole.rename(results)
     if done or failed or record["timing"]["duration_s"] >= PATIENCE_S:
         hint = "; `python -m pdiff.tracking sync` logs it later"
-        with warns(f"{record['stage']} was not logged", hint), open_store() as store:
+        told = f"{record['stage']} was not logged"
+        with warns(told, hint), _asked_once(), open_store() as store:
             store.add_records(records(record["key"]))
             if done:
                 store.publish(record["key"], files.Folder(results), record["tags"], time.time())
+
+
+@contextlib.contextmanager
+def _asked_once() -> Iterator[None]:
+    """Spare the stages of an hour a server that made one of them wait in vain; sync asks again."""
+    mark, begun, uri = silent_server(), time.time(), tracking_uri()
+    own = sha256(uri.encode()).hexdigest()  # the address may hold a password
+    if mark.is_file() and mark.read_text() == own and begun - mark.stat().st_mtime < SILENT_S:
+        raise TrackingError("the server did not answer an earlier stage")
+    try:
+        yield
+    except Exception:
+        if uri.startswith("http") and time.time() - begun >= SLOW_S:
+            mark.write_text(own)
+        raise
+
+
+def silent_server() -> Path:
+    """The file that marks a server which did not answer."""
+    return runs_folder() / "silent"
 
 
 def log_table(name: str, table: Any, paths: Iterable[Path]) -> None:
@@ -126,9 +154,9 @@ def save_record(record: Mapping[str, Any]) -> None:
     path = runs_folder(record["key"]) / f"{record['stage']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     sha = files.params_sha(record["all_params"])
-    for other in path.parent.glob("*.json"):
-        if files.params_sha(json.loads(other.read_text())["all_params"]) != sha:
-            other.unlink()
+    for other in kept_records(record["key"]):
+        if files.params_sha(other["all_params"]) != sha:
+            path.with_name(f"{other['stage']}.json").unlink(missing_ok=True)
     shutil.rmtree(path.parent / "results", ignore_errors=True)  # the pipeline is under way again
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record))
@@ -139,7 +167,17 @@ def records(key: str = "*") -> list[dict[str, Any]]:
 
     A record of an earlier form, which has no points, is left aside.
     """
-    found = [json.loads(path.read_text()) for path in runs_folder().glob(f"{key}/*.json")]
-    return sorted(
-        (r for r in found if r["tracked"] and "points" in r), key=lambda record: record["started"]
-    )
+    found = [r for r in kept_records(key) if r["tracked"] and "points" in r]
+    return sorted(found, key=lambda record: record["started"])
+
+
+def kept_records(key: str = "*") -> list[dict[str, Any]]:
+    """All records of one experiment, or of all; one that is damaged is named and left aside."""
+    found = []
+    for path in sorted(runs_folder().glob(f"{key}/*.json")):
+        with warns(f"{path} is damaged and left aside"):
+            record = json.loads(path.read_text())
+            if missing := RECORD - record.keys():
+                raise ValueError(f"{', '.join(sorted(missing))} are missing")
+            found.append(record)
+    return found

@@ -32,6 +32,10 @@ SETTINGS = {  # of the MLflow client; the environment wins
 }
 
 
+LOOPBACK = "localhost,127.0.0.1,::1,[::1]"
+"""What no proxy can reach for us."""
+
+
 class TrackingError(RuntimeError):
     """MLflow cannot be used, with a reason that fits on one line."""
 
@@ -51,6 +55,9 @@ def open_store() -> Iterator["Store"]:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if direct != "*" and LOOPBACK not in direct:
+        os.environ["no_proxy"] = f"{direct},{LOOPBACK}".strip(",")
     uri = tracking_uri()
     if uri.startswith("http"):
         try:  # MLflow itself would try for minutes

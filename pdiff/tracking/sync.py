@@ -110,6 +110,7 @@ def sync() -> str:
                 changed.setdefault(source.key, "updated" if source.key in here else "added")
             settled.append(wanted)
             done.add(source.key)
+    tracking.silent_server().unlink(missing_ok=True)  # it answers
     count = Counter(changed.values())
     return f"{count['added']} added, {count['updated']} updated"
 

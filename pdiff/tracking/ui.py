@@ -88,7 +88,9 @@ def save_view(store: Store) -> str:
 
 
 def check_port(port: int) -> None:
-    """Raise if something else listens there."""
+    """Raise if there is no such port, or if something else listens there."""
+    if not 0 < port < 2**16:
+        raise TrackingError(f"--port: {port} is not between 1 and {2**16 - 1}")
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise TrackingError(f"port {port} is in use; choose with --port")

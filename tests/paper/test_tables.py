@@ -1,5 +1,6 @@
 """The paper's tables as sets of experiments: what they need, how they run, what comes out."""
 
+import errno
 import json
 import math
 import os
@@ -209,11 +210,13 @@ def test_a_dry_run_names_what_would_run_and_when_each_stage_last_ran(workplace, 
     for key, started, seconds in (("new", 2.0, 12.25), ("old", 1.0, 99.0)):
         (workplace / f".work/runs/{key}").mkdir(parents=True)
         record = {"stage": "train_ddpm", "status": "FINISHED", "key": key, "started": started}
-        record["timing"] = {"duration_s": seconds}
+        record |= {"timing": {"duration_s": seconds}, "tracked": True, "all_params": {}}
         (workplace / f".work/runs/{key}/train_ddpm.json").write_text(json.dumps(record))
+    (workplace / ".work/runs/new/train_base.json").write_text('{"stage": "tr')
     arguments = ["3c", "--recipe", "quick", "--data", "digits", "--rows", "0.1;x10", "--dry-run"]
     assert cli.main(arguments) == 0
-    output = capsys.readouterr().out
+    output, errors = capsys.readouterr()
+    assert "train_base.json is damaged and left aside: " in errors and errors.count("\n") == 1
     assert "table_3c: 2 experiments, 1 to run" in output
     assert "dvc exp run -S recipe=quick" in output and "ablation=latent_x10" in output
     assert re.search(r"train_ddpm +12\.2 s in new\n", output)
@@ -391,6 +394,10 @@ def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
         (["verdict", "--whole", "--base-seeds", "0,1"], "error: --base-seeds: --whole gives each"),
         (["fit", "--base-seeds", "a"], "error: --base-seeds: 'a' is not a list of numbers"),
         (["verdict", "--rows", "a"], "error: --rows: `verdict` has none"),
+        (["3c", "--jobs", "0"], "error: --jobs: 0 is less than 1"),
+        (["3c", "-S", "=1"], "error: -S: '=1' is not KEY=VALUE"),
+        (["3c", "--no-run", "--out", "/proc/t"], "error: --out: /proc/t: No such file"),
+        (["3c", "--no-run", "--out", "/" + 300 * "t"], "File name too long"),
     ],
 )
 def test_a_wrong_argument_is_one_line(capsys, arguments, message):
@@ -398,6 +405,19 @@ def test_a_wrong_argument_is_one_line(capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_full_disk_ends_a_table_in_one_line_with_the_path(tmp_path, monkeypatch, capsys):
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    arguments = ["3c", "--recipe", "quick", "--data", "digits", "--no-run"]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/") and error.count("\n") == 1
+    assert "No space left on device; needed: free space" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def rows_of(*arguments: str) -> list[Row]:

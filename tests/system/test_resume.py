@@ -48,6 +48,44 @@ def test_a_state_that_was_cut_short_is_left_aside(folder):
         assert kept.load() is None
 
 
+def a_full_disk(folder, monkeypatch) -> None:
+    def cut_short(state, path) -> None:
+        path.write_bytes(b"part")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    monkeypatch.setattr(torch, "save", cut_short)
+
+
+def a_folder_that_cannot_be_made(folder, monkeypatch) -> None:
+    folder.parent.rmdir()
+    folder.parent.write_text("a file")
+
+
+def a_lock_that_the_disk_does_not_know(folder, monkeypatch) -> None:
+    def refused(*arguments) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(resume.fcntl, "flock", refused)
+
+
+@pytest.mark.parametrize(
+    "trouble", [a_full_disk, a_folder_that_cannot_be_made, a_lock_that_the_disk_does_not_know]
+)
+def test_a_state_that_cannot_be_kept_costs_one_warning_and_no_training(
+    tmp_path, monkeypatch, capsys, trouble
+):
+    folder = tmp_path / "work/key"
+    folder.parent.mkdir()
+    trouble(folder, monkeypatch)
+    with Checkpointer(folder, every_s=0.0) as kept:
+        assert kept.load() is None
+        for _ in range(3):
+            kept.save(lambda: STATE)
+        assert not [*tmp_path.rglob("*.partial"), *tmp_path.rglob("state.pt")]
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {folder}: no state is kept")
+
+
 def test_a_second_process_waits_for_the_first(folder, capsys):
     ended = []
 
