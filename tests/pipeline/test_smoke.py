@@ -328,7 +328,7 @@ def test_weights_that_are_taken_as_they_are_must_know_the_images_classes(
         ({"autoencoder.latent_dim": 10**9}, "error: ddpm.channels, ddpm.kernel_size, autoencoder."),
         ({"autoencoder.channels": [10**6] * 2}, "error: autoencoder.latent_dim, .channels, .ker"),
         ({"autoencoder.batch_size": 10**9}, "error: autoencoder.batch_size, or .kind, which is"),
-        ({"ddpm.batch_size": 10**9}, "error: ddpm.batch_size: at least 238 GiB"),
+        ({"ddpm.batch_size": 10**9}, "error: ddpm.batch_size: at least 477 GiB"),
         ({"ddpm.timesteps": 4 * 10**9}, "error: ddpm.timesteps: at least 149 GiB of memory"),
         ({"generate.models": 10**9, "novelty.audit": False}, "error: generate.models: at least"),
         ({"novelty.bootstrap": 10**10}, "error: params.yaml: novelty.bootstrap: 10000000000 is"),

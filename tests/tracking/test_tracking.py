@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.server
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -23,7 +25,7 @@ from pdiff import tracking
 from pdiff.tracking import ui
 from pdiff.tracking.__main__ import main
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
-from pdiff.tracking.store import SETTINGS, open_store, tracking_uri
+from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
 from pdiff.tracking.sync import Source, sync
 from tests.conftest import ROOT
 from tests.toys.project import Project, commit
@@ -275,6 +277,195 @@ def test_trouble_with_mlflow_costs_a_stage_one_warning(
     assert list(project.glob(".work/runs/*/train.json"))
 
 
+def a_folder(monkeypatch) -> None:
+    Path("mlflow.db").unlink()
+    Path("mlflow.db").mkdir()
+
+
+def a_truncated_store(monkeypatch) -> None:
+    os.truncate("mlflow.db", 20_000)
+
+
+def a_newer_store(monkeypatch) -> None:
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'abc'")
+        database.commit()
+
+
+def an_unknown_scheme(monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://localhost")
+
+
+def databricks(monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+
+
+DELETE = "mlflow.db: sync rebuilds it"
+
+
+@pytest.mark.parametrize("command", ["sync", "table", "ui"])
+@pytest.mark.parametrize(
+    ("trouble", "messages"),
+    [
+        (without_mlflow, ["import of mlflow halted"]),
+        (a_broken_store, ["not a database", DELETE]),
+        (a_folder, ["unable to open database file", DELETE]),
+        (a_truncated_store, ["malformed", DELETE]),
+        (a_newer_store, [DELETE]),
+        (a_locked_store, ["database is locked"]),
+        (an_unknown_scheme, ["gopher"]),
+        (databricks, [""]),
+    ],
+)
+def test_a_command_says_in_one_line_what_is_wrong_with_the_store(
+    project, monkeypatch, capfd, trouble, messages, command
+):
+    monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)
+    run_stage("train")
+    cause = trouble(monkeypatch)
+    code = main([command, "--port", str(free_port())])
+    if cause:
+        cause.close()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert code == 1 and line.startswith("error: ")
+    assert all(message in line for message in messages)
+    assert ("rebuilds it" in line) == (DELETE in messages)
+
+
+def test_a_full_disk_below_the_store_is_one_line(project, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)
+    run_stage("train")
+
+    def full(*arguments) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "_create", full)
+    assert main(["sync"]) == 1
+    assert capfd.readouterr().err == "error: database or disk is full\n"
+
+
+def test_a_deleted_store_is_rebuilt_from_the_records(project, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)
+    run_stage("train")
+    a_broken_store(monkeypatch)
+    assert main(["sync"]) == 1
+    Path("mlflow.db").unlink()
+    assert main(["sync"]) == 0
+    assert capfd.readouterr().out == "sync: 1 added, 0 updated\n"
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """On the loopback; every request but /health is answered with `status` after `wait_s`."""
+
+    def __init__(self, status: int = 500, wait_s: float = 0.0):
+        self.asked: list[str] = []
+        own = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                own.asked.append(self.path)
+                healthy = self.path == "/health"
+                time.sleep(0 if healthy else wait_s)
+                with contextlib.suppress(OSError):
+                    self.send_response(200 if healthy else status)
+                    self.end_headers()
+                    self.wfile.write(b"<html>")
+
+            do_POST = do_GET
+
+            def log_message(self, *arguments) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+
+
+@pytest.mark.parametrize("status", [200, 401, 429, 500])
+def test_a_server_that_answers_anything_else_is_one_line(
+    project, monkeypatch, capfd, impatient, status
+):
+    with _Server(status) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        for command in ("sync", "table", "ui"):
+            assert main([command]) == 1
+            (line,) = capfd.readouterr().err.splitlines()
+            assert line.startswith("error: ") and "rebuilds" not in line
+        server.shutdown()
+
+
+def test_a_server_that_hangs_is_asked_by_one_stage_of_a_pipeline(
+    project, monkeypatch, capfd, impatient
+):
+    monkeypatch.setattr(tracking, "SLOW_S", 0.5)
+    with _Server(wait_s=2.0) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        run_stage("prepare")
+        asked = len(server.asked)
+        run_stage("train")
+        run_report()
+        assert len(server.asked) == asked > 1
+        assert main(["sync"]) == 1  # asks again
+        assert len(server.asked) > asked
+        server.shutdown()
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.startswith("warning: tracking: ") for line in lines] == [True] * 3 + [False]
+    assert ["did not answer an earlier" in line for line in lines] == [False, True, True, False]
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert sync() == "1 added, 0 updated"
+    assert not tracking.silent_server().exists()
+
+
+def test_the_loopback_is_reached_past_a_proxy(project, monkeypatch, capfd, impatient):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as closed, _Server() as server:
+        closed.bind(("127.0.0.1", 0))
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        assert main(["sync"]) == 1
+        assert server.asked[0] == "/health" and server.asked[1].startswith("/api/")
+        server.shutdown()
+    assert capfd.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("no_proxy", "intranet")
+    with contextlib.suppress(TrackingError), open_store():
+        pass
+    assert os.environ["no_proxy"] == "intranet,localhost,127.0.0.1,::1,[::1]"
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", "{}", "\0"])
+def test_a_damaged_record_is_named_and_the_others_are_logged(project, capfd, damage):
+    run_stage("prepare")
+    (path,) = project.glob(".work/runs/*/prepare.json")
+    path.write_text(damage)
+    run_stage("train")
+    assert sync() == NOTHING  # the stage itself has told MLflow
+    assert stages_of(only_pipeline()).keys() == {"prepare", "train"}
+    (line,) = set(capfd.readouterr().err.splitlines())
+    assert line.startswith(f"warning: tracking: {path} is damaged and left aside: ")
+    run_stage("prepare")  # names it once more, and writes it anew
+    capfd.readouterr()
+    assert sync() == NOTHING and capfd.readouterr().err == ""
+
+
+def test_results_that_cannot_be_copied_whole_leave_nothing(project, monkeypatch, capfd):
+    def full(*arguments) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracking.files, "copy", full)
+    run_report()
+    assert "No space left on device" in capfd.readouterr().err
+    assert [path.name for path in project.glob(".work/runs/*/*")] == [f"{REPORT_STAGE}.json"]
+
+
 def test_a_server_that_is_down_costs_a_warning_each_and_no_result(project, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     for latent in (0.1, 0.2):
@@ -469,6 +660,12 @@ def test_a_port_in_use_is_one_clear_line(bare_project, capfd):
         port = other.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == 1
     assert capfd.readouterr().err == f"error: port {port} is in use; choose with --port\n"
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "0"])
+def test_a_port_that_does_not_exist_is_one_clear_line(bare_project, capfd, port):
+    assert main(["ui", f"--port={port}"]) == 1
+    assert capfd.readouterr().err == f"error: --port: {port} is not between 1 and 65535\n"
 
 
 def get(url: str) -> bytes:
