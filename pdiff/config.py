@@ -6,6 +6,7 @@ optimiser steps and `epochs` passes over the training images.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 MOST = 2**32 - 1
 """NumPy's largest seed; no count comes near."""
+MEMORY = 2**35
+"""Most numbers of 4 bytes that one part of a run may hold, 128 GiB: few GPUs have more."""
 PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
 AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
@@ -396,6 +399,43 @@ def _conflicts(params: Params) -> Iterator[str]:
                 f"baselines.{key}: {sorted(levels)} are not all different in six digits, which "
                 "name the groups"
             )
+
+    for key, count in _least_numbers(params).items():
+        if count > MEMORY:
+            yield (
+                f"{key}: at least {count / 2**28:,.0f} GiB of memory would be needed, of at most "
+                f"{MEMORY / 2**28:.0f}; give less"
+            )
+
+
+def _least_numbers(params: Params) -> dict[str, int]:
+    """Lower bounds, for every net and subset, on the numbers of 4 bytes that a run holds at once.
+
+    A weight that is trained has a gradient, in the denoiser two moments too; a GPU may halve what a
+    layer makes.
+    """
+    coder, ddpm, generate = params.autoencoder, params.ddpm, params.generate
+    widest = coder.latent_dim * max(ddpm.channels) // 2  # what a layer makes of one latent
+    sampled = coder.latent_dim if generate.sampler == "prior" else widest
+    numbers = {
+        "data.size": 3 * params.data.size**2 * params.base.batch_size,
+        "autoencoder.latent_dim": 4 * coder.latent_dim**2,
+        "ddpm.channels, ddpm.kernel_size": 4 * ddpm.kernel_size * _products(ddpm.channels),
+        "ddpm.batch_size": ddpm.batch_size * widest,
+        "ddpm.timesteps": 10 * ddpm.timesteps,
+        "generate.models": generate.models * sampled,
+        "novelty.bootstrap": 2 * params.novelty.bootstrap * generate.models,
+    }
+    if coder.kind != "linear":  # the others pad vectors to 64 numbers or more
+        convolutions = 4 * coder.kernel_size * _products(coder.channels)
+        numbers["autoencoder.channels, autoencoder.kernel_size"] = convolutions
+        numbers["autoencoder.batch_size"] = 2 * 64 * coder.batch_size
+    return numbers
+
+
+def _products(channels: tuple[int, ...]) -> int:
+    """Weights of convolutions in a row, for each position of the kernel."""
+    return sum(before * after for before, after in pairwise((1, *channels)))
 
 
 def load_params(path: Path = PARAMS) -> Params:

@@ -68,6 +68,22 @@ def test_no_field_has_a_default():
         ({"ddpm.channels": [8, True, 8]}, r"ddpm\.channels: \[8, True, 8\] is refused"),
         ({"data.validation_size": True}, r"data\.validation_size: True is refused"),
         ({"ddpm.steps": 10**400}, r"ddpm\.steps: 10+ is refused: .*equal to 4294967295"),
+        ({"autoencoder.latent_dim": 10**5}, r"latent_dim: at least 149 GiB of mem.* at most 128;"),
+        (
+            {"autoencoder.latent_dim": 4 * 10**9},
+            r"autoencoder\.latent_dim: at least 238,418,579,102",
+        ),
+        (
+            {"autoencoder.channels": [10**6] * 2},
+            r"autoencoder\.channels, autoencoder\.kernel_size:",
+        ),
+        ({"autoencoder.batch_size": 10**9}, r"autoencoder\.batch_size: at least 477 GiB"),
+        ({"ddpm.channels": [10**6] * 3}, r"ddpm\.channels, ddpm\.kernel_size: at least"),
+        ({"ddpm.batch_size": 10**9}, r"ddpm\.batch_size: at least 9,537 GiB"),
+        ({"ddpm.timesteps": 4 * 10**9}, r"ddpm\.timesteps: at least 149 GiB"),
+        ({"generate.models": 10**9}, r"generate\.models: at least 9,537 GiB"),
+        ({"novelty.bootstrap": 10**9}, r"novelty\.bootstrap: at least 1,490 GiB"),
+        ({"data.size": 10**5, "data.resize": 10**5}, r"data\.size: at least 5,588 GiB"),
         ({"generate.steps": 1001}, r"steps: 1001 is more than the 1000 .*sampler ddim"),
         (
             {"baselines.absolute_noise": [0.06, 0.06000001]},
@@ -155,6 +171,8 @@ def test_own_checkpoints_win_over_recipe_and_pair(recipe, pair):
         {"finetune.folder": "/checkpoints", "finetune.checkpoints": 1000},
         {"generate.sampler": "ddpm", "generate.steps": 1001},
         {"autoencoder.micro_batch": 50},
+        {"autoencoder.kind": "linear", "autoencoder.channels": [10**6] * 2},
+        {"generate.sampler": "prior", "generate.models": 10**6, "novelty.bootstrap": 1},
         {"data.crop_scale": [0.5, 0.5], "ddpm.beta_end": 0.0001},
     ],
 )
