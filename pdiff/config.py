@@ -411,15 +411,16 @@ def _conflicts(params: Params) -> Iterator[str]:
 def _least_numbers(params: Params) -> dict[str, int]:
     """Lower bounds, for every net and subset, on the numbers of 4 bytes that a run holds at once.
 
-    A weight that is trained has a gradient, in the denoiser two moments too; a GPU may halve what a
+    A weight that is trained has a gradient, with AdamW two moments too; a GPU may halve what a
     layer makes.
     """
     coder, ddpm, generate = params.autoencoder, params.ddpm, params.generate
-    widest = coder.latent_dim * max(ddpm.channels) // 2  # what a layer makes of one latent
+    rank = params.finetune.checkpoints - 1  # of the latents, all that `whiten` leaves of them
+    length = min(coder.latent_dim, rank) if ddpm.standardise == "whiten" else coder.latent_dim
+    widest = length * max(ddpm.channels) // 2  # what a layer makes of one latent
     sampled = coder.latent_dim if generate.sampler == "prior" else widest
     numbers = {
-        "data.size": 3 * params.data.size**2 * params.base.batch_size,
-        "autoencoder.latent_dim": 4 * coder.latent_dim**2,
+        "data.size": 2 * 3 * params.data.size**2,  # the smallest batch
         "ddpm.channels, ddpm.kernel_size": 4 * ddpm.kernel_size * _products(ddpm.channels),
         "ddpm.batch_size": ddpm.batch_size * widest,
         "ddpm.timesteps": 10 * ddpm.timesteps,
@@ -427,9 +428,14 @@ def _least_numbers(params: Params) -> dict[str, int]:
         "novelty.bootstrap": 2 * params.novelty.bootstrap * generate.models,
     }
     if coder.kind != "linear":  # the others pad vectors to 64 numbers or more
-        convolutions = 4 * coder.kernel_size * _products(coder.channels)
-        numbers["autoencoder.channels, autoencoder.kernel_size"] = convolutions
-        numbers["autoencoder.batch_size"] = 2 * 64 * coder.batch_size
+        each = 2 if coder.optimizer == "adafactor" else 4
+        numbers |= {
+            "autoencoder.latent_dim": each * coder.latent_dim**2,
+            "autoencoder.channels, autoencoder.kernel_size": (
+                each * coder.kernel_size * _products(coder.channels)
+            ),
+            "autoencoder.batch_size": 2 * 64 * coder.batch_size,
+        }
     return numbers
 
 
