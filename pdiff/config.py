@@ -21,7 +21,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from pdiff.system.errors import InputError
 
@@ -54,7 +53,7 @@ class Section(BaseModel):
         if "bool" not in str(cls.model_fields[info.field_name].annotation) and any(
             isinstance(item, bool) for item in found
         ):
-            raise PydanticCustomError("boolean", "Input should not be true, false, yes or no")
+            raise ValueError("Input should not be true, false, yes or no")
         return value
 
 
@@ -478,10 +477,11 @@ def _named(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         owner = Params if len(location) == 1 else Params.model_fields[location[0]].annotation
         return f"unknown key {key}; known: {', '.join(sorted(owner.model_fields))}"
-    if problem["type"] == "value_error":
-        return problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and len(location) < 2:  # of several values together
+        return message
     if not location:
         return "sections with keys are expected: `git checkout params.yaml` restores them"
     if problem["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}: {problem['input']!r} is refused: {problem['msg']}"
+    return f"{key}: {problem['input']!r} is refused: {message}"

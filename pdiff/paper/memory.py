@@ -99,7 +99,8 @@ class Training:
         """One step, with everything that is there before it; `linear` keeps files in `folder`."""
         if self.net == "linear":
             return self._round_trip(folder)
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        half = partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        autocast = half()
         generator, codec = torch.Generator(device), None
         with device:
             if self.net == "autoencoder":
@@ -123,7 +124,9 @@ class Training:
         optimizer.step()
         optimizer.zero_grad()
         step = partial(train_step, optimizer, loss)
-        return step if codec is None else autocast(partial(self._within, codec, step, batch))
+        if codec is None:
+            return step
+        return half()(partial(self._within, codec, step, batch))  # one of its own: they nest
 
     def _codec(self) -> Autoencoder:
         """The autoencoder of Table 13's row with as many parameters."""

@@ -98,6 +98,7 @@ def test_the_authors_measure_the_denoiser_with_the_autoencoder_around_it():
     weights = sum(tensor.numel() for tensor in codec.parameters()) * 4
     assert resident.before - alone.before == pytest.approx(weights, rel=0.05)
     assert resident.peak > 3 * alone.peak
+    assert not torch.is_autocast_enabled("cpu")  # it does not stay on behind the step
 
 
 @pytest.mark.slow
