@@ -67,7 +67,7 @@ def write_runs(
     for name, own in results.items():
         if own:
             groups = pd.concat([numbers(result) for result in own]).groupby(level=0, sort=False)
-            table = groups.mean().join(groups.std(), rsuffix="_std")
+            table = groups.mean().join(groups.std().add_suffix("_std"))
             rows.append(table.rename_axis("group").reset_index().assign(runs=name, n=len(own)))
     frame = pd.concat(rows, ignore_index=True)
     commits = ", ".join(dict.fromkeys(r.commit for own in results.values() for r in own))
