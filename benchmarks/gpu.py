@@ -16,7 +16,6 @@ taken from there.
 
 import argparse
 import contextlib
-import hashlib
 import importlib
 import json
 import math
@@ -108,6 +107,8 @@ def jobs(images: dict[str, Path], more: Sequence[str]) -> list[Job]:
                 first = f"{data}_{recipe if more else 'base'}/{seed}"
                 add(data, group, seed, *words, shares=first)
 
+    digits = ("data=digits", "recipe=quick", "net=resnet18", *FEWER)
+    found.append(Job("digits_quick/0", digits))  # the default, but for sizes of batches and groups
     running = "autoencoder.decode_norm=running"
     quick, paper = ("quick",), ("paper",)
     pipelines("cifar100", range(3), paper, quick, ("paper", running))
@@ -265,9 +266,6 @@ def locked(name: str, params: dict[str, Any]) -> dict[str, Any]:
 def digest(path: str) -> str | None:
     """Of code in the checkout, of all else in the working directory."""
     folder = ROOT if path.startswith(("pdiff/", "stages/")) else Path.cwd()
-    if (folder / path).is_file():
-        with (folder / path).open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
     return md5_of(Folder(folder), path)
 
 
@@ -296,16 +294,14 @@ def steps(out: Path, batch: int = 128, size: int = 64) -> None:
 def steps_page(table: pd.DataFrame) -> str:
     """Markdown."""
     heads = ["step", "precision", "ms", "TFLOP/s", "of the product's", "MiB allocated", "reserved"]
+    forms = {"ms": ".1f", "tflops": ".1f", "of_product": ".1%"}
+    forms |= dict.fromkeys(("allocated_mib", "reserved_mib", "paper_mib"), ".0f")
     rows = []
     for row in table.to_dict("records"):
-        share, paper = row["of_product"], row["paper_mib"]
-        cells = [row["step"], row["precision"], f"{row['ms']:.1f}", f"{row['tflops']:.1f}"]
-        cells += ["-" if math.isnan(share) else f"{share:.1%}", f"{row['allocated_mib']:.0f}"]
-        rows.append(
-            [*cells, f"{row['reserved_mib']:.0f}", "-" if paper != paper else f"{paper:.0f}"]
-        )
+        numbers = [format(row[name], form) for name, form in forms.items()]
+        known = ["-" if number.startswith("nan") else number for number in numbers]
+        rows.append([row["step"], row["precision"], *known])
     lines = grid([*heads, "the paper's"], rows)
-    lines = [line.replace("nan", "-") for line in lines]
     head = [
         f"# Single training steps on one {table['device'][0]}",
         "",

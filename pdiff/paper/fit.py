@@ -5,7 +5,7 @@ then accuracy and similarity of what was generated beside fresh runs and rivals.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,12 @@ def write_fit(
 
     `absent` are lines on runs that are not there. Raises `InputError` if nothing has run.
     """
-    results = {name: [runs[name] for runs in found.values() if name in runs] for name in RECIPES}
+    results = of_each(RECIPES, found)
     if not results[""]:
         raise InputError(f"fit: no experiment of {setting.title} is there: {'; '.join(absent)}")
     runs = {n: pd.DataFrame(map(numbers, own)) for n, own in results.items() if own}
     bars, groups = _bar_rows(setting, runs), _group_rows(runs)
-    commits = ", ".join(dict.fromkeys(r.commit for own in results.values() for r in own))
-    counts = ", ".join(f"{len(own)} of {n or 'this recipe'}" for n, own in results.items())
-    lines = [
-        f"# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}",
-        "",
-        f"`{command}`, run at commit {commits}. Whole pipelines: {counts};",
+    body = [
         f"mean ± standard deviation over them. {READING}",
         "",
         *grid(["bar", "wanted", *RECIPES.values()], _bar_cells(bars)),
@@ -83,10 +78,33 @@ def write_fit(
             ["group", "accuracy, %", "maximum similarity", "similarity within"],
             map(_group_cells, groups.to_dict("records")),
         ),
-        *(["", *(f"- {line}" for line in absent)] if absent else []),
     ]
+    heading = f"# Did the generator learn? {setting.data}, {setting.net}, recipe {setting.recipe}"
+    called = {name: name or "this recipe" for name in RECIPES}
+    text = page(heading, results, called, command, body, absent)
     frame = pd.concat([bars, groups], ignore_index=True)
-    return write_pair(folder, f"fit_{setting.name}", frame, "\n".join(lines) + "\n"), frame
+    return write_pair(folder, f"fit_{setting.name}", frame, text), frame
+
+
+def of_each(ablations: Iterable[str], found: Found) -> dict[str, list[Result]]:
+    """The results of each ablation, one a pipeline that has run."""
+    return {name: [runs[name] for runs in found.values() if name in runs] for name in ablations}
+
+
+def page(
+    heading: str,
+    results: Mapping[str, Sequence[Result]],
+    called: Mapping[str, str],
+    command: str,
+    body: Iterable[str],
+    absent: Sequence[str],
+) -> str:
+    """Markdown: how many results of each ablation, by what it is `called`, then what was found."""
+    commits = ", ".join(dict.fromkeys(r.commit for own in results.values() for r in own))
+    counts = ", ".join(f"{len(own)} of {called[name]}" for name, own in results.items())
+    told = f"`{command}`, run at commit {commits}. Whole pipelines: {counts};"
+    missing = ["", *(f"- {line}" for line in absent)] if absent else []
+    return "\n".join([heading, "", told, *body, *missing]) + "\n"
 
 
 def _bar_rows(setting: Setting, runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pandas as pd
 from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.paper.experiments import Setting
-from pdiff.paper.fit import spread
+from pdiff.paper.fit import of_each, page, spread
 from pdiff.paper.render import grid, write_pair
 from pdiff.paper.results import Found, Result
 from pdiff.system.errors import InputError
@@ -60,7 +60,7 @@ def write_runs(
 
     `absent` are lines on runs that are not there. Raises `InputError` if nothing has run.
     """
-    results = {name: [runs[name] for runs in found.values() if name in runs] for name in RUNS}
+    results = of_each(RUNS, found)
     if not any(results.values()):
         raise InputError(f"runs: no experiment of {setting.title} is there: {'; '.join(absent)}")
     rows = []
@@ -70,21 +70,17 @@ def write_runs(
             table = groups.mean().join(groups.std().add_suffix("_std"))
             rows.append(table.rename_axis("group").reset_index().assign(runs=name, n=len(own)))
     frame = pd.concat(rows, ignore_index=True)
-    commits = ", ".join(dict.fromkeys(r.commit for own in results.values() for r in own))
-    counts = ", ".join(f"{len(own)} of {RUNS[name]}" for name, own in results.items())
-    lines = [
-        f"# One run against thirty: {setting.data}, {setting.net}, recipe {setting.recipe}",
-        "",
-        f"`{command}`, run at commit {commits}. Whole pipelines: {counts};",
+    body = [
         f"mean ± standard deviation over them. {READING}",
         "",
         *grid(
             ["checkpoints from", "group", *(heading for heading, *_ in COLUMNS.values())],
             map(_cells, frame.to_dict("records")),
         ),
-        *(["", *(f"- {line}" for line in absent)] if absent else []),
     ]
-    return write_pair(folder, f"runs_{setting.name}", frame, "\n".join(lines) + "\n"), frame
+    heading = f"# One run against thirty: {setting.data}, {setting.net}, recipe {setting.recipe}"
+    text = page(heading, results, RUNS, command, body, absent)
+    return write_pair(folder, f"runs_{setting.name}", frame, text), frame
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -195,13 +195,12 @@ def claims_of(found: Found) -> dict[str, Claim]:
         words = judge([claims[key] for key in PRIMARY], limits)
         claims |= dict(zip(PRIMARY, words, strict=True))
         claims |= {key: judge([claims[key]], limits)[0] for key in ALONE}
-        for keys in (PRIMARY, ALONE):
-            level = ALPHA / (len(PRIMARY) if keys is PRIMARY else 1)
-            for key in (key for key in keys if claims[key].word):
-                values = np.array(claims[key].differences)
-                power = t_power(values, limits[claims[key].kind], level)
-                # scipy's noncentral t is NaN where its other tail is below 1e-23
-                claims[key] = replace(claims[key], power=float(np.nan_to_num(power, nan=1.0)))
+        levels = dict.fromkeys(PRIMARY, ALPHA / len(PRIMARY)) | dict.fromkeys(ALONE, ALPHA)
+        for key in (key for key in levels if claims[key].word):
+            values = np.array(claims[key].differences)
+            power = t_power(values, limits[claims[key].kind], levels[key])
+            # scipy's noncentral t is NaN where its other tail is below 1e-23
+            claims[key] = replace(claims[key], power=float(np.nan_to_num(power, nan=1.0)))
     return claims
 
 
