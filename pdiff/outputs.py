@@ -5,6 +5,7 @@ from pathlib import Path
 CHECKED = Path("data/params_checked.txt")
 IMAGES = Path("data/images.safetensors")
 BASE = Path("models/base.safetensors")
+BASE_EPOCHS = Path("models/base_epochs.safetensors")
 CHECKPOINTS = Path("data/checkpoints.safetensors")
 HELD_BACK = Path("data/held_back.safetensors")
 FRESH = Path("data/fresh.safetensors")

@@ -1,6 +1,6 @@
 """Train the base net and keep its best validation epoch.
 
-images -> base net
+images -> base net, its norms and biases at each epoch
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
-from pdiff.core.files import write_json
+from pdiff.core.files import save_tensors, write_json
 from pdiff.core.optimise import seeded
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.images.batches import load_images
@@ -36,11 +36,12 @@ def main() -> None:
         make_checkpointer("train_base", sections, inputs, device) as resume,
     ):
         curve = Curve(log, "base", "loss", "validation_accuracy")
-        best = train_base(net, images, params.data, config, generator, curve, resume)
+        best, epochs = train_base(net, images, params.data, config, generator, curve, resume)
         test = measure_accuracy(net, images.test, params.data, config.batch_size)
         metrics = {"base_validation_accuracy": best, "base_test_accuracy": test}
         log.summary(metrics)
         save_net(outputs.BASE, net, config.net, classes, size)
+        save_tensors(outputs.BASE_EPOCHS, epochs)
         curve.write(outputs.BASE_CURVE)
         write_json(outputs.BASE_METRICS, metrics)
 

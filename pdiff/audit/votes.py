@@ -20,17 +20,12 @@ VOTERS = 20
 """Models of each group that vote, spread evenly over it; a smaller group has no row."""
 
 
-def vote_gain(predictions: Int[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> float:
-    """Accuracy of the majority vote, less the mean accuracy of the voters.
-
-    A tie counts as its expectation when chance decides it.
-    """
+def vote_accuracy(predictions: Int[Tensor, "M N"], labels: Int64[Tensor, " N"]) -> float:
+    """Accuracy of the majority vote; a tie counts as its expectation when chance decides it."""
     classes = int(max(predictions.max(), labels.max())) + 1
     votes = torch.nn.functional.one_hot(predictions.long(), classes).sum(0)  # (N, C)
     won = votes == votes.amax(1, keepdim=True)
-    right = won.gather(1, labels[:, None])[:, 0].double() / won.sum(1)
-    alone = (predictions == labels).double().mean()
-    return (right.mean() - alone).item()
+    return (won.gather(1, labels[:, None])[:, 0].double() / won.sum(1)).mean().item()
 
 
 def disagreement(predictions: Int[Tensor, "M N"]) -> float:
@@ -48,7 +43,7 @@ def vote_table(evidence: Evidence) -> pd.DataFrame:
             voters = predictions[spread_evenly(len(predictions), VOTERS)]
             accuracy = (voters == evidence.labels).double().mean().item()
             row = {"group": group, "voters": VOTERS, "accuracy": accuracy}
-            row["vote_gain"] = vote_gain(voters, evidence.labels)
+            row["vote_gain"] = vote_accuracy(voters, evidence.labels) - accuracy
             rows.append(row | {"disagreement": disagreement(voters)})
     return pd.DataFrame(rows, columns=["group", "voters", "accuracy", "vote_gain", "disagreement"])
 

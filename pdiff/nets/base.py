@@ -6,7 +6,7 @@ Axes: N images, B batch.
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -35,18 +35,26 @@ def train_base(
     generator: torch.Generator,
     log: Log,
     resume: Checkpointer | None = None,
-) -> float:
-    """Train all of `net` and leave it at its first best validation epoch; return that accuracy.
+) -> tuple[float, dict[str, Tensor]]:
+    """Train all of `net` and leave it at its first best validation epoch.
 
     fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
+
+    Returns:
+        That epoch's validation accuracy, and each parameter of one axis (norms and biases) from
+        the start to the last epoch, (E + 1, length).
     """
+    vectors = {name: value for name, value in net.named_parameters() if value.ndim == 1}
     if config.epochs == 0:
-        return measure_accuracy(net, images.validation, data, config.batch_size)
+        accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
+        return accuracy, {name: value[None] for name, value in vectors.items()}
     optimizer = make_optimizer(config.optimizer, net.parameters(), config.lr, config.weight_decay)
     schedule = CosineAnnealingLR(optimizer, T_max=config.epochs)
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
     progress = load_progress(resume, parts, generator)
-    progress = progress or {"best": -1.0, "best_state": {}, "curve": []}
+    if not progress:
+        epochs = {name: [value.detach().clone()] for name, value in vectors.items()}
+        progress = {"best": -1.0, "best_state": {}, "curve": [], "epochs": epochs}
     for epoch, metrics in enumerate(progress["curve"]):
         log(metrics, epoch)
 
@@ -62,12 +70,14 @@ def train_base(
         if accuracy > progress["best"]:
             progress["best"] = accuracy
             progress["best_state"] = {k: v.clone() for k, v in net.state_dict().items()}
+        for name, value in vectors.items():
+            progress["epochs"][name].append(value.detach().clone())
         progress["curve"].append({"loss": loss, "validation_accuracy": accuracy})
         log(progress["curve"][-1], epoch)
         bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
         save_progress(resume, parts, generator, progress)
     net.load_state_dict(progress["best_state"])
-    return progress["best"]
+    return progress["best"], {k: torch.stack(values) for k, values in progress["epochs"].items()}
 
 
 def _epoch(

@@ -40,7 +40,7 @@ class Claim:
     p: float = math.nan
     """Two-sided, of no difference, adjusted for all primary claims (Holm)."""
     power: float = math.nan
-    """If unknown: the chance to find a difference as large as the margin, at Holm's first step."""
+    """The chance to find a difference as large as the margin, at Holm's first step."""
 
 
 def shown(value: float, kind: Kind) -> str:
@@ -77,7 +77,7 @@ def judge(primary: Sequence[Claim], margins: Mapping[Kind, float]) -> list[Claim
     found = []
     for claim, own, margin, p, p_equal in zip(primary, values, limits, differ, equal, strict=True):
         word = _word(claim.estimate, p, p_equal)
-        power = t_power(own, margin, ALPHA / len(primary)) if word == "unknown" else math.nan
+        power = t_power(own, margin, ALPHA / len(primary))
         found.append(replace(claim, word=word, p=float(p), power=power))
     return found
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +195,6 @@ def claims_of(found: Found) -> dict[str, Claim]:
         words = judge([claims[key] for key in PRIMARY], limits)
         claims |= dict(zip(PRIMARY, words, strict=True))
         claims |= {key: judge([claims[key]], limits)[0] for key in ALONE}
-        levels = dict.fromkeys(PRIMARY, ALPHA / len(PRIMARY)) | dict.fromkeys(ALONE, ALPHA)
-        for key in (key for key in levels if claims[key].word):
-            values = np.array(claims[key].differences)
-            power = t_power(values, limits[claims[key].kind], levels[key])
-            # scipy's noncentral t is NaN where its other tail is below 1e-23
-            claims[key] = replace(claims[key], power=float(np.nan_to_num(power, nan=1.0)))
     return claims
 
 

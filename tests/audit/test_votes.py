@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pdiff.audit.votes import VOTERS, disagreement, vote_gain, vote_table
+from pdiff.audit.votes import VOTERS, disagreement, vote_accuracy, vote_table
 from tests.toys.audit import made_of, toy_matrices, toy_wrong
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -12,18 +12,18 @@ LABELS = torch.tensor([0, 1, 2, 0])
 
 def test_voters_that_err_apart_correct_each_other():
     predictions = torch.tensor([[1, 1, 2, 0], [0, 2, 2, 0], [0, 1, 0, 0]], dtype=torch.int16)
-    assert vote_gain(predictions, LABELS) == pytest.approx(1 - 9 / 12)
+    assert vote_accuracy(predictions, LABELS) == 1
 
 
-def test_copies_gain_nothing_and_never_disagree():
+def test_copies_vote_as_one_and_never_disagree():
     predictions = torch.tensor([[0, 1, 1, 1]], dtype=torch.int16).repeat(5, 1)
-    assert vote_gain(predictions, LABELS) == 0
+    assert vote_accuracy(predictions, LABELS) == 0.5
     assert disagreement(predictions) == 0
 
 
 def test_a_tie_counts_as_its_expectation():
     predictions = torch.tensor([[0, 1, 2, 0], [1, 1, 2, 0], [2, 1, 2, 0]], dtype=torch.int16)
-    assert vote_gain(predictions, LABELS) == pytest.approx((1 / 3 + 3) / 4 - 10 / 12)
+    assert vote_accuracy(predictions, LABELS) == pytest.approx((1 / 3 + 3) / 4)
 
 
 def test_disagreement_is_the_mean_over_pairs_of_models():

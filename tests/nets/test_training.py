@@ -84,14 +84,21 @@ def test_the_net_is_that_of_the_first_of_the_best_epochs(images, tiny, monkeypat
 
     monkeypatch.setattr(base_training, "measure_accuracy", scripted)
     net, config = new_net(), tiny.base.model_copy(update={"epochs": 4})
-    assert train_base(net, images, tiny.data, config, seed(2), ignore) == 0.9
+    start = net.state_dict()["bn1.weight"].clone()
+    accuracy, epochs = train_base(net, images, tiny.data, config, seed(2), ignore)
+    assert accuracy == 0.9
     torch.testing.assert_close(net.state_dict(), states[1], rtol=0, atol=0)
+    expected = torch.stack([start, *(state["bn1.weight"] for state in states)])
+    torch.testing.assert_close(epochs["bn1.weight"], expected, rtol=0, atol=0)
+    assert {value.ndim for value in epochs.values()} == {2}
 
 
 def test_no_epoch_leaves_the_weights_as_they_are(images, tiny):
     net, points = new_net(), []
     config = tiny.base.model_copy(update={"epochs": 0})
-    accuracy = train_base(net, images, tiny.data, config, seed(2), lambda *_: points.append(_))
+    log = lambda *_: points.append(_)  # noqa: E731
+    accuracy, epochs = train_base(net, images, tiny.data, config, seed(2), log)
+    assert torch.equal(epochs["fc.bias"], net.fc.bias[None])
     torch.testing.assert_close(net.state_dict(), new_net().state_dict(), rtol=0, atol=0)
     assert accuracy == measure_accuracy(net, images.validation, tiny.data, 50)
     assert points == []
@@ -113,8 +120,8 @@ def test_a_resumed_training_gives_the_same_bits(tiny, images):
         net, curve = new_net(), []
         log = lambda metrics, step: curve.append((step, metrics))  # noqa: E731
         config = tiny.base.model_copy(update={"epochs": 3})
-        train_base(net, images, tiny.data, config, seed(2), log, resume)
-        return net.state_dict(), curve
+        _, epochs = train_base(net, images, tiny.data, config, seed(2), log, resume)
+        return net.state_dict() | epochs, curve
 
     whole, whole_curve = train()
     kept = FakeResume(stop_after=1)

@@ -64,8 +64,21 @@ def test_power_is_the_share_of_studies_that_find_a_difference_as_large_as_the_ma
     assert 0.7 < found < 0.9
 
 
+@pytest.mark.parametrize("margin", [0.01, 0.5, 1.5])
+def test_power_is_that_of_the_noncentral_t(margin):
+    spread, least = draws(5), stats.t.isf(0.025, 4)
+    shift = margin / stats.sem(spread)
+    expected = stats.nct.sf(least, 4, shift) + stats.nct.cdf(-least, 4, shift)
+    assert t_power(spread, margin, 0.05) == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_pipelines_may_miss_a_margin_of_thirteen_standard_errors():
+    """With one degree of freedom, where scipy's noncentral t is NaN."""
+    assert t_power(np.array([0.0, 2.0]), 14.0, 0.05 / 3) == pytest.approx(0.28599, abs=1e-4)
+
+
 def test_power_at_no_margin_is_the_error():
-    assert t_power(np.array([4.0, 5.0, 6.0]), 0.0, 0.05) == pytest.approx(0.05)
+    assert t_power(np.array([4.0, 5.0, 6.0]), 0.0, 0.05) == pytest.approx(0.05, abs=1e-4)
 
 
 # Holm
