@@ -7,7 +7,7 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
 
     paper/        the paper's tables and figures, the verdict over pipelines
     audit/        is it new? One analysis after another, and the report
-    export.py     take a generated model away, with its card
+    export/       take a model away, to a file or to the Hugging Face Hub, with its card
     novelty/      IoU, summaries, intervals, claims (paper, Section 4)
     baselines/    the groups of models that generated ones are compared with
     datasets/     image sets by name -> train, validation, test

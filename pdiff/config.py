@@ -111,7 +111,7 @@ class BaseConfig(Section):
     """Start from timm's pretrained weights (downloaded once)."""
     weights: str | None
     """Start from the state dict in this file (.safetensors, .pth) instead. DVC sees the name, not
-    the content: give a changed file a new name."""
+    the content: give a changed file a new name. `hf://USER/NAME@COMMIT/FILE` is one of the hub."""
     epochs: NonNegativeInt
     """0 keeps the weights of `pretrained` or `weights`."""
     batch_size: AtLeastTwo
@@ -127,9 +127,10 @@ class SubsetConfig(Section):
 
 class FinetuneConfig(Section):
     folder: str | None
-    """Take the checkpoints from the state dicts in this folder instead: nothing is trained."""
+    """Take the checkpoints from the state dicts in this folder instead: nothing is trained.
+    `hf://USER/NAME@COMMIT` is a repository of the hub."""
     watch: str
-    """File or folder that DVC watches: `folder`, else `requirements.txt`."""
+    """File or folder that DVC watches: a local `folder`, else `requirements.txt`."""
     steps: PositiveInt
     """Length of the rate's cosine; training ends with the last checkpoint."""
     save_after: NonNegativeInt

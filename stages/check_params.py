@@ -3,8 +3,6 @@
 params.yaml -> a constant file that every other stage depends on
 """
 
-from pathlib import Path
-
 from pdiff import outputs
 from pdiff.baselines.registry import count_models
 from pdiff.config import Params, load_params
@@ -16,6 +14,7 @@ from pdiff.nets.own import check_watch
 from pdiff.nets.registry import check_net, check_size
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
+from pdiff.system.hub import fetched
 from stages import stage
 
 AUDITED = 16 * 2**30
@@ -28,7 +27,9 @@ def main() -> None:
     check_watch(params.base.net, params.base.watch)
     check_images(params.data)
     folder, count = params.finetune.folder, params.finetune.checkpoints
-    paths = [] if folder is None else list_checkpoints(Path(folder), count)
+    paths = []
+    if folder is not None:
+        paths = list_checkpoints(fetched(folder, "finetune.folder"), count)
     net, classes = build_for(params.base, params.data.size, paths)
     check_size(net, params.base.net, params.data.size, classes)
     subset = select_subset(net, params.subset.select)

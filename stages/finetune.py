@@ -4,7 +4,6 @@ images, base net -> checkpoints (K, D), those that follow them in the last run a
 """
 
 from itertools import islice
-from pathlib import Path
 
 from pdiff import outputs, tracking
 from pdiff.config import load_params
@@ -16,6 +15,7 @@ from pdiff.nets.given import list_checkpoints, load_checkpoints
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset
+from pdiff.system.hub import fetched
 from stages import stage
 
 
@@ -28,7 +28,8 @@ def main() -> None:
     with tracking.run("finetune", params, "seed", "data", "subset", "finetune") as log:
         curve = Curve(log, "finetune", "loss", "lr")
         if config.folder is not None:
-            paths = list_checkpoints(Path(config.folder), count, config.held_back)
+            folder = fetched(config.folder, "finetune.folder")
+            paths = list_checkpoints(folder, count, config.held_back)
             held_back = len(paths) - count
             rows = load_checkpoints(paths, subset)
         else:

@@ -3,8 +3,6 @@
 images -> base net, its norms and biases at each epoch
 """
 
-from pathlib import Path
-
 from pdiff import outputs, tracking
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
@@ -15,6 +13,7 @@ from pdiff.images.batches import load_images
 from pdiff.nets.base import measure_accuracy, train_base
 from pdiff.nets.own import is_own, own_file
 from pdiff.nets.registry import build_net, save_net
+from pdiff.system.hub import fetched
 from pdiff.system.resume import make_checkpointer
 from stages import stage
 
@@ -24,7 +23,7 @@ def main() -> None:
     images = load_images(outputs.IMAGES, device)
     generator = make_generator(params.seed.base, "train_base", device=device)
     config, classes, size = params.base, len(images.classes), params.data.size
-    weights = Path(config.weights) if config.weights else None
+    weights = fetched(config.weights, "base.weights") if config.weights else None
     options = {"pretrained": config.pretrained, "weights": weights, "new_head": config.epochs > 0}
     net = seeded(lambda: build_net(config.net, classes, size, **options), generator).to(device)
 

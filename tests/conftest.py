@@ -8,10 +8,10 @@ import pdiff.system.portable  # noqa: F401 - first, for it must come before torc
 os.environ.setdefault("PDIFF_TRACKING", "off")  # test_tracking.py switches it on where it is meant
 os.environ.setdefault("PDIFF_DEVICE", "cpu")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from pdiff.config import Params, parse_params
+
+if TYPE_CHECKING:
+    from tests.toys.hub import Hub
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,3 +159,32 @@ def image_folder(tmp_path: Path) -> Path:
                 pixels = random.normal(bright, 20, (height, width, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.{('png', 'jpg')[i % 2]}")
     return root
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
+    """A Hugging Face Hub on this machine, for this process and those it starts."""
+    from huggingface_hub import constants
+
+    from tests.toys.hub import TOKEN, serve
+
+    with serve() as hub:
+        home = tmp_path / "huggingface"
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        read_before = {  # constants that huggingface_hub reads once
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_DISABLE_TELEMETRY": False,
+            "AGENT_HARNESSES_PATH": str(home / "harnesses.json"),
+        }
+        for name, value in read_before.items():
+            monkeypatch.setattr(constants, name, value)
+        for name, value in (
+            ("HF_ENDPOINT", hub.endpoint),
+            ("HF_HOME", str(home)),
+            ("HF_TOKEN", TOKEN),
+        ):
+            monkeypatch.setenv(name, value)
+        yield hub

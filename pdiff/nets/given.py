@@ -16,6 +16,7 @@ from pdiff.config import BaseConfig
 from pdiff.nets.registry import build_net, head_classes, read_state
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
+from pdiff.system.hub import fetched
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -76,7 +77,7 @@ def build_for(config: BaseConfig, size: int, checkpoints: list[Path]) -> tuple[n
 
     The images, which tell the true number, are not read yet.
     """
-    weights = Path(config.weights) if config.weights else None
+    weights = fetched(config.weights, "base.weights") if config.weights else None
     net = build_net(config.net, 10, size)
     states = [read_state(path, "finetune.folder") for path in checkpoints[:1]]
     states += [read_state(weights, "base.weights")] if weights else []

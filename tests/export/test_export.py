@@ -18,7 +18,8 @@ from pdiff import outputs
 from pdiff.config import parse_params
 from pdiff.core import files
 from pdiff.evaluation.predictions import load_predictions
-from pdiff.export import MEASURES, main
+from pdiff.export import main
+from pdiff.export.model import MEASURES
 from pdiff.images.batches import EvaluationBatches, load_images
 from pdiff.nets.registry import build_net, load_net, save_net
 from pdiff.parameters.stack import load_stack, write_rows
@@ -259,7 +260,7 @@ def test_a_net_of_ours_loads_with_pdiff(tiny_raw, tmp_path, monkeypatch):
 def test_the_command_needs_neither_dvc_nor_mlflow(folder):
     code = (
         "import sys\n"
-        "from pdiff.export import MEASURES, main\n"
+        "from pdiff.export import main\n"
         "code = main(['0', '--to', 'model.pth'])\n"
         "print(code, [name for name in ('dvc', 'mlflow') if name in sys.modules])\n"
     )

@@ -1,0 +1,70 @@
+"""The files of an experiment that is not checked out, from its commit and from DVC's cache."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pdiff.export.model import UNKNOWN
+from pdiff.nets.own import is_own, split_own
+from pdiff.system.errors import InputError
+from pdiff.tracking.files import Folder, copy, git, read_yaml
+from pdiff.tracking.process import git_commit
+
+
+@contextmanager
+def files_of(experiment: str | None) -> Iterator[str]:
+    """Make an experiment's files those of the working directory, and say which commit they are of.
+
+    They are links in a temporary folder; the workspace stays as it is. None is the workspace.
+
+    Raises:
+        InputError: an unknown or ambiguous name; the errors of the block name the experiment.
+    """
+    if experiment is None:
+        changed = ", with uncommitted changes" if git("status", "--porcelain") else ""
+        yield f"{git_commit() or UNKNOWN}{changed}"
+        return
+    pattern = f"refs/exps/[0-9a-f][0-9a-f]/*/{experiment}"
+    found = (git("for-each-ref", "--format=%(objectname)", pattern) or b"").decode().split()
+    if len(found) != 1:
+        number = "several experiments" if found else "no experiment"
+        raise InputError(
+            f"--exp: there is {number} named {experiment!r} here; `dvc exp list -A` shows all"
+        )
+    with TemporaryDirectory() as name:
+        absent = _lay_out(Folder(Path.cwd(), found[0]), Path(name))
+        try:
+            with chdir(name):
+                yield found[0]
+        except InputError as error:
+            hint = f" (not in DVC's cache: {', '.join(absent)}; `dvc fetch` may have it)"
+            raise InputError(f"--exp {experiment}: {error}{hint if absent else ''}") from None
+
+
+def _lay_out(tree: Folder, folder: Path) -> list[str]:
+    """Write what Git has, link what DVC's cache has, and return the paths that neither has."""
+    net = str(read_yaml(tree, "params.yaml").get("base", {}).get("net", ""))
+    copy(tree, ["params.yaml", "dvc.lock", *([split_own(net)[0]] if is_own(net) else [])], folder)
+    cache, absent = _cache(), []
+    for stage in read_yaml(tree, "dvc.lock").get("stages", {}).values():
+        for out in stage.get("outs", []):
+            path, md5 = out["path"], out["md5"]
+            cached = cache / "files" / "md5" / md5[:2] / md5[2:]
+            if cached.is_file():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).symlink_to(cached)
+            elif not md5.endswith(".dir") and tree.read(path) is None:
+                absent.append(path)
+    return absent
+
+
+def _cache() -> Path:
+    """The folder of DVC's cache, which may be shared."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"--exp: `dvc cache dir` fails: {done.stderr.strip().splitlines()[-1]}")
+    return Path(done.stdout.strip()).resolve()

@@ -1,0 +1,190 @@
+"""One model of an experiment, rebuilt whole, with the facts that its card states.
+
+Axes: M models of a group, D parameters of the subset, K checkpoints.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor, nn
+
+from pdiff import outputs
+from pdiff.autoencoder.codec import load_codec
+from pdiff.baselines.originals import ensemble
+from pdiff.config import Params, load_params
+from pdiff.core.files import load_header, load_tensor
+from pdiff.core.runtime import get_device
+from pdiff.nets.minis import MINIS
+from pdiff.nets.own import is_own
+from pdiff.nets.registry import load_net
+from pdiff.parameters.stack import StackFile
+from pdiff.parameters.subset import Models, Subset, spread_evenly
+from pdiff.system.errors import InputError, reason
+
+MEASURES = ["accuracy", "choosing_accuracy", "max_similarity"]
+LINEAGE = (  # sections of params.yaml and files, step by step
+    (("seed", "data", "base", "subset", "finetune"), (outputs.BASE, outputs.CHECKPOINTS)),
+    (("noise", "autoencoder"), (outputs.AUTOENCODER,)),
+    (("ddpm", "generate"), (outputs.DENOISER, outputs.GENERATED)),
+)
+GROUPS = {"generated": 3, "original": 1, "ensemble": 1, "reconstructed": 2}
+"""How many steps of `LINEAGE` made each group that can be exported."""
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net with the parameters of one model, and what is known of it."""
+
+    net: nn.Module
+    name: str
+    """`base.net`."""
+    classes: int
+    size: int
+    subset: Subset
+    group: str
+    index: int
+    best: bool
+    """Whether the choosing split chose it."""
+    table: pd.DataFrame
+    """One row for each model of each group."""
+    params: Params
+    labels: tuple[str, ...]
+    """The classes in the order of the logits; empty if unknown."""
+    files: list[tuple[Path, str, bool]]
+    """Each file it was made from, its md5 in dvc.lock, and whether the file is another one now."""
+
+    @property
+    def kind(self) -> str:
+        """What loads it: `timm`, p-diff (`mini`), or an `own` file."""
+        return "own" if is_own(self.name) else "mini" if self.name in MINIS else "timm"
+
+    @property
+    def sections(self) -> list[str]:
+        """The sections of params.yaml that it depends on."""
+        return [name for names, _ in LINEAGE[: GROUPS[self.group]] for name in names]
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """The split that is reported, and the one that chooses."""
+        reported = self.params.novelty.split
+        return reported, "validation" if reported == "test" else "test"
+
+    @property
+    def row(self) -> pd.Series:
+        """Its own measures."""
+        own = (self.table["group"] == self.group) & (self.table["model"] == self.index)
+        return self.table[own].iloc[0]
+
+    @property
+    def count(self) -> int:
+        """How many models its group has."""
+        return int((self.table["group"] == self.group).sum())
+
+    def __str__(self) -> str:
+        reported, choosing = self.splits
+        chosen = f", the best of {self.count} on {choosing} ({self.row['choosing_accuracy']:.2%})"
+        text = f"{self.group} model {self.index}{chosen if self.best else f' of {self.count}'}"
+        return f"{text}; {self.row['accuracy']:.2%} on {reported}"
+
+
+def load_model(model: str, group: str) -> Model:
+    """A model of the working directory's experiment: an index in its group, or `best`.
+
+    Raises:
+        InputError: unknown model or group, or files that are missing or of different runs.
+    """
+    if group not in GROUPS:
+        raise InputError(f"--group: unknown {group!r}; known: {', '.join(GROUPS)}")
+    table = load_table(outputs.MODELS)
+    rows = table[table["group"] == group]
+    index = choose(rows, model, group)
+    net, header = load_net(outputs.BASE), load_header(outputs.BASE)
+    subset, values = _find(group, index, len(rows))
+    shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
+    if any(shapes.get(name) != shape for name, shape in subset.shapes.items()):
+        raise InputError(f"{outputs.BASE} and the {group} models are of different runs")
+    net.load_state_dict(values, strict=False)
+    paths = [path for _, paths in LINEAGE[: GROUPS[group]] for path in paths]
+    return Model(
+        net,
+        header["net"],
+        header["classes"],
+        header["size"],
+        subset,
+        group,
+        index,
+        model == "best",
+        table,
+        load_params(),
+        _labels(),
+        _lineage(paths),
+    )
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """One row per model, as the stage novelty writes it."""
+    try:
+        return pd.read_csv(path, usecols=["group", "model", *MEASURES])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}") from None
+
+
+def choose(rows: pd.DataFrame, model: str, group: str) -> int:
+    """The index that `model` stands for; of equally good ones the first, as in the tables."""
+    if rows.empty:
+        raise InputError(f"{outputs.MODELS} has no {group} models")
+    if model == "best":
+        return int(rows.loc[rows["choosing_accuracy"].idxmax(), "model"])
+    if not model.isdecimal() or int(model) >= len(rows):
+        last = len(rows) - 1
+        raise InputError(
+            f"MODEL: {model!r} is neither `best` nor an index; {group} has 0 to {last}"
+        )
+    return int(model)
+
+
+def _find(group: str, index: int, count: int) -> tuple[Subset, dict[str, Tensor]]:
+    """One model of a group that has `count` rows in the table, in the order of these rows."""
+    codec = None
+    if group == "reconstructed":
+        device, wanted = get_device(), load_params().baselines.reconstructed_models
+        codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
+        latents = load_tensor(outputs.LATENTS, "latents", device)
+        models = latents[spread_evenly(len(latents), wanted)]
+    else:
+        models = StackFile(outputs.GENERATED if group == "generated" else outputs.CHECKPOINTS)
+        models = ensemble(models) if group == "ensemble" else models
+    if len(models) != count:
+        raise InputError(f"{outputs.MODELS} and the {group} models are of different runs")
+    if codec is None:
+        return models.subset, models[index]
+    row = torch.cat([block[index] for _, block in codec.decode(models)])
+    return codec.subset, Models(codec.subset, row[None].cpu())[0]
+
+
+def _labels() -> tuple[str, ...]:
+    try:
+        return tuple(load_header(outputs.IMAGES)["classes"])
+    except (InputError, KeyError):
+        return ()
+
+
+def _lineage(paths: list[Path]) -> list[tuple[Path, str, bool]]:
+    try:
+        stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"].values()
+        known = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        known = {}
+    found = []
+    for path in paths:
+        locked = now = known.get(str(path), UNKNOWN)
+        if path.is_file() and locked != UNKNOWN:
+            with path.open("rb") as file:
+                now = hashlib.file_digest(file, "md5").hexdigest()
+        found.append((path, locked, now != locked))
+    return found
