@@ -132,6 +132,7 @@ def test_a_rate_that_yaml_reads_as_a_string_is_a_number(tmp_path, raw):
     [
         ["data=digits", "net=resnet18"],
         ["checkpoints=folder", "finetune.folder=/checkpoints", "base.weights=/base.pth"],
+        ["checkpoints=hub", "finetune.folder=hf://a/b@c0", "base.weights=hf://a/b@c0/net.pth"],
         ["data=folder", "data.root=/images", "net=timm", "base.net=vit_tiny_patch16_224"],
         ["net=own", "base.net=my_net.py:MyNet", "base.watch=my_net.py"],
         ["net=cifar_resnet20"],
@@ -147,6 +148,7 @@ def test_every_combination_of_presets_is_valid(recipe, overrides):
         ("data=folder", "-S data.root=ROOT"),
         ("net=own", "-S base.net=NET"),
         ("checkpoints=folder", "-S base.weights=WEIGHTS -S finetune.folder=FOLDER"),
+        ("checkpoints=hub", "-S base.weights=WEIGHTS -S finetune.folder=FOLDER"),
     ],
 )
 def test_what_a_preset_leaves_open_is_asked_for(preset, wanted):

@@ -29,10 +29,14 @@ def files_of(experiment: str | None) -> Iterator[str]:
         return
     pattern = f"refs/exps/[0-9a-f][0-9a-f]/*/{experiment}"
     found = (git("for-each-ref", "--format=%(objectname)", pattern) or b"").decode().split()
-    if len(found) != 1:
-        number = "several experiments" if found else "no experiment"
+    if not found:
         raise InputError(
-            f"--exp: there is {number} named {experiment!r} here; `dvc exp list -A` shows all"
+            f"--exp: there is no experiment named {experiment!r} here; `dvc exp list -A` shows all"
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"--exp: {len(found)} experiments are named {experiment!r}, from different commits; "
+            "`dvc exp apply` one and leave --exp out"
         )
     with TemporaryDirectory() as name:
         absent = _lay_out(Folder(Path.cwd(), found[0]), Path(name))
@@ -40,8 +44,9 @@ def files_of(experiment: str | None) -> Iterator[str]:
             with chdir(name):
                 yield found[0]
         except InputError as error:
-            hint = f" (not in DVC's cache: {', '.join(absent)}; `dvc fetch` may have it)"
-            raise InputError(f"--exp {experiment}: {error}{hint if absent else ''}") from None
+            lost = [path for path in absent if path in str(error)]
+            hint = "; DVC's cache has it not, `dvc fetch` may" if lost else ""
+            raise InputError(f"--exp {experiment}: {error}{hint}") from None
 
 
 def _lay_out(tree: Folder, folder: Path) -> list[str]:

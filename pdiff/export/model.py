@@ -87,9 +87,12 @@ class Model:
 
     def __str__(self) -> str:
         reported, choosing = self.splits
-        chosen = f", the best of {self.count} on {choosing} ({self.row['choosing_accuracy']:.2%})"
-        text = f"{self.group} model {self.index}{chosen if self.best else f' of {self.count}'}"
-        return f"{text}; {self.row['accuracy']:.2%} on {reported}"
+        accuracy, chosen = (f"{100 * self.row[name]:.2f} %" for name in MEASURES[:2])
+        if self.count == 1:
+            return f"{self.group}; {accuracy} on {reported}"
+        best = f", the best of {self.count} on {choosing} ({chosen})"
+        text = f"{self.group} model {self.index}{best if self.best else f' of {self.count}'}"
+        return f"{text}; {accuracy} on {reported}"
 
 
 def load_model(model: str, group: str) -> Model:

@@ -82,10 +82,14 @@ def test_plain_timm_loads_the_base_net_with_another_subset_and_predicts_the_same
         assert torch.equal(torch.cat([state[n].flatten() for n in subset.names]), matrix[4])
 
 
-def test_best_is_the_model_that_the_other_split_chooses(folder, tiny_raw):
+def test_best_is_the_model_that_the_other_split_chooses(folder, tiny_raw, capsys):
     change_table("choosing_accuracy", "generated", [0.1, 0.2, 0.9, 0.3, 0.9, 0.5])
     change_table("accuracy", "generated", [0.9, 0.2, 0.1, 0.3, 0.4, 0.5])
     assert main(["best", "--to", "best.pth"]) == main(["2", "--to", "two.pth"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "wrote" not in line] == [
+        "generated model 2, the best of 6 on validation (90.00 %); 10.00 % on test",
+        "generated model 2 of 6; 10.00 % on test",
+    ]
     best, two = (torch.load(name, weights_only=True) for name in ("best.pth", "two.pth"))
     torch.testing.assert_close(best, two, rtol=0, atol=0)
     card = Path("best.md").read_text()

@@ -18,13 +18,14 @@ from pdiff.evaluation.predict import accuracy
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.images.batches import load_images
 from pdiff.nets.base import measure_accuracy
-from pdiff.nets.registry import build_net, load_net
+from pdiff.nets.registry import load_net
 from pdiff.novelty.bootstrap import by_group
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
 from pdiff.tracking.files import COLUMNS, Folder
 from pdiff.tracking.files import headline as results_headline
 from tests.conftest import change
+from tests.toys.own import Own
 from tests.toys.pipeline import STAGES, go_on, hashes, run_stages
 
 PREDICTIONS = ("data/predictions_originals.safetensors", "data/predictions_generated.safetensors")
@@ -243,28 +244,6 @@ def test_a_generator_that_does_not_fit_is_said_loudly(rerun, capsys):
     assert "generate.variance_ratio: 0.999 to 1.001" in capsys.readouterr().err
 
 
-class Own:
-    """Somebody's own training: a net's weights, and 5 checkpoints of all its parameters."""
-
-    def __init__(self, folder: Path, classes: int = 10) -> None:
-        self.weights, self.folder = folder / "base.pth", folder / "checkpoints"
-        self.folder.mkdir(parents=True)
-        torch.manual_seed(0)
-        self.base = build_net("test_resnet", classes, 32).state_dict()
-        torch.save(self.base, self.weights)
-        self.states = [
-            {n: v + 0.01 * torch.randn(v.shape) for n, v in self.base.items() if v.ndim}
-            for _ in range(5)
-        ]
-        for i, state in enumerate(self.states):
-            torch.save(state, self.folder / f"epoch_{i + 8}.pth")  # 8, 9, 10, 11, 12
-
-    def params(self, raw: dict, **changes) -> dict:
-        own = {"base.weights": str(self.weights), "base.epochs": 0, "finetune.checkpoints": 5}
-        own |= {"finetune.folder": str(self.folder), "finetune.watch": str(self.folder)}
-        return change(raw, **own, **changes)
-
-
 def test_own_checkpoints_take_the_place_of_training(plain_raw, tmp_path):
     own = Own(tmp_path / "own")
     folder = tmp_path / "run"
@@ -280,7 +259,26 @@ def test_own_checkpoints_take_the_place_of_training(plain_raw, tmp_path):
     assert len(pd.read_csv(folder / "data/models.csv").query("group == 'original'")) == 5
 
 
-def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsys):
+def test_checkpoints_of_the_hub_are_those_of_a_folder(plain_raw, tmp_path, hub):
+    own = Own(tmp_path / "own")
+    raw = own.params(plain_raw, subset__select="fc")
+    run_stages(tmp_path / "folder", raw, STAGES[:4])
+    assert hub.requests == []
+    files = {path.name: path.read_bytes() for path in [own.weights, *own.folder.iterdir()]}
+    base = files.pop("base.pth")
+    commit = hub.commit("user/name", files | {"net/base.pth": base})
+    hub.commit("user/name", {"epoch_7.pth": files["epoch_12.pth"]})  # not asked for
+    addresses = {"finetune.folder": "", "base.weights": "/net/base.pth"}
+    there = {name: f"hf://user/name@{commit}{path}" for name, path in addresses.items()}
+    raw = change(raw, **there, finetune__watch="requirements.txt")
+    run_stages(tmp_path / "hub", raw, STAGES[:4])
+    for name in ("models/base", "data/checkpoints", "data/held_back"):
+        file = f"{name}.safetensors"
+        assert (tmp_path / "hub" / file).read_bytes() == (tmp_path / "folder" / file).read_bytes()
+    assert hub.requests and all("user/name/" in request for request in hub.requests)
+
+
+def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsys, hub):
     own = Own(tmp_path / "own", classes=7)
     run_stages(tmp_path / "run", own.params(tiny_raw, subset__select="fc"), ("check_params",))
     assert "test_resnet: " in capsys.readouterr().out
@@ -298,6 +296,9 @@ def test_own_checkpoints_are_looked_at_before_any_work(tiny_raw, tmp_path, capsy
     assert "epoch_8.pth has no" in refused(
         change(raw, base__net="test_vit", base__weights=None, base__epochs=1)
     )
+    for key in ("finetune.folder", "base.weights"):
+        message = refused(change(raw, **{key: f"hf://user/gone@{'0' * 40}/x.pth"}))
+        assert f"error: {key}: hf://user/gone@{'0' * 40}/x.pth: no such repository" in message
     other = Own(tmp_path / "other", classes=9)
     assert "one of 9 classes instead of 7" in refused(change(raw, base__weights=str(other.weights)))
 

@@ -1,0 +1,99 @@
+"""Models of experiments that are not checked out."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pdiff import outputs
+from pdiff.core.files import load_state_dict
+from pdiff.export import main
+from pdiff.nets.registry import load_net
+from tests.toys.exports import OWN, toy_project
+from tests.toys.project import GIT
+
+BEGUN = "refs/exps/ab/cdefabcdefabcdefabcdefabcdefabcdefabcd"
+
+
+def git(*words: str) -> str:
+    command = ["git", *GIT, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def matrix(tiny_raw, tmp_path, monkeypatch) -> torch.Tensor:
+    """The generated models of an experiment `tuned`, which lie in DVC's cache alone."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text(OWN)
+    matrix = toy_project(tiny_raw, "my_net.py:MyNet", 32, "last_norms:1")
+    outs = []
+    for path in (outputs.BASE, outputs.GENERATED, outputs.MODELS):
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        cached = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(cached)
+        outs.append({"path": str(path), "md5": md5})
+    outs.append({"path": "metrics/novelty.json", "md5": "0" * 32})  # in Git, not in the cache
+    outs.append({"path": "report/audit", "md5": f"{'0' * 32}.dir"})
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"outs": outs}}}))
+    Path(".dvc/config").touch()
+    Path("metrics").mkdir()
+    Path("metrics/novelty.json").write_text("{}")
+    git("init", "-q"), git("add", "params.yaml", "dvc.lock", "my_net.py", "metrics")
+    git("commit", "-qm", "tuned"), git("update-ref", f"{BEGUN}/tuned", "HEAD")
+    git("rm", "-q", "dvc.lock", "params.yaml"), git("commit", "-qm", "the workspace")
+    Path("my_net.py").write_text("raise SystemExit('this is another net')")
+    return matrix
+
+
+def locked() -> list[dict[str, str]]:
+    """The outputs in the experiment's dvc.lock."""
+    return yaml.safe_load(git("show", f"{BEGUN}/tuned:dvc.lock"))["stages"]["all"]["outs"]
+
+
+def workspace() -> dict[str, bytes]:
+    """All files but those that DVC keeps for itself."""
+    kept = [p for p in Path().rglob("*") if p.is_file() and p.parts[:2] != (".dvc", "tmp")]
+    return {str(path): path.read_bytes() for path in kept}
+
+
+def test_an_experiment_is_exported_without_a_change_of_the_workspace(matrix, capsys):
+    before, tuned = workspace(), git("rev-parse", f"{BEGUN}/tuned")
+    assert main(["1", "--exp", "tuned", "--to", "out/model.pth"]) == 0
+    assert torch.equal(load_state_dict(Path("out/model.pth"))["norm.weight"], matrix[1, :3])
+    assert capsys.readouterr().out.endswith("wrote out/model.pth and out/model.md\n")
+    card = Path("out/model.md").read_text()
+    assert f"- commit: {tuned}\n" in card
+    assert "`python -m pdiff.export 1 --group generated --exp tuned --to model.pth`" in card
+    md5s = {out["path"]: out["md5"] for out in locked()}
+    assert f"- `{outputs.GENERATED}`: md5 in dvc.lock {md5s[str(outputs.GENERATED)]}\n" in card
+    Path("out/model.pth").unlink(), Path("out/model.md").unlink()
+    assert workspace() == before
+
+
+def test_what_the_cache_lacks_is_named(matrix, capsys):
+    md5 = next(out["md5"] for out in locked() if out["path"] == str(outputs.GENERATED))
+    Path(".dvc/cache/files/md5", md5[:2], md5[2:]).unlink()
+    assert main(["1", "--exp", "tuned", "--to", "model.pth"]) == 1
+    error = capsys.readouterr().err
+    message = f"--exp tuned: {outputs.GENERATED} is missing; DVC's cache has it not"
+    assert error == f"error: {message}, `dvc fetch` may\n"
+    assert not Path("model.pth").exists()
+
+
+def test_a_name_that_is_unknown_or_stands_twice_is_one_line(matrix, capsys):
+    assert main(["1", "--exp", "tune", "--to", "model.pth"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: --exp: there is no experiment named 'tune' here; `dvc exp")
+    git("update-ref", f"{BEGUN.replace('ab', 'cd', 1)}/tuned", "HEAD")
+    assert main(["1", "--exp", "tuned", "--to", "model.pth"]) == 1
+    assert capsys.readouterr().err.startswith("error: --exp: 2 experiments are named 'tuned'")
+
+
+def test_the_net_of_an_experiment_is_its_own_and_not_the_workspaces(matrix):
+    assert main(["2", "--exp", "tuned", "--to", "model.safetensors"]) == 0
+    Path("my_net.py").write_text(OWN)
+    assert torch.equal(load_net(Path("model.safetensors")).norm.weight, matrix[2, :3])

@@ -1,0 +1,42 @@
+"""What an export reads of a finished run, by hand."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+
+from pdiff import outputs
+from pdiff.export.model import MEASURES
+from pdiff.nets.registry import build_net, save_net
+from pdiff.parameters.stack import write_rows
+from pdiff.parameters.subset import select_subset
+from tests.conftest import change
+
+OWN = """
+from torch import nn
+
+class MyNet(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.norm(images).mean((2, 3)))
+"""
+"""A net that timm does not know."""
+
+
+def toy_project(tiny_raw: dict, net: str, size: int, select: str) -> torch.Tensor:
+    """Write what an export reads of a run with `net`; the three generated models."""
+    built = build_net(net, 10, size)
+    subset = select_subset(built, select)
+    matrix = torch.randn(3, subset.length, generator=torch.Generator().manual_seed(0))
+    save_net(outputs.BASE, built, net, 10, size)
+    write_rows(outputs.GENERATED, subset, 3, matrix)
+    rows = [("generated", i, 0.5, 0.25, 0.75) for i in range(3)]
+    pd.DataFrame(rows, columns=["group", "model", *MEASURES]).to_csv(outputs.MODELS, index=False)
+    sizes = {"data.size": size, "data.resize": size, "base.net": net}
+    Path("params.yaml").write_text(yaml.safe_dump(change(tiny_raw, **sizes)))
+    return matrix
