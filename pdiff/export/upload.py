@@ -13,7 +13,7 @@ from timm.models._hub import save_config_for_hf
 
 from pdiff.core.files import save_tensors
 from pdiff.export.card import title
-from pdiff.export.model import Model
+from pdiff.export.model import MEASURES, Model
 from pdiff.nets.registry import has_fixed_size
 from pdiff.system.errors import InputError
 from pdiff.system.hub import ADDRESS, SCHEME, hub
@@ -53,28 +53,22 @@ def upload(model: Model, card: str, repository: str, private: bool) -> str:
         private: hide the repository if it is new.
     """
     address = f"{SCHEME}{repository}"
-    with TemporaryDirectory() as name, hub(f"--to: {address}") as client:
+    with TemporaryDirectory() as name:
         folder = Path(name)
         header = {"net": model.name, "classes": model.classes, "size": model.size}
         save_tensors(folder / WEIGHTS, model.net.state_dict(), **header)
         if model.kind == "timm":
             write_config(model, folder / "config.json")
-        metadata = client.ModelCardData(model_name=title(model), **_metadata(model))
-        metadata.eval_results = [
-            client.EvalResult(
-                task_type="image-classification",
-                dataset_type=metadata.datasets[0],
-                dataset_name=model.params.data.name,
-                dataset_split=split,
-                metric_type="accuracy",
-                metric_value=float(model.row[measure]),
+        metadata = _metadata(model)
+        with hub(f"--to: {address}") as client:
+            results = [client.EvalResult(**result) for result in _results(model)]
+            data = client.ModelCardData(eval_results=results, **metadata)
+            client.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{card}").save(folder / "README.md")
+            api = client.HfApi()
+            api.create_repo(repository, private=private or None, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=str(model)
             )
-            for split, measure in zip(model.splits, ("accuracy", "choosing_accuracy"), strict=True)
-        ]
-        client.ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{card}").save(folder / "README.md")
-        api = client.HfApi()
-        api.create_repo(repository, private=private or None, exist_ok=True)
-        done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=str(model))
     return f"{address}@{done.oid}"
 
 
@@ -100,16 +94,35 @@ def write_config(model: Model, path: Path) -> None:
 
 def _metadata(model: Model) -> dict[str, object]:
     """What the hub's search finds the model by."""
-    library = {"timm": "timm", "mini": "pdiff", "own": "pytorch"}[model.kind]
-    data = re.sub(r"[^\w.-]+", "-", model.params.data.name.lower())
     origin = _origin(model)
     return {
-        "library_name": library,
+        "model_name": title(model),
+        "library_name": {"timm": "timm", "mini": "pdiff", "own": "pytorch"}[model.kind],
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "p-diff", model.group, "arxiv:2402.13144"],
-        "datasets": [data],
+        "datasets": [_data(model)],
         "metrics": ["accuracy"],
     } | ({"base_model": origin} if origin else {})
+
+
+def _results(model: Model) -> list[dict[str, object]]:
+    """Both accuracies."""
+    shared = {
+        "task_type": "image-classification",
+        "dataset_type": _data(model),
+        "dataset_name": model.params.data.name,
+        "metric_type": "accuracy",
+    }
+    values = (float(model.row[name]) for name in MEASURES[:2])
+    return [
+        shared | {"dataset_split": split, "metric_value": value}
+        for split, value in zip(model.splits, values, strict=True)
+    ]
+
+
+def _data(model: Model) -> str:
+    """The image set's name in letters that the hub allows."""
+    return re.sub(r"[^\w.-]+", "-", model.params.data.name.lower())
 
 
 def _origin(model: Model) -> str | None:

@@ -84,9 +84,10 @@ def _why(error: Exception) -> str:
         return "no permission; HF_TOKEN or `hf auth login` gives a token that has it"
     if status:
         return f"the hub answers {status}: {reason(error)}"
+    lacking = isinstance(error, errors.LocalEntryNotFoundError)
+    cache = ", and it is not in the cache" if lacking else ""
     if constants.HF_HUB_OFFLINE:
-        return "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
-    unreached = "connect" in type(error).__name__.lower()  # of whatever network library
-    if unreached or isinstance(error, errors.LocalEntryNotFoundError):
-        return f"{constants.ENDPOINT} cannot be reached, and it is not in the cache"
+        return f"HF_HUB_OFFLINE is set{cache}"
+    if lacking or "connect" in type(error).__name__.lower():  # of whatever network library
+        return f"{constants.ENDPOINT} cannot be reached{cache}"
     return reason(error)

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 from pdiff import outputs
@@ -216,6 +216,13 @@ def test_without_a_token_nothing_is_contacted(folder, hub, capsys, monkeypatch):
     assert main(["4", "--to", ADDRESS]) == 1
     error = capsys.readouterr().err
     assert error == f"error: --to: {ADDRESS}: needs a token: HF_TOKEN, or `hf auth login`\n"
+    assert hub.requests == []
+
+
+def test_offline_an_upload_is_refused_in_one_line(folder, hub, capsys, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["4", "--to", ADDRESS]) == 1
+    assert capsys.readouterr().err == f"error: --to: {ADDRESS}: HF_HUB_OFFLINE is set\n"
     assert hub.requests == []
 
 
