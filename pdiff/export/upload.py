@@ -19,7 +19,7 @@ from pdiff.system.errors import InputError
 from pdiff.system.hub import ADDRESS, SCHEME, hub
 
 WEIGHTS = Path("model.safetensors")
-FILES = {str(WEIGHTS), "README.md", "config.json"}
+FILES = {str(WEIGHTS), "config.json"}  # a repository with one of them has a model
 KEPT = ("architecture", "classifier", "first_conv", "pool_size", "fixed_input_size")
 """What stays of timm's description of its own weights; licence and source are theirs."""
 
@@ -39,7 +39,7 @@ def check_repository(address: str, force: bool) -> str:
             raise InputError(f"--to: {address}: needs a token: HF_TOKEN, or `hf auth login`")
         api, held = client.HfApi(), set()
         if api.repo_exists(repository):
-            held = FILES & {*api.list_repo_files(repository)} - {"README.md"}
+            held = FILES & {*api.list_repo_files(repository)}
     if held and not force:
         raise InputError(f"--to: {address} has {', '.join(sorted(held))}; --force replaces it")
     return repository
