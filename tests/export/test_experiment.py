@@ -1,6 +1,7 @@
 """Models of experiments that are not checked out."""
 
 import hashlib
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pdiff import outputs
 from pdiff.core.files import load_state_dict
 from pdiff.export import main
 from tests.toys.exports import OWN, toy_project
-from tests.toys.project import GIT
+from tests.toys.project import GIT, make_project
 
 BEGUN = "refs/exps/ab/cdefabcdefabcdefabcdefabcdefabcdefabcd"
 
@@ -90,3 +91,23 @@ def test_a_name_that_is_unknown_or_stands_twice_is_one_line(matrix, capsys):
     git("update-ref", f"{BEGUN.replace('ab', 'cd', 1)}/tuned", "HEAD")
     assert main(["1", "--exp", "tuned", "--to", "model.pth"]) == 1
     assert capsys.readouterr().err.startswith("error: --exp: 2 experiments are named 'tuned'")
+
+
+@pytest.mark.slow
+def test_what_dvc_has_saved_as_an_experiment_is_exported_as_from_the_workspace(
+    finished, tmp_path, monkeypatch
+):
+    project = make_project(tmp_path / "pdiff")
+    shutil.copytree(finished, project.path, dirs_exist_ok=True)
+    project.dvc("commit", "--force")
+    project.dvc("exp", "save", "--name", "kept")
+    monkeypatch.chdir(project.path)
+    assert main(["best", "--to", str(tmp_path / "here.safetensors")]) == 0
+    project.run("git", "clean", "-fdqx", "--exclude=.dvc")
+    project.run("git", "checkout", "-q", ".")
+    assert not outputs.MODELS.exists()
+    assert main(["best", "--exp", "kept", "--to", str(tmp_path / "there.safetensors")]) == 0
+    here, there = (tmp_path / f"{name}.safetensors" for name in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
+    assert "(the exported file is another)" not in there.with_suffix(".md").read_text()
+    assert not project.run("git", "status", "--porcelain") and not outputs.MODELS.exists()
