@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.toys.own import Own
 from tests.toys.project import Project, clone, commit, make_project, stages_run
 
 pytestmark = pytest.mark.slow
@@ -45,24 +44,6 @@ def test_an_ablation_runs_only_what_follows_the_autoencoder(project):
         project.metrics()["accuracy"]["generated_mean"]
     )
     project.undo()
-
-
-def test_another_commit_of_a_repository_is_noticed(tmp_path, hub):
-    own = Own(tmp_path / "own")
-    files = {path.name: path.read_bytes() for path in own.folder.iterdir()}
-    commit = hub.commit("user/name", files)
-    later = hub.commit("user/name", {"epoch_12.pth": files["epoch_8.pth"]})
-    project = make_project(tmp_path / "pdiff")
-    settings = {"finetune.folder": f"hf://user/name@{commit}", "finetune.checkpoints": 5}
-    settings |= {"base.weights": str(own.weights), "base.epochs": 0}
-    for name, value in settings.items():
-        project.set_param(name, value)
-    project.dvc("repro", "finetune", PDIFF_TRACKING="off")
-    before = project.output_hashes()["data/checkpoints.safetensors"]
-    project.set_param("finetune.folder", f"hf://user/name@{later}")
-    output = project.dvc("repro", "finetune", PDIFF_TRACKING="off")
-    assert stages_run(output) == {"check_params", "finetune"}
-    assert project.output_hashes()["data/checkpoints.safetensors"] != before
 
 
 def test_a_wrong_parameter_stops_the_run_and_keeps_what_was_there(project):
