@@ -11,7 +11,13 @@ from pdiff.baselines.registry import draw_groups
 from pdiff.config import load_params
 from pdiff.core.files import load_tensor, write_json
 from pdiff.core.runtime import get_device
-from pdiff.evaluation.predictions import Evaluation, load_predictions, save_predictions
+from pdiff.evaluation.predictions import (
+    Evaluation,
+    load_predictions,
+    not_finite,
+    numbered,
+    save_predictions,
+)
 from pdiff.images.batches import load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
@@ -45,6 +51,9 @@ def main() -> None:
                 f"({metrics['reconstructed_accuracy']:.4f} is left), more than "
                 f"evaluate.max_accuracy_drop: {most}"
             )
+        if broken := not_finite(evaluation.predictions["test"]):
+            warn(f"logits are not finite, and count as wrong, of {numbered(broken)}")
+        metrics["generated_not_finite"] = len(broken.get("generated", ()))
         log.summary(metrics)
         save_predictions(outputs.PREDICTIONS_GENERATED, evaluation.predictions, images)
         write_json(outputs.TRAJECTORY_METRICS, metrics)

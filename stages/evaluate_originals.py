@@ -11,11 +11,11 @@ from pdiff.baselines.originals import from_originals, greedy_soup, soup_of
 from pdiff.config import load_params
 from pdiff.core.files import write_json
 from pdiff.core.runtime import get_device
-from pdiff.evaluation.predictions import Evaluation, save_predictions
-from pdiff.images.batches import load_images
+from pdiff.evaluation.predictions import Evaluation, check_finite, save_predictions
+from pdiff.images.batches import chance, load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
-from stages import stage
+from stages import stage, warn
 
 
 def main() -> None:
@@ -31,6 +31,7 @@ def main() -> None:
     groups |= {group: stack for group, stack in stacks.items() if len(stack)}
     with tracking.run("evaluate_originals", params, "seed", "evaluate", "baselines") as log:
         validation = evaluation.predict_groups("validation", groups)
+        check_finite(validation, ("original", *stacks))
         soup, accuracies = [], []
         if audit:
             labels, candidates = images.validation.labels.cpu(), params.baselines.soup_candidates
@@ -40,8 +41,12 @@ def main() -> None:
             groups["soup_greedy"] = soup_of(originals, soup)
             evaluation.predict_groups("validation", groups)
         test = evaluation.predict_groups("test", groups)
-        means = {g: evaluation.accuracy("test", found).mean() for g, found in test.items()}
-        log.summary({group: mean.item() for group, mean in means.items()})
+        check_finite(test, ("original", *stacks))
+        means = {g: evaluation.accuracy("test", found).mean().item() for g, found in test.items()}
+        if means["original"] <= (guess := chance(images.test.labels)):
+            reached = f"{means['original']:.4f}; guessing reaches {guess:.4f}"
+            warn(f"the originals' mean test accuracy is {reached}")
+        log.summary(means)
         save_predictions(outputs.PREDICTIONS_ORIGINALS, evaluation.predictions, images)
         write_json(outputs.GREEDY_SOUP, {"members": soup, "validation_accuracy": accuracies})
 

@@ -9,13 +9,13 @@ from pdiff.core.curve import Curve
 from pdiff.core.files import save_tensors, write_json
 from pdiff.core.optimise import seeded
 from pdiff.core.runtime import get_device, make_generator
-from pdiff.images.batches import load_images
+from pdiff.images.batches import chance, load_images
 from pdiff.nets.base import measure_accuracy, train_base
 from pdiff.nets.own import is_own, own_file
 from pdiff.nets.registry import build_net, save_net
 from pdiff.system.hub import fetched
 from pdiff.system.resume import make_checkpointer
-from stages import stage
+from stages import stage, warn
 
 
 def main() -> None:
@@ -37,6 +37,8 @@ def main() -> None:
         curve = Curve(log, "base", "loss", "validation_accuracy")
         best, epochs = train_base(net, images, params.data, config, generator, curve, resume)
         test = measure_accuracy(net, images.test, params.data, config.batch_size)
+        if test <= (guess := chance(images.test.labels)):
+            warn(f"the base net's test accuracy is {test:.4f}; guessing reaches {guess:.4f}")
         metrics = {"base_validation_accuracy": best, "base_test_accuracy": test}
         log.summary(metrics)
         save_net(outputs.BASE, net, config.net, classes, size)

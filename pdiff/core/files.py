@@ -1,6 +1,7 @@
 """Tensors on disk: safetensors with a JSON header, written whole or not at all, never pickled."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,18 +80,27 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         InputError: the file is missing, broken, or holds anything but named tensors.
     """
     if not path.is_file():
-        raise InputError(f"{path} is missing")
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken or unsafe file
-        raise InputError(f"{path} is not a state dict that loads safely: {reason(error)}") from None
+        found = re.search(r"GLOBAL (\S+)", str(error))  # behind torch's advice, which is long
+        why = f"it contains code ({found[1]})" if found else reason(error)
+        if "weights_only" in why:
+            why = "it is a pickle of other things than tensors"
+        raise InputError(f"{path} is not a state dict that loads safely: {why}") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(map(_named_tensor, state.items())):
         raise InputError(f"{path} holds no state dict: expected {{name: tensor}}")
     return state
+
+
+def _named_tensor(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and not value.is_nested
 
 
 def load_json(path: Path) -> dict[str, Any]:

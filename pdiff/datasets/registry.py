@@ -2,32 +2,36 @@
 
 import torch
 from torch.nn import functional
-from torchvision.datasets import DatasetFolder
 
 from pdiff.config import DataConfig
-from pdiff.datasets.splits import Source, read_splits
-from pdiff.datasets.torchvision import check_set, open_sets
+from pdiff.images.batches import Split
 from pdiff.images.pixels import ImageSplit
 from pdiff.system.errors import InputError
-from pdiff.system.paths import root as project
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# torchvision takes seconds to import, so functions import what needs it
+Source = tuple[Split, Split, tuple[str, ...]]
 
 
 def read_images(config: DataConfig, generator: torch.Generator) -> Source:
     """Training images, test images, class names; `InputError` for what is missing or broken."""
     if config.reader == "digits":
         return _digits(config, generator)
-    sets = _open_folder(config) if config.reader == "folder" else open_sets(config)
+    from pdiff.datasets.folder import open_folder
+    from pdiff.datasets.splits import read_splits
+    from pdiff.datasets.torchvision import open_sets
+
+    sets = open_folder(config) if config.reader == "folder" else open_sets(config)
     return read_splits(*sets, config)
 
 
 def check_images(config: DataConfig) -> None:
     """Raise `InputError` for a mistake that shows without reading an image or downloading."""
-    if config.reader == "folder":
-        _open_folder(config)
-    elif config.reader != "digits":
-        check_set(config)
+    if config.reader == "digits":
+        return
+    from pdiff.datasets.folder import open_folder
+    from pdiff.datasets.torchvision import check_set
+
+    (open_folder if config.reader == "folder" else check_set)(config)
 
 
 def _digits(config: DataConfig, generator: torch.Generator) -> Source:
@@ -45,25 +49,6 @@ def _digits(config: DataConfig, generator: torch.Generator) -> Source:
     order = torch.randperm(len(split), generator=generator)
     classes = tuple(str(name) for name in bunch.target_names)
     return split.take(order[held_back:]), split.take(order[:held_back]), classes
-
-
-def _open_folder(config: DataConfig) -> list[DatasetFolder]:
-    """Anyone's own images in `data.root`, in one folder per class below train/ and test/."""
-    root, found = project() / config.root, []
-    layout = f"{root} must hold train/CLASS/ and test/CLASS/ with the same two or more classes"
-    for part in ("train", "test"):
-        try:
-            found.append(DatasetFolder(root / part, str, SUFFIXES))
-        except OSError as error:  # a folder that is missing, empty or not readable
-            raise InputError(
-                f"data.root: {root / part}: {error.strerror or error}; {layout} "
-                "(queued experiments run elsewhere: give an absolute path)"
-            ) from None
-    train, test = (dataset.classes for dataset in found)
-    if len(train) < 2 or test != train:
-        names = [", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (train, test)]
-        raise InputError(f"data.root: {layout}; train/ has {names[0]}, test/ has {names[1]}")
-    return found
 
 
 def enough(name: str, wanted: int, available: int) -> None:

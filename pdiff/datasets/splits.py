@@ -1,5 +1,6 @@
 """A set of torchvision as a split: one tensor if its images share one small size, else a list."""
 
+import os
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision.datasets import VisionDataset
 from tqdm import tqdm
 
@@ -26,17 +27,17 @@ FILES = {  # sets that take no loader, with which the others give the names of t
     "GTSRB": lambda signs: signs._samples,
 }
 
-Source = tuple[Split, Split, tuple[str, ...]]
 
-
-def read_splits(train: VisionDataset, test: VisionDataset, config: DataConfig) -> Source:
+def read_splits(
+    train: VisionDataset, test: VisionDataset, config: DataConfig
+) -> tuple[Split, Split, tuple[str, ...]]:
     """Training images, test images and class names of two data sets that lie in `data.root`.
 
     A set without names for its classes is counted from 0 and keeps its numbers as names.
 
     Raises:
-        InputError: not as many images as `data.expect`, a broken file, no class for an image, or
-            large images that are no files.
+        InputError: not as many images as `data.expect`, a broken file, a name that is not UTF-8, no
+            class for an image, or large images that are no files.
     """
     found = []
     for name, dataset, expected in zip(
@@ -60,10 +61,13 @@ def read_splits(train: VisionDataset, test: VisionDataset, config: DataConfig) -
 def _items(dataset: VisionDataset, reader: str) -> tuple[list[Path] | list[np.ndarray], list[int]]:
     """Each image as a file or as pixels (H, W, 3) of one small size, and its class."""
     rows = tqdm(range(len(dataset)), f"read {reader}", disable=None, unit="image")
+    EpsImagePlugin.gs_binary = False  # torchvision opens files of any format itself
     pairs = FILES[reader](dataset) if reader in FILES else (dataset[i] for i in rows)
     images, labels, sizes = [], [], set()
     for image, label in pairs:
         if isinstance(image, str | Path):
+            if os.fsencode(image).decode(errors="ignore") != str(image):
+                raise InputError(f"data.root: the name of {str(image)!a} is not UTF-8; rename it")
             images.append(Path(image))
         else:
             sizes.add(image.size if isinstance(image, Image.Image) else None)

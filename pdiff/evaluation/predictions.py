@@ -4,7 +4,7 @@ Predictions are `{split: {group: (M, N)}}`: the validation split chooses, the te
 reported. Axes: M models of a group, N images of a split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Float, Int16, Int64
@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 
 from pdiff.config import DataConfig
 from pdiff.core.files import load_tensors, save_tensors
-from pdiff.evaluation.predict import CutNet, Models, Predictor, accuracy
+from pdiff.evaluation.predict import NOT_FINITE, CutNet, Models, Predictor, accuracy
 from pdiff.images.batches import EvaluationBatches, ImageSet
 from pdiff.system.errors import InputError
 from pdiff.system.speed import measured
@@ -72,6 +72,29 @@ class Evaluation:
 
     def accuracy(self, split: str, predictions: Int16[Tensor, "M N"]) -> Float[Tensor, " M"]:
         return accuracy(predictions, getattr(self._images, split).labels.cpu())
+
+
+def not_finite(groups: Groups) -> dict[str, list[int]]:
+    """The models of each group that have logits which are not finite; no group without any."""
+    found = {
+        group: (rows == NOT_FINITE).any(1).nonzero().flatten().tolist()
+        for group, rows in groups.items()
+    }
+    return {group: models for group, models in found.items() if models}
+
+
+def numbered(found: Mapping[str, Sequence[int]]) -> str:
+    """Groups with the numbers of some of their models, ten at most: `generated 0, 3`."""
+    return "; ".join(
+        f"{group} {', '.join(map(str, own[:10]))}{', ...' * (len(own) > 10)}"
+        for group, own in found.items()
+    )
+
+
+def check_finite(groups: Groups, trained: Collection[str]) -> None:
+    """Raise `InputError` if a model of a group that was trained has logits that are not finite."""
+    if found := not_finite({group: groups[group] for group in trained if group in groups}):
+        raise InputError(f"checkpoints: logits are not finite of {numbered(found)}")
 
 
 def save_predictions(path: Path, predictions: Predictions, images: ImageSet) -> None:

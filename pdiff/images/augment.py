@@ -48,6 +48,13 @@ def add_noise(
     return pixels
 
 
+def centre_crop(height: int, width: int, config: DataConfig) -> tuple[tuple[int, int], int, int]:
+    """Evaluation: height and width after resizing, top and left of the crop; as torchvision's."""
+    short = min(height, width)
+    height, width = (int(config.resize * side / short) for side in (height, width))
+    return (height, width), round((height - config.size) / 2), round((width - config.size) / 2)
+
+
 def centre_boxes(sizes: Int64[Tensor, "B 2"], config: DataConfig) -> Float[Tensor, "B 4"]:
     """The centre crops of images of these heights and widths, in stored pixels."""
     height, width = sizes.double().unbind(1)

@@ -5,6 +5,7 @@ A split is one tensor of small images (`ImageSplit`) or a list of files (`ImageF
 Axes: N images, B batch, C = 3 channels, S the side that the net sees.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,12 @@ def load_images(path: Path, device: torch.device | str = "cpu") -> ImageSet:
             own |= {"paths": read_paths(own["paths"]), "root": header["root"]}
         splits[name] = (ImageFiles if "paths" in own else ImageSplit)(**own)
     return ImageSet(**splits, classes=tuple(header["classes"])).to(device)
+
+
+def chance(labels: Int64[Tensor, " N"]) -> float:
+    """What guessing reaches: the largest class's share, and two standard errors more."""
+    share = labels.bincount().max().item() / len(labels)
+    return share + 2 * math.sqrt(share * (1 - share) / len(labels))
 
 
 def training_batches(

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from pdiff.config import DataConfig
-from pdiff.images.augment import add_noise, draw_boxes
+from pdiff.images.augment import add_noise, centre_crop, draw_boxes
 from pdiff.images.decode import decode
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root as project
@@ -96,9 +96,9 @@ class ImageFiles:
     def _cut_out(self, row: int, box: list[float], mirrored: bool, size: int) -> np.ndarray:
         """A training image: the box of the original pixels at `size`, antialiased."""
         # a JPEG is decoded smaller where twice the pixels that are needed remain
-        image = decode(self._file(row), shrink=2 * size / min(box[2:]))
-        full_height, full_width = self.sizes[row].tolist()
-        x, y = image.width / full_width, image.height / full_height
+        height, width = self.sizes[row].tolist()
+        image = decode(self._file(row), 2 * size / min(box[2:]), (height, width))
+        x, y = image.width / width, image.height / height
         image, box = _with_border(image, [box[0] * x, box[1] * y, box[2] * x, box[3] * y])
         left, top, width, height = box
         corners = (left, top, min(left + width, image.width), min(top + height, image.height))
@@ -107,10 +107,11 @@ class ImageFiles:
 
     def _centre(self, row: int, config: DataConfig) -> np.ndarray:
         """An evaluation image, as torchvision's Resize and CenterCrop make it of a PIL image."""
-        from torchvision.transforms.v2 import functional as transforms  # seconds to import
-
-        image = transforms.resize(decode(self._file(row)), config.resize)
-        return np.asarray(transforms.center_crop(image, [config.size, config.size]))
+        height, width = self.sizes[row].tolist()
+        image = decode(self._file(row), size=(height, width))
+        (height, width), top, left = centre_crop(height, width, config)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(image.crop((left, top, left + config.size, top + config.size)))
 
 
 def read_paths(names: UInt8[Tensor, " _"]) -> tuple[str, ...]:
@@ -144,7 +145,6 @@ def _with_border(image: Image.Image, box: list[float]) -> tuple[Image.Image, lis
     ends = (left + width - image.width, top + height - image.height)
     after = [max(0, math.ceil(end - slack)) for end in ends]
     if any(before + after):
-        from torchvision.transforms.v2 import functional as transforms
-
-        image = transforms.pad(image, [*before, *after], padding_mode="edge")
+        across, down = zip(before, after, strict=True)
+        image = Image.fromarray(np.pad(np.asarray(image), (down, across, (0, 0)), mode="edge"))
     return image, [max(left + before[0], 0.0), max(top + before[1], 0.0), width, height]

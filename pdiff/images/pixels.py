@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from pdiff.config import DataConfig
-from pdiff.images.augment import add_noise, draw_boxes, sample_boxes
+from pdiff.images.augment import add_noise, centre_crop, draw_boxes, sample_boxes
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def _resize_and_crop(
     images: UInt8[Tensor, "B C H W"], config: DataConfig
 ) -> Float[Tensor, "B C S S"]:
     """Pixels in [0, 1]: the shorter side at `resize`, then the centre crop to `size`."""
-    from torchvision.transforms.v2 import functional as transforms  # seconds to import
-
-    pixels = transforms.resize(images.float() / 255, [config.resize], antialias=True)
-    return transforms.center_crop(pixels, [config.size, config.size])
+    pixels, stored = images.float() / 255, tuple(images.shape[2:])
+    sides, top, left = centre_crop(*stored, config)
+    if sides != stored:
+        pixels = functional.interpolate(pixels, sides, mode="bilinear", antialias=True)
+    return pixels[..., top : top + config.size, left : left + config.size]

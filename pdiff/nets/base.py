@@ -108,8 +108,19 @@ def finite(loss: float, section: str) -> float:
 
 @torch.inference_mode()
 def measure_accuracy(net: nn.Module, split: Split, data: DataConfig, batch_size: int) -> float:
-    """Share of the split's images that `net` classifies rightly, in eval mode."""
+    """Share of the split's images that `net` classifies rightly, in eval mode.
+
+    `InputError` if its logits of an image are not finite.
+    """
     net.eval()
-    batches = EvaluationBatches(split, data, batch_size)
-    predicted = torch.cat([net(images).argmax(1) for images in batches])
+    classes = []
+    for images in EvaluationBatches(split, data, batch_size):
+        logits = net(images)
+        classes.append(torch.where(logits.isfinite().all(1), logits.argmax(1), -1))
+    predicted = torch.cat(classes)
+    if unknown := (predicted < 0).sum().item():
+        raise InputError(
+            f"base.net: the base net's logits are not finite on {unknown} of {len(split)} images; "
+            "it needs other weights, or a smaller base.lr"
+        )
     return (predicted == split.labels).float().mean().item()

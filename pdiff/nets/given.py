@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pdiff.config import BaseConfig
-from pdiff.nets.registry import build_net, head_classes, read_state
+from pdiff.nets.registry import build_net, check_values, head_classes, read_state
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
 from pdiff.system.hub import fetched
@@ -49,10 +49,10 @@ def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor
 
     Raises:
         InputError: a file does not load safely, or a parameter of the subset is missing there, has
-            another shape or is not finite.
+            another shape or is anything but finite floats.
     """
     for path in tqdm(paths, "load checkpoints", disable=None):
-        state = read_state(path, "finetune.folder")
+        state = read_state(path, "finetune.folder", subset.names)
         for name, shape in subset.shapes.items():
             if name not in state:
                 raise InputError(f"finetune.folder: {path} has no {name!r}, which the subset holds")
@@ -60,8 +60,7 @@ def load_checkpoints(paths: list[Path], subset: Subset) -> Iterator[Float[Tensor
                 raise InputError(
                     f"finetune.folder: {name!r} has shape {found} in {path}, and {shape} in the net"
                 )
-            if not state[name].isfinite().all():
-                raise InputError(f"finetune.folder: {name!r} holds NaN or infinity in {path}")
+            check_values("finetune.folder", path, name, state[name])
         yield torch.cat([state[name].float().flatten() for name in subset.names])
 
 
@@ -79,8 +78,9 @@ def build_for(config: BaseConfig, size: int, checkpoints: list[Path]) -> tuple[n
     """
     weights = fetched(config.weights, "base.weights") if config.weights else None
     net = build_net(config.net, 10, size)
-    states = [read_state(path, "finetune.folder") for path in checkpoints[:1]]
-    states += [read_state(weights, "base.weights")] if weights else []
+    names = net.state_dict()
+    states = [read_state(path, "finetune.folder", names) for path in checkpoints[:1]]
+    states += [read_state(weights, "base.weights", names)] if weights else []
     classes = next(filter(None, (head_classes(net, state) for state in states)), 10)
     net = build_net(config.net, classes, size, weights=weights, new_head=config.epochs > 0)
     return net, classes

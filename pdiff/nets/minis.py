@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 
@@ -174,6 +173,8 @@ class ConvNeXtMini(Mini):
     """A stem and four stages of 1, 2, 2 and 2 blocks: (B, 3, 64, 64) -> (B, classes)."""
 
     def __init__(self, classes: int) -> None:
+        from timm.layers import LayerNorm2d  # seconds to import
+
         super().__init__()
         stem = nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), LayerNorm2d(16))
         self.downsamplers = nn.ModuleList([stem])

@@ -1,11 +1,13 @@
-"""Base nets by name: the paper's small nets, every classifier that timm knows, and own files."""
+"""Base nets by name: the paper's small nets, every classifier that timm knows, and own files.
+
+timm takes seconds to import, so functions import it that need it.
+"""
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,11 @@ from pdiff.nets.minis import MINIS
 from pdiff.nets.own import build_own, find_own, is_own
 from pdiff.system.errors import InputError, reason
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What weights may be given in; the net keeps them in its own type."""
+NO_HEAD = "\0"
+"""A prefix that no parameter has."""
+
 
 def check_net(name: str) -> None:
     """Raise `InputError` with the nearest known names if there is no such net."""
@@ -21,6 +28,10 @@ def check_net(name: str) -> None:
         find_own(name)
         return
     base = name.partition(".")[0]  # timm writes resnet18.a1_in1k for one set of weights
+    if base in MINIS:
+        return
+    import timm
+
     known = [*MINIS, *timm.list_models()]
     if base not in known:
         near = difflib.get_close_matches(base, known, n=5, cutoff=0.5)
@@ -48,7 +59,8 @@ def build_net(
         new_head: whether the head may stay new where the weights have another number of classes.
 
     Raises:
-        InputError: unknown name, wrong size, weights that are missing or of another net.
+        InputError: unknown name, wrong size, weights that are missing, of another net, or anything
+            but finite floats.
     """
     if pretrained and (is_own(name) or name in MINIS):
         raise InputError(
@@ -68,10 +80,10 @@ def build_net(
     if pretrained and not new_head:
         _same_head(name, net.pretrained_cfg.get("num_classes"), classes)
     if weights is not None:
-        state = read_state(weights, "base.weights")
+        state = read_state(weights, "base.weights", net.state_dict())
         if not new_head:
             _same_head(str(weights), head_classes(net, state), classes)
-        _load_weights(net, name, weights, state)
+        _load_weights(net, name, weights, state, new_head)
     return net
 
 
@@ -90,6 +102,8 @@ def _same_head(source: str, found: int | None, classes: int) -> None:
 
 
 def _build_timm(name: str, classes: int, size: int, pretrained: bool) -> nn.Module:
+    import timm
+
     options: dict[str, object] = {"num_classes": classes, "pretrained": pretrained}
     try:
         if has_fixed_size(name):
@@ -121,21 +135,47 @@ def check_size(net: nn.Module, name: str, size: int, classes: int) -> None:
 
 def has_fixed_size(name: str) -> bool:
     """Whether timm builds this net for one image size, as it does vision transformers."""
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     entry = inspect.signature(timm.model_entrypoint(name.partition(".")[0])).parameters
     return "img_size" in entry or bool(config and config.fixed_input_size)
 
 
-def read_state(path: Path, parameter: str) -> dict[str, Tensor]:
-    """A state dict; `InputError` names the parameter that asks for it."""
+def read_state(path: Path, parameter: str, names: Collection[str]) -> dict[str, Tensor]:
+    """A state dict of a net with these names; `InputError` names the parameter that asks for it."""
     try:
-        return load_state_dict(path)
+        state = load_state_dict(path)
     except InputError as error:
         raise InputError(f"{parameter}: {error}") from None
+    prefix = next(iter(state), "").partition(".")[0] + "."
+    bare = {name.removeprefix(prefix) for name in state if name.startswith(prefix)}
+    if len(bare) == len(state) and not state.keys() & set(names) and bare & set(names):
+        raise InputError(
+            f"{parameter}: all names in {path} begin with {prefix!r}, the net's do not; save them "
+            "without it"
+        )
+    return state
 
 
-def _load_weights(net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor]) -> None:
-    own, head = net.state_dict(), _head_of(net)
+def check_values(
+    parameter: str, path: Path, name: str, tensor: Tensor, *kinds: torch.dtype
+) -> None:
+    """Raise `InputError` unless a tensor of a state dict holds finite floats, or one of `kinds`."""
+    kind = tensor.layout if tensor.layout != torch.strided else tensor.dtype
+    if tensor.is_meta or kind not in (*FLOATS, *kinds):
+        raise InputError(
+            f"{parameter}: {name!r} is {'without values' if tensor.is_meta else kind} in {path}; "
+            f"wanted is one of {', '.join(map(str, (*FLOATS, *kinds)))}"
+        )
+    if not tensor.float().isfinite().all():
+        raise InputError(f"{parameter}: {name!r} holds NaN or infinity in {path}")
+
+
+def _load_weights(
+    net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor], new_head: bool
+) -> None:
+    own, head = net.state_dict(), _head_of(net) if new_head else NO_HEAD
     fits = {key for key in own if key in state and state[key].shape == own[key].shape}
     # the head may stay new; older files lack the counters, which evaluation does not use
     optional = {key for key in own if key.startswith(head)}
@@ -147,14 +187,17 @@ def _load_weights(net: nn.Module, name: str, path: Path, state: Mapping[str, Ten
             f"base.weights: {path} does not belong to {name}: {len(wrong)} tensors are missing, "
             f"unknown or of another shape, the first {wrong[0]!r}"
         )
+    for key in sorted(fits):
+        kinds = () if own[key].is_floating_point() else (own[key].dtype,)
+        check_values("base.weights", path, key, state[key], *kinds)
     net.load_state_dict({key: state[key] for key in fits}, strict=False)
 
 
 def _head_of(net: nn.Module) -> str:
-    """Prefix of the classifier's parameters; one that no name has if it is unknown."""
+    """Prefix of the classifier's parameters; `NO_HEAD` if it is unknown."""
     config = getattr(net, "default_cfg", {})  # timm's
     name = getattr(net, "classifier_name", config.get("classifier"))
-    return f"{name}." if isinstance(name, str) else "\0"
+    return f"{name}." if isinstance(name, str) else NO_HEAD
 
 
 def save_net(path: Path, net: nn.Module, name: str, classes: int, size: int) -> None:

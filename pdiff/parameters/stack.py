@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from pdiff.core.files import KEY, load_header
 from pdiff.parameters.subset import Columns, Rows, Subset, overlaps
 from pdiff.system.errors import InputError
-from pdiff.system.paths import replacing
+from pdiff.system.paths import own_folder, replacing
 
 ITEM = 4  # bytes of an fp32 value
 Part = tuple[int, slice, Float[Tensor, "R c"]]
@@ -128,9 +127,8 @@ def temporary_stack(
     folder: Path, subset: Subset, count: int, columns: Columns
 ) -> Iterator[StackFile]:
     """Models on disk within a `with` block: more of them than memory holds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as name:
-        path = Path(name) / "stack.safetensors"
+    with own_folder(folder / "stacks") as own:
+        path = own / "stack.safetensors"
         write_columns(path, subset, count, columns)
         yield StackFile(path)
 

@@ -3,9 +3,11 @@
 import errno
 import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pdiff.system.errors import disk_error
 
@@ -37,6 +39,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+@contextmanager
+def own_folder(parent: Path) -> Iterator[Path]:
+    """A folder in `parent` that is deleted at the end, as those that killed processes left are."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("[0-9]*-*"):
+        if not _runs(int(left.name.partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=parent, prefix=f"{os.getpid()}-") as name:
+        yield Path(name)
 
 
 def _runs(process: int) -> bool:

@@ -75,12 +75,26 @@ class Attack:
 def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"w": Attack()}, "evil.pth")
-    with pytest.raises(InputError, match=r"evil\.pth is not a state dict that loads safely"):
+    with pytest.raises(InputError, match=r"evil\.pth is .* safely: it contains code \(getattr\)$"):
         load_state_dict(Path("evil.pth"))
     Path("plain.pth").write_bytes(pickle.dumps(Attack()))
-    with pytest.raises(InputError, match=r"plain\.pth is not a state dict that loads safely"):
+    with pytest.raises(InputError, match=r"plain\.pth is .*: it is a pickle of other things"):
         load_state_dict(Path("plain.pth"))
     assert not Path("attacked").exists()
+
+
+def test_a_folder_is_no_state_dict(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} is a folder$"):
+        load_state_dict(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [{0: torch.zeros(1)}, {"w": torch.nested.nested_tensor([torch.zeros(2)])}]
+)
+def test_what_is_no_named_tensor_is_no_state_dict(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth holds no state dict"):
+        load_state_dict(tmp_path / "a.pth")
 
 
 def test_nan_becomes_null(tmp_path):

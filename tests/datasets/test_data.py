@@ -1,5 +1,6 @@
 """Image sets: splits, the digits, anyone's own folder, and every way that it can be wrong."""
 
+import os
 import shutil
 
 import numpy as np
@@ -20,6 +21,9 @@ from pdiff.images.batches import (
     training_batches,
 )
 from pdiff.system.errors import InputError
+from tests.toys.sets import jpeg
+
+JPEG = jpeg(60, 90)
 
 
 def folder_config(params, root, **changes):
@@ -188,7 +192,7 @@ def test_training_without_crops_sees_what_evaluation_sees(params, generator):
 @pytest.mark.parametrize(
     ("path", "files", "message"),
     [
-        (".", "*/*/*", r"images/train: .* no valid file for the classes cat, dog\. .*: \.jpg"),
+        (".", "*/*/*", r"images/train: .* no valid file for the classes cat, dog\..* end in \.jpg"),
         ("test", "", r"images/test: No such file .*; .*images must hold train/CLASS/ and test"),
         ("test/dog", "", r"train/ has cat, dog, test/ has cat$"),
     ],
@@ -210,6 +214,50 @@ def test_a_broken_image_of_a_set_of_one_size_is_named(params, generator, tmp_pat
     last.write_bytes(last.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"test/1/7\.png is not an image that can be read"):
         prepare_images(folder_config(params, tmp_path), generator)
+
+
+def test_hidden_files_are_left_out(params, generator, image_folder):
+    for name in ("._0.png", ".0.jpg"):
+        (image_folder / "train/cat" / name).write_bytes(b"what macOS writes")
+    images = prepare_images(folder_config(params, image_folder), generator)
+    assert len(images.train) + len(images.validation) == 16
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\nshowpage\n"
+SPOILT = {
+    "PostScript": (lambda path: path.write_bytes(POSTSCRIPT), "it is none of JPEG, PNG, BMP, GIF,"),
+    "a pipe": (os.mkfifo, "there is no such file"),
+    "a dead link": (lambda path: path.symlink_to("gone"), "there is no such file"),
+    "a truncated image": (lambda path: path.write_bytes(JPEG[: len(JPEG) // 2]), "truncated"),
+    "whole numbers": (lambda path: Image.new("I", (30, 30)).save(path, "TIFF"), "Pillow's mode I,"),
+    "floats": (lambda path: Image.new("F", (30, 30)).save(path, "TIFF"), "Pillow's mode F,"),
+    "a bomb": (lambda path: Image.new("1", (2**14, 2**12 + 1)).save(path, "PNG"), "16384 x 4097 p"),
+}
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(("spoil", "message"), SPOILT.values(), ids=SPOILT)
+def test_a_file_that_cannot_be_decoded_is_named_before_any_training(
+    params, generator, image_folder, part, spoil, message
+):
+    """Among images of several sizes, whose pixels nothing keeps."""
+    path = image_folder / part / "dog" / "1.jpg"
+    path.unlink()
+    spoil(path)
+    with pytest.raises(InputError, match=rf"{part}/dog/1\.jpg is not an image .*: .*{message}"):
+        prepare_images(folder_config(params, image_folder), generator)
+
+
+@pytest.mark.parametrize("name", ["train/dog/\udcff.png", "*/d\udcffg"])
+def test_a_name_that_is_not_utf8_is_one_line_without_it(params, generator, image_folder, name):
+    if name.startswith("*"):
+        for part in ("train", "test"):
+            (image_folder / part / "dog").rename(image_folder / part / "d\udcffg")
+    else:
+        (image_folder / "train/dog/0.png").rename(image_folder / name)
+    with pytest.raises(InputError, match=r"udcff.*' is not UTF-8; rename it") as caught:
+        prepare_images(folder_config(params, image_folder), generator)
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize(

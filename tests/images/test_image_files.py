@@ -10,13 +10,14 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 
 from pdiff.datasets.prepare import prepare_images
+from pdiff.images import decode as decoding
 from pdiff.images import listed
 from pdiff.images.batches import (
     load_images,
     save_images,
     training_batches,
 )
-from pdiff.images.decode import decode
+from pdiff.images.decode import decode, image_size
 from pdiff.system.errors import InputError
 from tests.toys.sets import one_file, pixels
 
@@ -144,6 +145,28 @@ def test_a_broken_file_is_named(images, data, image_folder, generator, how, dama
             list(images.train.evaluated(5, data))
         else:
             list(images.train.augmented(rows, data, generator))
+
+
+@pytest.mark.parametrize("how", ["evaluated", "augmented"])
+def test_a_file_that_was_replaced_by_one_of_another_size_is_refused(
+    images, data, image_folder, generator, how
+):
+    path, (height, width) = images.train.paths[2], images.train.sizes[2].tolist()
+    Image.new("RGB", (width + 1, height)).save(image_folder / path)
+    message = f"{path} is {height} x {width + 1} pixels, and was {height} x {width} when"
+    with pytest.raises(InputError, match=message):
+        if how == "evaluated":
+            list(images.train.evaluated(5, data))
+        else:
+            list(images.train.augmented([torch.arange(len(images.train))], data, generator))
+
+
+def test_a_photo_is_read_to_its_end_in_an_eighth_of_its_size(tmp_path, monkeypatch):
+    one_file(tmp_path, smooth(400, 800), "a.jpg")
+    seen = []
+    monkeypatch.setattr(decoding, "rgb", lambda image: image.load() and seen.append(image.size))
+    assert image_size(tmp_path / "a.jpg") == (400, 800)
+    assert seen == [(100, 50)]
 
 
 def test_a_consumer_may_stop_in_the_middle(images, data, generator):

@@ -78,6 +78,8 @@ def test_a_folder_that_is_none_or_holds_too_few_files_is_named(tmp_path):
     [
         (torch.zeros(3, 5), "'norm.weight' has shape (3, 5) in {path}, and (4,) in the net"),
         (torch.full((4,), torch.nan), "'norm.weight' holds NaN or infinity in {path}"),
+        (torch.ones(4).to_sparse(), "'norm.weight' is torch.sparse_coo in {path}; wanted is one"),
+        (torch.ones(4).long(), "'norm.weight' is torch.int64 in {path}; wanted is one of torch.f"),
         (None, "{path} has no 'norm.weight'"),
     ],
 )

@@ -81,3 +81,68 @@ def test_where_no_head_is_trained_another_one_or_none_is_refused(tmp_path):
     build_net("test_resnet", 10, 32, weights=path)
     with pytest.raises(InputError, match=r"no new head, and .*weights\.pth has none"):
         build_net("test_resnet", 10, 32, weights=path, new_head=False)
+
+
+def refusal(path, state, **options) -> str:
+    torch.save(state, path)
+    with pytest.raises(InputError) as caught:
+        build_net("test_resnet", 10, 32, weights=path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+ODD = {
+    "torch.int64": lambda tensor: tensor.long(),
+    "torch.bool": lambda tensor: tensor.bool(),
+    "torch.complex64": lambda tensor: tensor.to(torch.complex64),
+    "torch.float8_e4m3fn": lambda tensor: tensor.to(torch.float8_e4m3fn),
+    "torch.sparse_coo": lambda tensor: tensor.to_sparse(),
+    "torch.qint8": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    "without values": lambda tensor: tensor.to("meta"),
+}
+
+
+@pytest.mark.parametrize(("kind", "make"), ODD.items(), ids=ODD)
+@pytest.mark.parametrize("name", ["fc.weight", "bn1.num_batches_tracked"])
+def test_weights_of_an_odd_kind_are_refused_by_name(tmp_path, kind, make, name):
+    state = build_net("test_resnet", 10, 32).state_dict()
+    name = next(key for key in state if key.endswith(name.removeprefix("bn1.")))
+    if not state[name].is_floating_point() and kind in ("torch.int64", "torch.qint8"):
+        return  # a counter of batches is a whole number
+    message = refusal(tmp_path / "odd.pth", state | {name: make(state[name])})
+    assert message.startswith(f"base.weights: {name!r} is {kind} in {tmp_path}/odd.pth; wanted is")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("name", ["fc.weight", "conv1.0.weight"])
+def test_weights_that_are_not_finite_in_the_net_are_refused_by_name(tmp_path, name, value):
+    state = {k: v.double() for k, v in build_net("test_resnet", 10, 32).state_dict().items()}
+    state[name].flatten()[5] = value
+    message = refusal(tmp_path / "bad.pth", state, new_head=False)
+    assert message == f"base.weights: {name!r} holds NaN or infinity in {tmp_path}/bad.pth"
+
+
+def test_half_precision_weights_are_taken(tmp_path):
+    source = build_net("test_resnet", 10, 32).bfloat16().state_dict()
+    torch.save(source, tmp_path / "half.pth")
+    net = build_net("test_resnet", 10, 32, weights=tmp_path / "half.pth")
+    assert net.fc.weight.dtype == torch.float32
+    assert torch.equal(net.fc.weight, source["fc.weight"].float())
+
+
+def test_a_bias_that_is_missing_stays_new_only_where_the_head_is_trained(tmp_path):
+    state = build_net("test_resnet", 10, 32).state_dict()
+    del state["fc.bias"]
+    message = refusal(tmp_path / "half.pth", state, new_head=False)
+    assert message.endswith(
+        "1 tensors are missing, unknown or of another shape, the first 'fc.bias'"
+    )
+    build_net("test_resnet", 10, 32, weights=tmp_path / "half.pth")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_prefix_before_all_names_is_named(tmp_path, prefix):
+    state = build_net("test_resnet", 10, 32).state_dict()
+    prefixed = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+    message = refusal(tmp_path / "p.pth", prefixed, new_head=False)
+    assert message.startswith(f"base.weights: all names in {tmp_path}/p.pth begin with {prefix!r}")

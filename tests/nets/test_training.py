@@ -115,6 +115,14 @@ def test_accuracy_is_the_share_of_right_answers_of_the_net_in_eval_mode(images, 
     assert not net.training
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_base_net_without_finite_logits_has_no_accuracy(images, tiny, value):
+    net = new_net()
+    net.fc.bias.data[3] = value
+    with pytest.raises(InputError, match=r"base\.net: .* are not finite on 60 of 60 images"):
+        measure_accuracy(net, images.validation, tiny.data, 7)
+
+
 def test_a_resumed_training_gives_the_same_bits(tiny, images):
     def train(resume=None):
         net, curve = new_net(), []

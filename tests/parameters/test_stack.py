@@ -1,6 +1,9 @@
 """Stacks on disk: read and written in parts, the same bytes as at once, whole or not at all."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from pdiff.parameters import subset
 from pdiff.parameters.stack import StackFile, load_stack, temporary_stack, write_columns, write_rows
 from pdiff.parameters.subset import Models, Subset
 from pdiff.system.errors import InputError
+from tests.conftest import ROOT
 
 SUBSET = Subset({"z.weight": (2, 3), "a": (1,), "ä.bias": (4,)})  # files sort names, we do not
 EVERYTHING = slice(0, SUBSET.length)
@@ -105,4 +109,22 @@ def test_a_temporary_stack_is_gone_afterwards(tmp_path, matrix):
     columns = Models(SUBSET, matrix).columns()
     with temporary_stack(tmp_path / "work", SUBSET, len(matrix), columns) as stack:
         assert torch.equal(stack.block(EVERYTHING), matrix)
-    assert not list((tmp_path / "work").iterdir())
+    assert not list((tmp_path / "work/stacks").iterdir())
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_no_stack_that_is_in_use(tmp_path, matrix):
+    code = (
+        "import os, sys, torch; from pathlib import Path; from pdiff.parameters.stack import *;"
+        "s = Subset({'a': (2,)}); c = [(slice(0, 2), torch.zeros(1, 2))];"
+        "t = temporary_stack(Path(sys.argv[1]), s, 1, c); t.__enter__(); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
+    (left,) = (tmp_path / "stacks").iterdir()
+    assert killed.returncode == -9
+    assert (left / "stack.safetensors").is_file()
+    in_use = tmp_path / f"stacks/{os.getppid()}-x"
+    in_use.mkdir()
+    columns = Models(SUBSET, matrix).columns()
+    with temporary_stack(tmp_path, SUBSET, len(matrix), columns):
+        assert not left.exists()
+    assert list((tmp_path / "stacks").iterdir()) == [in_use]

@@ -11,7 +11,7 @@ import torch
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.baselines.registry import count_models
 from pdiff.config import parse_params
-from pdiff.core.files import load_tensors
+from pdiff.core.files import load_tensors, save_tensors
 from pdiff.core.runtime import make_generator
 from pdiff.diffusion.latents import LatentModel
 from pdiff.evaluation.predict import accuracy
@@ -406,3 +406,42 @@ def test_a_poor_autoencoder_is_said_loudly(rerun, capsys):
     metrics = json.loads((folder / "metrics/evaluate_generated.json").read_text())
     assert "less than autoencoder.min_r2: 0.999" in error
     assert ("evaluate.max_accuracy_drop" in error) == (metrics["accuracy_drop"] > 0)
+
+
+def test_a_base_net_and_originals_at_chance_are_said_loudly(rerun, capsys):
+    poor = {"base.epochs": 1, "base.lr": 1e-9, "finetune.lr": 1e-9}
+    folder = rerun(poor, "train_base", "finetune", "evaluate_originals")
+    error = capsys.readouterr().err
+    metrics = json.loads((folder / "metrics/train_base.json").read_text())
+    assert f"base net's test accuracy is {metrics['base_test_accuracy']:.4f}; guessing re" in error
+    assert "WARNING: the originals' mean test accuracy is 0." in error
+
+
+def test_nets_that_learned_get_no_such_warning(rerun, capsys):
+    rerun({}, "evaluate_originals")
+    assert "guessing" not in capsys.readouterr().err
+
+
+def test_generated_models_without_finite_logits_are_counted_and_said(rerun, tiny_raw, capsys):
+    folder = rerun({})
+    path = folder / "data/generated.safetensors"
+    tensors, header = load_tensors(path)
+    for tensor in tensors.values():
+        tensor[[1, 4]] = 3e38  # times anything above 1.2 it is infinite
+    save_tensors(path, tensors, **header)
+    run_stages(folder, tiny_raw, ["evaluate_generated"])
+    metrics = json.loads((folder / "metrics/evaluate_generated.json").read_text())
+    assert metrics["generated_not_finite"] == 2
+    assert "are not finite, and count as wrong, of generated 1, 4\n" in capsys.readouterr().err
+
+
+def test_a_base_net_that_makes_no_finite_logits_is_refused(rerun, tiny_raw, capsys):
+    folder = rerun({})
+    path = folder / "models/base.safetensors"
+    tensors, header = load_tensors(path)
+    tensors["fc.bias"][0] = float("nan")
+    save_tensors(path, tensors, **header)
+    with pytest.raises(SystemExit):
+        run_stages(folder, tiny_raw, ["evaluate_originals"])
+    error = capsys.readouterr().err
+    assert "error: checkpoints: logits are not finite of original 0, 1, 2," in error

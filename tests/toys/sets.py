@@ -6,6 +6,7 @@ Each maker writes to `root` and returns what must come back: {"train": (images, 
 """
 
 import hashlib
+import io
 import pickle
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def one_file(folder: Path, array: np.ndarray, name: str = "a.png") -> ImageFiles
     Image.fromarray(array).save(folder / name, quality=95)
     size = torch.tensor([array.shape[:2]])
     return ImageFiles(str(folder), (name,), size, torch.zeros(1).long())
+
+
+def jpeg(height: int, width: int) -> bytes:
+    """A file of noise."""
+    file = io.BytesIO()
+    Image.fromarray(pixels(1, height, width)[0]).save(file, "JPEG")
+    return file.getvalue()
 
 
 def cycle(count: int, classes: int = 3) -> list[int]:
