@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pdiff.config import DataConfig
 from pdiff.images.batches import Split
-from pdiff.images.decode import decode, image_size, rgb
+from pdiff.images.decode import decode, image_size, naming, rgb
 from pdiff.images.listed import ImageFiles, thread_count
 from pdiff.images.pixels import ImageSplit
 from pdiff.system.errors import InputError
@@ -62,7 +62,7 @@ def _items(dataset: VisionDataset, reader: str) -> tuple[list[Path] | list[np.nd
     """Each image as a file or as pixels (H, W, 3) of one small size, and its class."""
     rows = tqdm(range(len(dataset)), f"read {reader}", disable=None, unit="image")
     EpsImagePlugin.gs_binary = False  # torchvision opens files of any format itself
-    pairs = FILES[reader](dataset) if reader in FILES else (dataset[i] for i in rows)
+    pairs = FILES[reader](dataset) if reader in FILES else (_item(dataset, i, reader) for i in rows)
     images, labels, sizes = [], [], set()
     for image, label in pairs:
         if isinstance(image, str | Path):
@@ -82,6 +82,11 @@ def _items(dataset: VisionDataset, reader: str) -> tuple[list[Path] | list[np.nd
         except (TypeError, ValueError):
             raise InputError(f"data.reader: {reader} has no class for each image") from None
     return images, labels
+
+
+def _item(dataset: VisionDataset, index: int, reader: str) -> tuple[Any, ...]:
+    with naming(f"number {index} of {reader}"):
+        return dataset[index]
 
 
 def _split(

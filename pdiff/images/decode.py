@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, reason
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What Pillow may take a file for; it would hand others, PostScript among them, to programs."""
@@ -68,16 +68,23 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image of one of `FORMATS`; what goes wrong with it names the file."""
-    try:
+    with naming(path):
         if not path.is_file():  # opening a named pipe would wait for ever
             raise ValueError("there is no such file")
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")
             yield image
+
+
+@contextmanager
+def naming(image: Path | str) -> Iterator[None]:
+    """Pillow's errors as one line that names the image."""
+    try:
+        yield
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = f"it is none of {', '.join(FORMATS)}" if unknown else error
-        raise InputError(f"data.root: {path} is not an image that can be read: {reason}") from None
+        why = f"it is none of {', '.join(FORMATS)}" if unknown else reason(error)
+        raise InputError(f"data.root: {image} is not an image that can be read: {why}") from None

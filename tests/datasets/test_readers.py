@@ -13,7 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision import datasets
 from torchvision.transforms import functional as reference
 
@@ -140,6 +140,21 @@ def test_a_set_of_another_kind_is_refused(
 ):
     odd_set(size, labels, monkeypatch)
     assert message in refused(read_images, changed(params.data, tmp_path, reader="USPS"), generator)
+
+
+def test_no_set_gets_a_file_to_ghostscript(params, tmp_path, monkeypatch, generator):
+    """torchvision's classes may open files themselves, of whatever format they find."""
+    (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    odd_set(8, (0, 1), monkeypatch)
+    open_it = lambda *_: (Image.open(tmp_path / "a.eps").convert("RGB"), 0)  # noqa: E731
+    monkeypatch.setattr(datasets.USPS, "__getitem__", open_it)
+    message = refused(read_images, changed(params.data, tmp_path, reader="USPS"), generator)
+    assert message.startswith("data.root: number 0 of USPS is not an image that can be read: Unab")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
