@@ -42,7 +42,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Height and width of the upright image.
 
     It is read to its end, so that none is found broken later; a JPEG at an eighth of its size,
-    which takes a third of the time. Errors as `decode`.
+    which takes half the time. Errors as `decode`.
     """
     with _opened(path) as image:
         size = _upright_size(image)

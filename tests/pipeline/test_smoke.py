@@ -435,7 +435,7 @@ def test_generated_models_without_finite_logits_are_counted_and_said(rerun, tiny
     assert "are not finite, and count as wrong, of generated 1, 4\n" in capsys.readouterr().err
 
 
-def test_a_base_net_that_makes_no_finite_logits_is_refused(rerun, tiny_raw, capsys):
+def test_checkpoints_that_make_no_finite_logits_are_refused(rerun, tiny_raw, capsys):
     folder = rerun({})
     path = folder / "models/base.safetensors"
     tensors, header = load_tensors(path)
