@@ -1,6 +1,8 @@
 """`dvc.yaml`, `params.yaml` and the code say the same."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,14 @@ def test_only_these_rooms_import(package, rooms):
     files = [*(ROOT / "pdiff").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
     found = {path.relative_to(ROOT) for path in files if f"import {package}" in path.read_text()}
     assert {path.parts[1].removesuffix(".py") for path in found} == rooms
+
+
+def test_no_stage_imports_what_takes_seconds_before_it_is_needed():
+    slow = ("timm", "torchvision", "torch._dynamo", "mlflow", "sklearn.datasets")
+    code = f"import sys, {', '.join(f'stages.{name}' for name in STAGES)}\n"
+    code += f"print([name for name in {slow} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "[]\n", ran.stderr
 
 
 def written(stage: str) -> set[str]:

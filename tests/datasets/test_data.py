@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pdiff.images.batches import (
     save_images,
     training_batches,
 )
+from pdiff.nets.registry import build_net, check_net
 from pdiff.system.errors import InputError
 from tests.toys.sets import jpeg
 
@@ -73,6 +75,17 @@ def test_the_noise_of_evaluation_images_is_fixed_and_has_the_std_that_data_says(
     batches = EvaluationBatches(noisy.test, params.data, 400)
     assert len(list(batches)) == 3
     torch.testing.assert_close(list(batches), list(batches), rtol=0, atol=0)
+
+
+def test_digits_and_small_nets_need_neither_torchvision_nor_timm(params, generator, monkeypatch):
+    for package in ("torchvision", "torchvision.transforms.v2", "timm"):
+        monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    check_images(params.data)
+    check_net("cnn_medium")
+    images = prepare_images(params.data, generator)
+    assert params.data.noise > 0
+    batches = EvaluationBatches(images.test, params.data, 400)
+    assert build_net("cnn_medium", 10, 32)(next(iter(batches))).shape == (400, 10)
 
 
 def test_images_on_disk_come_back(params, generator, tmp_path):
