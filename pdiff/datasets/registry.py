@@ -1,4 +1,7 @@
-"""Where images come from: the digits, anyone's own folder, or a class of torchvision."""
+"""Where images come from: the digits, anyone's own folder, or a class of torchvision.
+
+torchvision takes seconds to import, so functions import what needs it.
+"""
 
 import torch
 from torch.nn import functional
@@ -8,7 +11,6 @@ from pdiff.images.batches import Split
 from pdiff.images.pixels import ImageSplit
 from pdiff.system.errors import InputError
 
-# torchvision takes seconds to import, so functions import what needs it
 Source = tuple[Split, Split, tuple[str, ...]]
 
 

@@ -70,7 +70,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """An image of one of `FORMATS`; what goes wrong with it names the file."""
     with naming(path):
         if not path.is_file():  # opening a named pipe would wait for ever
-            raise ValueError("there is no such file")
+            raise ValueError("no regular file is there")
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {PIXELS:,}")

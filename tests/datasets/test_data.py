@@ -239,8 +239,8 @@ def test_hidden_files_are_left_out(params, generator, image_folder):
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\nshowpage\n"
 SPOILT = {
     "PostScript": (lambda path: path.write_bytes(POSTSCRIPT), "it is none of JPEG, PNG, BMP, GIF,"),
-    "a pipe": (os.mkfifo, "there is no such file"),
-    "a dead link": (lambda path: path.symlink_to("gone"), "there is no such file"),
+    "a pipe": (os.mkfifo, "no regular file is there"),
+    "a dead link": (lambda path: path.symlink_to("gone"), "no regular file is there"),
     "a truncated image": (lambda path: path.write_bytes(JPEG[: len(JPEG) // 2]), "truncated"),
     "whole numbers": (lambda path: Image.new("I", (30, 30)).save(path, "TIFF"), "Pillow's mode I,"),
     "floats": (lambda path: Image.new("F", (30, 30)).save(path, "TIFF"), "Pillow's mode F,"),
