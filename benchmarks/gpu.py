@@ -47,9 +47,10 @@ from pdiff.core.runtime import get_device
 from pdiff.nets.registry import build_net
 from pdiff.paper.experiments import make_experiment, pipeline
 from pdiff.paper.memory import LARGE, trainings
-from pdiff.paper.render import grid
+from pdiff.paper.render import grid, signed
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder, md5_of
+from pdiff.tracking.made_by import outputs_of, params_of
 
 Step = Callable[[], object]
 Make = Callable[[], Step]
@@ -217,38 +218,20 @@ def share(params: dict[str, Any], other: Path) -> set[str]:
     known = yaml.safe_load((other / "params.yaml").read_text())
     same, changed = set(), set()
     for name, stage in pipeline().items():
-        here, there = (chosen(stage, p) for p in (params, known))
-        present = all((other / path).exists() for path in outputs(stage))
+        here, there = (params_of(stage, p) for p in (params, known))
+        present = all((other / path).exists() for path in outputs_of(stage))
         if name == "check_params":
             same.add(name)  # its inputs are all parameters
         elif here == there and present and not changed & set(stage["deps"]):
             same.add(name)
         else:
-            changed |= set(outputs(stage))
+            changed |= set(outputs_of(stage))
             continue
-        for path in filter(lambda path: (other / path).exists(), outputs(stage)):
+        for path in filter(lambda path: (other / path).exists(), outputs_of(stage)):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             link = partial(shutil.copytree, copy_function=os.link)
             (link if (other / path).is_dir() else os.link)(other / path, path)
     return same
-
-
-def chosen(stage: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that a stage of dvc.yaml depends on, by name as dvc.lock has them."""
-    found: dict[str, Any] = {}
-    for name in stage.get("params", []):
-        if isinstance(name, dict):  # the whole of a file
-            return params
-        value: Any = params
-        for part in name.split("."):
-            value = value[part]
-        found[name] = value
-    return found
-
-
-def outputs(stage: dict[str, Any]) -> list[str]:
-    entries = [e for key in ("outs", "metrics", "plots") for e in stage.get(key, [])]
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def locked(name: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -257,8 +240,8 @@ def locked(name: str, params: dict[str, Any]) -> dict[str, Any]:
     deps = [path for path in stage["deps"] if not path.startswith("${")]
     found = {"cmd": stage["cmd"]}
     found["deps"] = [{"path": path, "hash": "md5", "md5": digest(path)} for path in deps]
-    found["params"] = {"params.yaml": chosen(stage, params)}
-    found["outs"] = [{"path": p, "hash": "md5", "md5": digest(p)} for p in outputs(stage)]
+    found["params"] = {"params.yaml": params_of(stage, params)}
+    found["outs"] = [{"path": p, "hash": "md5", "md5": digest(p)} for p in outputs_of(stage)]
     return found
 
 
@@ -288,7 +271,8 @@ def steps(out: Path, batch: int = 128, size: int = 64) -> None:
         rows.append(row | {"of_product": row["tflops"] / rates[precision]})
         table = pd.DataFrame(rows).assign(device=torch.cuda.get_device_name())
         table.to_csv(out / "steps.csv", index=False, float_format="%.6g")
-    (out / "steps.md").write_text(steps_page(table))
+    beside = {"steps.csv": (out / "steps.csv").read_text()}
+    (out / "steps.md").write_text(signed(steps_page(table), beside))
 
 
 def steps_page(table: pd.DataFrame) -> str:

@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pdiff.system.portable  # noqa: F401 - first, for it must come before torch
 from pdiff.system.errors import explained
+from pdiff.tracking import made_by
 
 
 def stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`; what is the user's to mend ends it with one line and no traceback."""
     try:
-        main()
+        with made_by.recorded(Path(main.__code__.co_filename).stem):
+            main()
     except Exception as error:
         print(f"error: {explained(error)}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -10,6 +10,7 @@ from benchmarks import end_to_end, evaluation, gpu, memory, sampling, similarity
 from benchmarks.__main__ import BENCHMARKS, PAGE, write_section
 from benchmarks.timing import Pair, duration, scaled, table
 from pdiff.paper.experiments import make_experiment
+from pdiff.tracking.made_by import outputs_of
 from tests.conftest import change
 
 TOYS = {
@@ -55,7 +56,7 @@ def test_stages_of_equal_parameters_and_inputs_are_taken_from_another_pipeline(
     tiny_raw, tmp_path, monkeypatch
 ):
     for stage in gpu.pipeline().values():
-        for path in map((tmp_path / "other").joinpath, gpu.outputs(stage)):
+        for path in map((tmp_path / "other").joinpath, outputs_of(stage)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(path.name)
     (tmp_path / "other/params.yaml").write_text(yaml.safe_dump(tiny_raw))

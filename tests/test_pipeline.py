@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pdiff import outputs
+from pdiff.tracking import made_by
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
@@ -121,9 +122,16 @@ def test_no_stage_imports_what_takes_seconds_before_it_is_needed():
 
 
 def written(stage: str) -> set[str]:
-    """The files that a stage writes, as dvc.yaml has them."""
+    """The files that a stage's script writes, as dvc.yaml has them."""
     outs = [o for kind in ("outs", "metrics", "plots") for o in PIPELINE[stage].get(kind, [])]
-    return {next(iter(out)) if isinstance(out, dict) else out for out in outs}
+    paths = {next(iter(out)) if isinstance(out, dict) else out for out in outs}
+    return paths - {made_by.FILE.format(stage)}
+
+
+def test_every_stage_leaves_a_record_that_no_stage_depends_on():
+    for name, stage in PIPELINE.items():
+        assert made_by.FILE.format(name) in stage["outs"]
+        assert not any("made_by" in dep for dep in stage["deps"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

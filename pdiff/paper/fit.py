@@ -83,7 +83,8 @@ def write_fit(
     called = {name: name or "this recipe" for name in RECIPES}
     text = page(heading, results, called, command, body, absent)
     frame = pd.concat([bars, groups], ignore_index=True)
-    return write_pair(folder, f"fit_{setting.name}", frame, text), frame
+    metrics = [result.digest for own in results.values() for result in own]
+    return write_pair(folder, f"fit_{setting.name}", frame, text, metrics), frame
 
 
 def of_each(ablations: Iterable[str], found: Found) -> dict[str, list[Result]]:

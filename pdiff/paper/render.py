@@ -1,7 +1,8 @@
 """A table's results as CSV (one line a number), as Markdown (one line a row) and as a figure."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +155,33 @@ def write(
         lines = grid(frame.columns, frame.astype(object).where(frame.notna(), "-").to_numpy())
         lines += ["", NOTES, "", f"At commit {git_commit()[:12]}."] if memory else []
         text = _page(table, command, lines)
-    paths = write_pair(folder, table.file, frame, text)
+    metrics = [result.digest for row in rows for result in row.found]
+    paths = write_pair(folder, table.file, frame, text, metrics)
     figure = folder / f"{table.file}.png"
     if table.draw and draw(table.draw, figure, rows):
         paths.append(figure)
     return paths, frame
 
 
-def write_pair(folder: Path, name: str, frame: pd.DataFrame, text: str) -> list[Path]:
-    """Write a CSV and the Markdown that shows it; their paths."""
-    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
-    write_text(paths[0], frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_text(paths[1], text)
+def write_pair(
+    folder: Path, name: str, frame: pd.DataFrame, text: str, metrics: Iterable[str], **more: str
+) -> list[Path]:
+    """Write a CSV, the Markdown that shows it, and `more` texts by their suffix; their paths.
+
+    The Markdown begins with the hashes of all of them, and of the `metrics` that they come from.
+    """
+    csv = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    beside = {f"{name}.{suffix}": content for suffix, content in {"csv": csv, **more}.items()}
+    table, *others = beside
+    paths = [folder / file for file in (table, f"{name}.md", *others)]
+    for path in paths:
+        write_text(path, beside.get(path.name) or signed(text, beside, metrics))
     return paths
+
+
+def signed(text: str, beside: Mapping[str, str], metrics: Iterable[str] = ()) -> str:
+    """A page behind a comment with its hash, those of files beside it, and those of metrics."""
+    hashes = {name: sha256(t.encode()).hexdigest()[:16] for name, t in beside.items()}
+    hashes["this page"] = sha256(text.encode()).hexdigest()[:16]
+    hashes |= {"metrics": " ".join(dict.fromkeys(metrics))} if metrics else {}
+    return f"<!-- sha256: {'; '.join(f'{n} {h}' for n, h in hashes.items())} -->\n{text}"

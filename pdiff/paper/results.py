@@ -7,10 +7,12 @@ Axes: R bootstrap replicates.
 """
 
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from pdiff.novelty.claims import Claim, Kind
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, git, headline, read_yaml
+from pdiff.tracking.files import Folder, git, headline, read_json, read_yaml
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Source, experiments, workspace
 
@@ -73,6 +75,13 @@ class Result:
                 own = table.loc[table["group"] == "original", f"max_similarity_{end}"]
                 found[f"similarity.original_max_{end}"] = own.mean()
         return found
+
+    @property
+    def digest(self) -> str:
+        """Twelve letters of the hash of all its metrics, {stage: content}."""
+        paths = [path for path in self.tree.results() if path.startswith("metrics/")]
+        content = {Path(path).stem: read_json(self.tree, path) for path in paths}
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def fit(self) -> dict[str, float]:

@@ -80,7 +80,8 @@ def write_runs(
     ]
     heading = f"# One run against thirty: {setting.data}, {setting.net}, recipe {setting.recipe}"
     text = page(heading, results, RUNS, command, body, absent)
-    return write_pair(folder, f"runs_{setting.name}", frame, text), frame
+    metrics = [result.digest for own in results.values() for result in own]
+    return write_pair(folder, f"runs_{setting.name}", frame, text, metrics), frame
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,6 @@ import pandas as pd
 from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.config import GenerateConfig, NoveltyConfig
-from pdiff.core.files import write_text
 from pdiff.diffusion.bars import NUMBERS, missed_bars
 from pdiff.novelty.claims import (
     ALPHA,
@@ -243,18 +242,18 @@ def write_verdict(
         more.append(f"What was not run, runs with `{command} --ablations`.")
     frame = pd.concat([frame, pd.DataFrame({"row": "note", "text": more})])
     frame.insert(0, "section", setting.title)
-    commits = dict.fromkeys(run.commit for own in found.values() for run in own.values())
-    frame = frame.assign(command=command, commit=" ".join(commits))
+    runs = [run for own in found.values() for run in own.values()]
+    commits, metrics = (dict.fromkeys(getattr(r, n) for r in runs) for n in ("commit", "digest"))
+    frame = frame.assign(command=command, commit=" ".join(commits), metrics=" ".join(metrics))
     everything, path = frame, folder / "verdict.csv"
     if path.exists():
         before = pd.read_csv(path, dtype={"row": str})
         everything = pd.concat([before[before["section"] != setting.title], frame])
     sections = {str(title): rows for title, rows in everything.groupby("section", sort=False)}
     parts = [INTRODUCTION, *minute(sections), "", READING, *map(_section, sections.items())]
-    paths = write_pair(folder, "verdict", everything, "\n".join(parts))
-    paths.append(folder / "verdict.json")
-    write_text(paths[-1], json.dumps(records(everything), indent=1) + "\n")
-    return paths, frame
+    text, more = "\n".join(parts), json.dumps(records(everything), indent=1) + "\n"
+    metrics = everything["metrics"].dropna().unique()
+    return write_pair(folder, "verdict", everything, text, metrics, json=more), frame
 
 
 MINUTE = {  # rows of the table that comes first: what they ask, and the rows that answer

@@ -11,12 +11,13 @@ They are read from a folder or from a commit alike. Nothing here knows MLflow.
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import md5, sha1, sha256
+from hashlib import file_digest, md5, sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -158,6 +159,23 @@ class Folder:
             found = {p: sha1(b"blob %d\0" % len(d) + d).hexdigest() for p, d in data.items()}
         return dict(sorted(found.items()))
 
+    def md5(self, path: str) -> str | None:
+        """The md5 of a file, read piece by piece; None if there is none."""
+        file = self.path / path
+        if not self.revision and file.is_file():
+            with file.open("rb") as opened:
+                return file_digest(opened, "md5").hexdigest()
+        data = self.read(path)
+        return None if data is None else md5(data).hexdigest()
+
+    def names(self, folder: str) -> list[str]:
+        """The files below a folder, relative to it and in order; links to folders are left out."""
+        if self.revision:
+            return [path[len(folder) + 1 :] for path in self.blobs(folder)]
+        here = self.path / folder
+        walk = os.walk(here)
+        return sorted(Path(at, n).relative_to(here).as_posix() for at, _, ns in walk for n in ns)
+
     def results(self) -> dict[str, str]:
         """`blobs` of metrics, plots and report files."""
         found = self.blobs("metrics", "plots", "report")
@@ -169,11 +187,11 @@ def md5_of(tree: Folder, path: str) -> str | None:
 
     Bytecode, which `.dvcignore` keeps out everywhere, does not count.
     """
-    if (data := tree.read(path)) is not None:
-        return md5(data).hexdigest()
+    if (digest := tree.md5(path)) is not None:
+        return digest
     entries = [
-        {"md5": md5(tree.read(name) or b"").hexdigest(), "relpath": name[len(path) + 1 :]}
-        for name in tree.blobs(path)
+        {"md5": tree.md5(f"{path}/{name}"), "relpath": name}
+        for name in tree.names(path)
         if "__pycache__" not in name and not name.endswith(".pyc")
     ]
     text = json.dumps(entries, sort_keys=True).encode()

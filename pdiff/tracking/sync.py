@@ -13,6 +13,7 @@ from pathlib import Path
 from pdiff import tracking
 from pdiff.system.paths import root
 from pdiff.tracking import files
+from pdiff.tracking.made_by import forged
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.store import open_store
 
@@ -40,15 +41,18 @@ class Source:
     def is_complete(self) -> bool:
         """Whether dvc.lock says that the results come from these parameters and from each other.
 
-        DVC also keeps experiments of which it was told to run some stages only.
+        DVC also keeps experiments of which it was told to run some stages only, and `dvc commit`
+        records what no stage has made.
         """
-        tree, locked = self.tree, files.read_yaml(self.tree, "dvc.lock").get("stages", {})
+        tree, lock = self.tree, files.read_yaml(self.tree, "dvc.lock")
+        locked = lock.get("stages", {})
         outs = {o["path"]: o["md5"] for stage in locked.values() for o in stage.get("outs", [])}
         deps = [(d["path"], d.get("md5")) for s in locked.values() for d in s.get("deps", [])]
         used = [stage.get("params", {}).get("params.yaml") or {} for stage in locked.values()]
         here = files.flatten(files.canonical(files.read_yaml(tree, "params.yaml"))).items()
         return self.verified or (
             files.REPORT_STAGE in locked
+            and not forged(lock)
             and all(files.flatten(files.canonical(part)).items() <= here for part in used)
             and all(outs.get(path, md5) == md5 for path, md5 in deps)
             and all(files.md5_of(tree, p) == outs[p] for p in outs if files.RESULT.fullmatch(p))
