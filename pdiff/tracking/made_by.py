@@ -8,6 +8,7 @@ of, so a lock alone tells whether it was forged.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def recorded(stage: str) -> Iterator[None]:
         yield
         return
     values = load_params().model_dump(mode="json")
-    began = params_of(entry, values), _hashes(tree, _filled(entry["deps"], values))
+    began = params_of(entry, values), _hashes(tree, _filled(entry["deps"], values, tree.path))
     yield
     with replacing(tree.path / FILE.format(stage)) as partial:
         partial.write_text(_record(*began, _hashes(tree, outputs_of(entry))))
@@ -83,9 +84,12 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
     return reduce(lambda part, key: part[key], name.split("."), values)
 
 
-def _filled(deps: Iterable[str], values: Mapping[str, Any]) -> list[str]:
-    """dvc.yaml's paths, with `${data.watch}` replaced by its value."""
-    return [re.sub(r"\$\{(.+?)\}", lambda m: str(_value(values, m[1])), dep) for dep in deps]
+def _filled(deps: Iterable[str], values: Mapping[str, Any], root: Path) -> list[str]:
+    """dvc.yaml's paths as DVC locks them: `${data.watch}` replaced, absolute only outside."""
+    texts = [re.sub(r"\$\{(.+?)\}", lambda m: str(_value(values, m[1])), dep) for dep in deps]
+    paths = [(text, Path(os.path.normpath(text))) for text in texts]
+    inside = [(text, path, path.is_relative_to(root)) for text, path in paths]
+    return [str(path.relative_to(root)) if within else text for text, path, within in inside]
 
 
 def _hashes(tree: Folder, paths: Iterable[str]) -> dict[str, str | None]:

@@ -1,7 +1,11 @@
 """The pipeline under DVC, for real, on a tiny configuration: slow tests."""
 
-import pytest
+import sys
 
+import pytest
+import yaml
+
+from pdiff.tracking import made_by
 from tests.toys.project import Project, clone, commit, make_project, stages_run
 
 pytestmark = pytest.mark.slow
@@ -55,6 +59,30 @@ def test_a_wrong_parameter_stops_the_run_and_keeps_what_was_there(project):
     assert stages_run(output) == {"check_params"}
     assert {p: p.read_bytes() for p in (project.path / "models").iterdir()} == before
     project.undo()
+
+
+def test_a_commit_over_other_parameters_code_or_metrics_is_found_and_not_logged(project, tmp_path):
+    forged = project.copy(tmp_path / "forged")
+
+    def committed() -> list[str]:
+        assert "Running" not in forged.dvc("commit", "-f")
+        found = made_by.forged(yaml.safe_load((forged.path / "dvc.lock").read_text()))
+        assert "0 added, 0 updated" in forged.run(sys.executable, "-m", "pdiff.tracking", "sync")
+        forged.undo()
+        return found
+
+    def edit(path: str) -> None:
+        file = forged.path / path
+        file.write_text(file.read_text().replace(": 0.", ": 0.1").replace('"""', '"""# ', 1))
+
+    forged.run("rm", "-rf", "mlflow.db", ".work/runs")
+    assert made_by.forged(yaml.safe_load((forged.path / "dvc.lock").read_text())) == []
+    forged.set_param("noise.latent", 7.5)
+    assert committed() == ["check_params", "train_autoencoder", "audit"]
+    edit("pdiff/diffusion/train.py")
+    assert committed() == ["train_ddpm", "generate", "novelty", "audit"]
+    edit("metrics/novelty.json")
+    assert committed() == ["novelty", "audit"]
 
 
 def test_a_killed_training_goes_on_where_it_was_and_ends_the_same(project, tmp_path):

@@ -25,6 +25,7 @@ from pdiff import tracking
 from pdiff.tracking import ui
 from pdiff.tracking.__main__ import main
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
+from pdiff.tracking.made_by import FILE
 from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
 from pdiff.tracking.sync import Source, sync
 from tests.conftest import ROOT
@@ -596,6 +597,7 @@ LOCK = {
         "outs": [{"path": "metrics/audit.json", "md5": hashlib.md5(b"{}").hexdigest()}],
     },
 }
+RECORD = {"path": FILE.format("train")}
 
 
 @pytest.mark.parametrize(
@@ -606,6 +608,7 @@ LOCK = {
         (REPORT_STAGE, {"params": {"params.yaml": {"noise.latent": 0.2}}}, False),
         ("train", {"outs": [{"path": "train.out", "md5": "2"}]}, False),  # only train was run again
         (REPORT_STAGE, {"outs": [{"path": "metrics/audit.json", "md5": "other"}]}, False),
+        ("train", {"outs": [*LOCK["train"]["outs"], {**RECORD, "md5": "forged"}]}, False),
         (REPORT_STAGE, None, False),  # it has not run
     ],
 )
