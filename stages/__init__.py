@@ -11,8 +11,14 @@ from pdiff.tracking import made_by
 
 def stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`; what is the user's to mend ends it with one line and no traceback."""
+    name = Path(main.__code__.co_filename).stem
     try:
-        with made_by.recorded(Path(main.__code__.co_filename).stem):
+        stages = made_by.pipeline()
+        if name not in stages:  # no DVC project
+            main()
+            return
+        print(f"stage {[*stages].index(name) + 1} of {len(stages)}: {name}", flush=True)
+        with made_by.recorded(name, stages[name]):
             main()
     except Exception as error:
         print(f"error: {explained(error)}", file=sys.stderr, flush=True)

@@ -15,17 +15,22 @@ from pdiff.autoencoder.codec import load_codec
 from pdiff.config import Params, load_params
 from pdiff.core.files import load_json, load_tensor, write_json
 from pdiff.core.runtime import get_device
+from pdiff.diffusion.bars import missed_bars
 from pdiff.novelty.bootstrap import by_group
+from pdiff.novelty.ending import accuracies, where
 from pdiff.novelty.summary import load_groups
 from pdiff.parameters.stack import StackFile
-from stages import stage
+from stages import stage, warn
 
 
 def main() -> None:
     params = load_params()
     with tracking.run("audit", params, "seed", "evaluate", "baselines", "novelty") as log:
         evidence = gather(params) if params.novelty.audit else None
-        fit = lead(load_json(outputs.NOVELTY_METRICS), params.generate, params.autoencoder.min_r2)
+        headline, table = load_json(outputs.NOVELTY_METRICS), pd.read_csv(outputs.SUMMARY)
+        said, min_r2 = "".join(table["warnings"].dropna().unique()), params.autoencoder.min_r2
+        fit = lead(headline, params.generate, min_r2, said)
+        missed = missed_bars(headline["fit"], params.generate, min_r2)
         shutil.rmtree(outputs.AUDIT, ignore_errors=True)
         outputs.AUDIT.mkdir(parents=True)
         data = f"{params.data.name}, split {params.data.split}: {params.novelty.split} reported"
@@ -35,6 +40,13 @@ def main() -> None:
         metrics = write_audit(outputs.AUDIT, evidence, fit, facts) if evidence else {}
         log.summary(metrics)
         write_json(outputs.AUDIT_METRICS, metrics)
+    if said:
+        warn(said)
+    report = outputs.AUDIT / "report.html" if evidence else outputs.SUMMARY
+    word, seconds = "does not fit" if missed else "fits", tracking.seconds_of(params)
+    replicates = by_group(pd.read_csv(outputs.BOOTSTRAP))
+    lines = accuracies(table, replicates, params.novelty.split, word)
+    print(*lines, *where(seconds, report, tracking.experiment()), sep="\n")
 
 
 def gather(params: Params) -> Evidence:

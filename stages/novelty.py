@@ -1,6 +1,6 @@
 """Turn predictions into what the paper reports.
 
-predictions, metrics of codec and latents -> one row per model, bootstrap replicates, tables, the
+predictions, metrics of earlier stages -> one row per model, bootstrap replicates, tables, the
 paper's figures, and headline numbers that begin with the fit of the generator
 """
 
@@ -8,9 +8,11 @@ from pdiff import outputs, tracking
 from pdiff.baselines.registry import of_the_paper
 from pdiff.config import load_params
 from pdiff.core.files import load_json, write_json
-from pdiff.diffusion.bars import conclusion, fit_numbers, missed_bars, one_line
+from pdiff.diffusion.bars import fit_numbers, missed_bars, one_line
+from pdiff.images.batches import chance
 from pdiff.novelty import pictures, summary
 from pdiff.novelty.bootstrap import bootstrap, save_replicates
+from pdiff.novelty.ending import caveats
 from stages import stage, warn
 
 
@@ -18,10 +20,13 @@ def main() -> None:
     params = load_params()
     split = params.novelty.split
     files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
+    guess = chance(summary.load_groups(files[:1], split)[1])
     wrong = summary.load_wrong(files, split)
     choosing = summary.load_wrong(files, "validation" if split == "test" else "test")
     codec = load_json(outputs.AUTOENCODER_METRICS)
     latents = load_json(outputs.GENERATE_METRICS)["latent_fit"]
+    base = load_json(outputs.BASE_METRICS)[f"base_{split}_accuracy"]
+    drop = load_json(outputs.TRAJECTORY_METRICS)["accuracy_drop"]
 
     with tracking.run("novelty", params, "seed", "evaluate", "baselines", "novelty") as log:
         models = summary.model_table(wrong, choosing)
@@ -32,19 +37,23 @@ def main() -> None:
         numbers = summary.headline(table, shown)
         fit = fit_numbers(codec, latents, numbers["similarity"])
         missed = missed_bars(fit, params.generate, params.autoencoder.min_r2)
+        known = {"the base net": base, "the originals": numbers["accuracy"]["original_mean"]}
+        said = caveats(missed, known, guess, drop, params.evaluate.max_accuracy_drop)
+        table["warnings"] = " ".join(said)
         replicates = bootstrap(wrong, params.novelty.bootstrap, params.seed.model)
         summary.save_table(outputs.MODELS, models)
         save_replicates(outputs.BOOTSTRAP, replicates)
         summary.save_table(outputs.SUMMARY, table)
         summary.save_table(outputs.SIMILARITY, summary.similarity_table(errors))
-        pictures.save_figure(pictures.plot_scatter(shown, split), outputs.SCATTER_FIGURE)
+        pictures.save_figure(
+            pictures.plot_scatter(shown, split, note=" ".join(said)), outputs.SCATTER_FIGURE
+        )
         pictures.save_figure(pictures.plot_similarities(shown), outputs.SIMILARITY_FIGURE)
         log.summary({"fit": fit, **numbers})
         write_json(outputs.NOVELTY_METRICS, {"fit": fit, **numbers})
-        if missed:
-            warn(conclusion(missed))
+        for text in said:
+            warn(text)
         print(one_line(fit, missed))
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 
 
 if __name__ == "__main__":

@@ -45,9 +45,10 @@ def main() -> None:
             latents = codec.encode(checkpoints)
         metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
+            place = "farther away than" if metrics["r2"] < 0 else "close to"
             warn(
                 f"the autoencoder's R2 is {metrics['r2']:.3f}, less than autoencoder.min_r2: "
-                f"{config.min_r2}; what it decodes is close to the mean checkpoint"
+                f"{config.min_r2}; what it decodes is {place} the mean checkpoint"
             )
         log.summary(metrics)
         codec.save(outputs.AUTOENCODER)

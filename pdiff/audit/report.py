@@ -61,10 +61,13 @@ def write_audit(
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
 
-def lead(metrics: Mapping[str, Any], config: GenerateConfig, min_r2: float) -> str:
-    """Whether the generator learned, from the metrics of the stage `novelty`."""
-    missed = missed_bars(metrics["fit"], config, min_r2)
-    return f"{describe(metrics['fit'], metrics['similarity'])} {conclusion(missed)}"
+def lead(
+    metrics: Mapping[str, Any], config: GenerateConfig, min_r2: float, warned: str = ""
+) -> str:
+    """Whether the generator learned, from the metrics of the stage `novelty`, and its warnings."""
+    word = conclusion(missed_bars(metrics["fit"], config, min_r2))
+    text = f"{describe(metrics['fit'], metrics['similarity'])} {word}"
+    return f"{text} {warned.removeprefix(word).strip()}".strip()
 
 
 def write_report(

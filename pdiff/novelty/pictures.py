@@ -43,13 +43,16 @@ def back_to_front(groups: Iterable[str]) -> list[str]:
 
 
 def plot_scatter(
-    models: pd.DataFrame, split: str, front: Bool[np.ndarray, " M"] | None = None
+    models: pd.DataFrame,
+    split: str,
+    front: Bool[np.ndarray, " M"] | None = None,
+    note: str = "",
 ) -> plt.Figure:
     """Accuracy against maximum similarity, one point a model.
 
     The paper's Figures 3, 4 and 5a, with a line through the means of groups that differ in a
     level, and through the models on the Pareto `front`. It shows the range of the originals and
-    the generated models and names the groups of models below.
+    the generated models and names the groups of models below; `note` ends its caption.
     """
     figure, axes = plt.subplots(figsize=(9.4, 5.6), layout="constrained")
     groups = set(models["group"])
@@ -73,14 +76,19 @@ def plot_scatter(
         axes.scatter(x, y, c=shades, s=26, edgecolors="black", lw=0.9, zorder=4)
         lines = [Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)})")]
     axes.set(xlabel=SIMILARITY, ylabel=f"{split} accuracy (%)")
-    _focus(axes, models)
+    caption = [fill(text, 130) for text in (_focus(axes, models), note) if text]
+    if caption:
+        figure.supxlabel("\n".join(caption), x=0.01, ha="left", **NOTE)
     tidy(axes)
     group_legend(figure, models["group"].value_counts().to_dict(), lines)
     return figure
 
 
-def _focus(axes: Axes, models: pd.DataFrame) -> None:
-    """Limits around originals and generated models: rivals that failed must not flatten them."""
+def _focus(axes: Axes, models: pd.DataFrame) -> str:
+    """Limits around originals and generated models: rivals that failed must not flatten them.
+
+    Says which models lie below, "" if none.
+    """
     main = models[models["group"].isin(("original", "generated", "ensemble"))]
     low = min(main["accuracy"].quantile(0.01), main.groupby("group")["accuracy"].median().min())
     room = max(models["accuracy"].max() - low, 0.005)
@@ -91,10 +99,10 @@ def _focus(axes: Axes, models: pd.DataFrame) -> None:
     if np.isfinite(left):
         axes.set_xlim(left - margin, right + margin)
     axes.set_ylim(100 * bottom, 100 * top)
-    if below := models.loc[~inside, "group"].value_counts().to_dict():
-        names = ", ".join(f"{label(group)} ({below[group]})" for group in ordered(below))
-        text = f"{sum(below.values())} of {len(models)} models lie below this picture: {names}"
-        axes.figure.supxlabel(fill(text, 130), x=0.01, ha="left", **NOTE)
+    below = models.loc[~inside, "group"].value_counts().to_dict()
+    names = ", ".join(f"{label(group)} ({below[group]})" for group in ordered(below))
+    text = f"{sum(below.values())} of {len(models)} models lie below this picture: {names}"
+    return text if below else ""
 
 
 def plot_similarities(models: pd.DataFrame) -> plt.Figure:

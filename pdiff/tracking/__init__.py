@@ -42,6 +42,17 @@ RECORD = {"key", "stage", "status", "tracked", "started", "all_params", "timing"
 """What every record holds."""
 
 
+def experiment() -> str:
+    """DVC's name of the experiment that runs, "" outside of `dvc exp run`."""
+    return os.environ.get("DVC_EXP_NAME", "")
+
+
+def seconds_of(params: Any) -> float:
+    """How long the stages took that ran for these parameters, all together."""
+    key = files.clean_name(experiment() or files.key_of(params.model_dump(mode="json")))
+    return sum((record["timing"].get("duration_s", 0.0) for record in kept_records(key)), 0.0)
+
+
 def runs_folder(key: str = "") -> Path:
     """Where the records of one experiment, or of all, are kept."""
     return root() / ".work" / "runs" / key
@@ -68,7 +79,7 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
             log.summary(timing)
             record = {
                 "id": uuid.uuid4().hex,
-                "key": files.clean_name(os.environ.get("DVC_EXP_NAME") or files.key_of(values)),
+                "key": files.clean_name(experiment() or files.key_of(values)),
                 "stage": stage,
                 "status": "FAILED" if error else "FINISHED",
                 "tracked": tracking_is_on(),

@@ -25,14 +25,15 @@ FILE = "data/made_by/{}.txt"
 """Of one stage."""
 
 
+def pipeline() -> dict[str, Any]:
+    """The stages of dvc.yaml in their order; empty where there is none."""
+    return read_yaml(Folder(Path.cwd()), "dvc.yaml").get("stages", {})
+
+
 @contextmanager
-def recorded(stage: str) -> Iterator[None]:
-    """Write the stage's record when the block has ended well; no record without a dvc.yaml."""
+def recorded(stage: str, entry: Mapping[str, Any]) -> Iterator[None]:
+    """Write the record of a stage, which dvc.yaml calls `entry`, when the block has ended well."""
     tree = Folder(Path.cwd())
-    entry = read_yaml(tree, "dvc.yaml").get("stages", {}).get(stage)
-    if entry is None:
-        yield
-        return
     values = load_params().model_dump(mode="json")
     began = params_of(entry, values), _hashes(tree, _filled(entry["deps"], values, tree.path))
     yield

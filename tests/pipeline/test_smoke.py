@@ -405,6 +405,8 @@ def test_a_poor_autoencoder_is_said_loudly(rerun, capsys):
     error = capsys.readouterr().err
     metrics = json.loads((folder / "metrics/evaluate_generated.json").read_text())
     assert "less than autoencoder.min_r2: 0.999" in error
+    r2 = json.loads((folder / "metrics/train_autoencoder.json").read_text())["r2"]
+    assert f"{'farther away than' if r2 < 0 else 'close to'} the mean checkpoint" in error
     assert ("evaluate.max_accuracy_drop" in error) == (metrics["accuracy_drop"] > 0)
 
 
@@ -445,3 +447,27 @@ def test_checkpoints_that_make_no_finite_logits_are_refused(rerun, tiny_raw, cap
         run_stages(folder, tiny_raw, ["evaluate_originals"])
     error = capsys.readouterr().err
     assert "error: checkpoints: logits are not finite of original 0, 1, 2," in error
+
+
+def test_the_last_stages_repeat_what_earlier_ones_warned_of(unaudited, plain_raw, tmp_path, capsys):
+    """Here only the last two run; a run ends with six lines."""
+    folder, raw = tmp_path / "copy", change(plain_raw, evaluate__max_accuracy_drop=0.25)
+    shutil.copytree(unaudited, folder)
+    for name, key, value in (
+        ("train_base", "base_test_accuracy", 0.1),
+        ("train_autoencoder", "r2", -86.56),
+        ("evaluate_generated", "accuracy_drop", 0.5),
+    ):
+        path = folder / f"metrics/{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    wanted = ("R² is -86.56", "accuracy of the base net is 0.1000; guessing", "lose 0.5000 of mean")
+    for name in ("novelty", "audit"):
+        run_stages(folder, raw, (name,))
+        out, error = capsys.readouterr()
+        assert all(f"{text}" in error and "WARNING: " in error for text in wanted), name
+    (warnings,) = set(pd.read_csv(folder / "report/summary.csv")["warnings"])
+    assert all(text in warnings for text in wanted)
+    lines = out.splitlines()
+    assert len(lines) == 6 and lines[0].startswith("test accuracy (%): original ")
+    assert lines[1].startswith("the generator does not fit; generated - original ")
+    assert lines[3] == "report:  report/summary.csv"

@@ -27,7 +27,7 @@ def project(raw, tmp_path, monkeypatch) -> dict:
         Path(path).write_text(path)
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": STAGE}}))
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    with made_by.recorded("make"):
+    with made_by.recorded("make", STAGE):
         Path("out.txt").write_text("made")
     return params
 
@@ -58,7 +58,7 @@ def test_code_inputs_and_outputs_that_were_edited_are_forged(project, path):
 
 
 def test_what_changes_while_a_stage_runs_is_no_part_of_what_made_it(project):
-    with made_by.recorded("make"):
+    with made_by.recorded("make", STAGE):
         Path("code/a.py").write_text("edited during the run")
     assert made_by.forged(lock(project)) == ["make"]
 
@@ -66,16 +66,18 @@ def test_what_changes_while_a_stage_runs_is_no_part_of_what_made_it(project):
 def test_a_stage_that_fails_leaves_no_new_record(project):
     record = Path(made_by.FILE.format("make"))
     before = record.read_text()
-    with pytest.raises(ValueError), made_by.recorded("make"):
+    with pytest.raises(ValueError), made_by.recorded("make", STAGE):
         Path("out.txt").write_text("half")
         raise ValueError
     assert record.read_text() == before
 
 
-def test_a_lock_of_an_earlier_version_and_a_folder_without_dvc_are_left_alone(project, tmp_path):
+def test_a_lock_of_an_earlier_version_is_left_alone(project):
     earlier = lock(change(project, noise__latent=7.5))
     del earlier["stages"]["make"]["outs"][1]
     assert made_by.forged(earlier) == []
-    Path("dvc.yaml").unlink()
-    with made_by.recorded("make"):
-        Path("code/a.py").write_text("edited")
+
+
+def test_a_folder_without_dvc_has_no_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert made_by.pipeline() == {}

@@ -1,0 +1,73 @@
+"""How a run ends: why it may say nothing of the method, and six lines on what came out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pdiff.baselines.registry import label
+from pdiff.diffusion.bars import conclusion
+from pdiff.novelty.bootstrap import Replicates, interval_around
+from pdiff.novelty.claims import bracket, shown
+
+SHOWN = ("original", "ensemble", "reconstructed", "generated")
+RESULTS = "params.yaml dvc.lock metrics plots report"
+"""What of a run Git keeps."""
+
+
+def caveats(
+    missed: Sequence[str],
+    accuracies: Mapping[str, float],
+    guess: float,
+    drop: float,
+    most: float,
+) -> list[str]:
+    """What earlier stages warned of, from their metrics: whether DVC ran them now or not.
+
+    `missed` are bars of the generator; `accuracies` those of the base net and the originals,
+    which must exceed that of a `guess`; reconstructed checkpoints may lose `most` of it.
+    """
+    found = [conclusion(missed)] if missed else []
+    found += [
+        f"The accuracy of {name} is {value:.4f}; guessing reaches {guess:.4f}."
+        for name, value in accuracies.items()
+        if value <= guess
+    ]
+    if drop > most:
+        found.append(
+            f"Reconstructed checkpoints lose {drop:.4f} of mean test accuracy "
+            f"(evaluate.max_accuracy_drop: {most})."
+        )
+    return found
+
+
+def accuracies(
+    summary: pd.DataFrame, replicates: Mapping[str, Replicates], split: str, word: str
+) -> list[str]:
+    """Two lines: how accurate the groups are; whether the generator fits, and differences.
+
+    `summary` is `summary.csv`.
+    """
+    means = summary.set_index("group")["accuracy_mean"]
+    gaps = []
+    for rival in ("original", "ensemble"):
+        gap = means["generated"] - means[rival]
+        draws = replicates["generated"].accuracy - replicates[rival].accuracy
+        interval = bracket(*interval_around(gap, draws), "accuracy")
+        gaps.append(f"generated - {label(rival)} {shown(gap, 'accuracy')} {interval}")
+    groups = ", ".join(f"{label(group)} {100 * means[group]:.2f}" for group in SHOWN)
+    return [f"{split} accuracy (%): {groups}", f"the generator {word}; {'; '.join(gaps)}"]
+
+
+def where(seconds: float, report: Path, experiment: str) -> list[str]:
+    """Four lines: the time, the report, how to compare, and how to keep what lies here.
+
+    `experiment` is DVC's name, "" outside of `dvc exp run`.
+    """
+    committed = f'git commit -m "my baseline" {RESULTS}'
+    return [
+        f"its stages took {round(seconds) // 60} min {round(seconds) % 60} s",
+        f"report:  {report}",
+        "compare: make ui, or make table",
+        f"keep:    {f'dvc exp apply {experiment} brings it back' if experiment else committed}",
+    ]

@@ -1,0 +1,55 @@
+"""The warnings that the last stages repeat, and the six lines that a run ends with."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pdiff.novelty.bootstrap import Replicates
+from pdiff.novelty.ending import accuracies, caveats, where
+from pdiff.novelty.pictures import plot_scatter
+
+FINE = {"the base net": 0.9, "the originals": 0.8}
+
+
+def test_a_run_that_went_well_has_no_caveat():
+    assert caveats([], FINE, 0.2, 0.0, 0.01) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((["R² is -8.66"], FINE, 0.2, 0.0, 0.01), "The generator does not fit: R² is -8.66; no "),
+        (([], FINE | {"the base net": 0.2}, 0.2, 0.0, 0.01), "The accuracy of the base net is 0.2"),
+        (([], FINE, 0.8, 0.0, 0.01), "The accuracy of the originals is 0.8000; guessing reaches 0"),
+        (([], FINE, 0.2, 0.0125, 0.01), "Reconstructed checkpoints lose 0.0125 of mean test accu"),
+    ],
+)
+def test_each_warning_of_an_earlier_stage_is_a_caveat(arguments, text):
+    (found,) = caveats(*arguments)
+    assert found.startswith(text)
+
+
+def test_the_caption_of_the_scatter_carries_the_warnings():
+    columns = {"group": ["original", "generated"], "accuracy": 0.5, "max_similarity": 0.5}
+    figure = plot_scatter(pd.DataFrame(columns), "test", note="The base net guesses.")
+    assert figure.get_supxlabel() == "The base net guesses."
+
+
+def test_a_run_ends_with_six_lines():
+    groups = {"original": 0.9, "ensemble": 0.95, "reconstructed": 0.91, "generated": 0.92}
+    table = pd.DataFrame({"group": groups.keys(), "accuracy_mean": groups.values()})
+    draws = {g: Replicates(*[np.full(100, mean - 0.3)] * 5) for g, mean in groups.items()}
+    assert accuracies(table, draws, "test", "fits") == [
+        "test accuracy (%): original 90.00, ensemble 95.00, reconstructed 91.00, generated 92.00",
+        "the generator fits; generated - original +2.00 [+2.00, +2.00]; "
+        "generated - ensemble -3.00 [-3.00, -3.00]",
+    ]
+    assert where(723.4, Path("report/audit/report.html"), "")[:3] == [
+        "its stages took 12 min 3 s",
+        "report:  report/audit/report.html",
+        "compare: make ui, or make table",
+    ]
+    assert where(1.0, Path(), "")[3].startswith('keep:    git commit -m "my baseline" params.yaml')
+    assert where(1.0, Path(), "low")[3] == "keep:    dvc exp apply low brings it back"
