@@ -5,6 +5,7 @@ thresholds are plain numbers, noise levels are standard deviations, sizes are pi
 optimiser steps and `epochs` passes over the training images.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,9 @@ MOST = 2**32 - 1
 """NumPy's largest seed; no count comes near."""
 MEMORY = 2**35
 """Most numbers of 4 bytes that one part of a run may hold, 128 GiB: few GPUs have more."""
+MOST_LR, MOST_NOISE, LEAST_STD = 1000, 1000, 1e-4
+MOST_DECAY = 80
+"""Sampling divides by what is left of a latent, and e^-87 is the smallest fp32."""
 PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
 AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
@@ -402,10 +406,42 @@ def _conflicts(params: Params) -> Iterator[str]:
 
     for key, count in _least_numbers(params).items():
         if count > MEMORY:
+            yield too_much(key, count)
+    yield from _divergent(params)
+
+
+def too_much(key: str, count: int) -> str:
+    """What is said of a parameter that asks for `count` numbers in memory."""
+    wanted, most = count / 2**28, MEMORY // 2**28
+    need = f"at least {wanted:,.0f} GiB of memory would be needed"
+    return f"{key}: {need}, of at most {most}; give less"
+
+
+def _divergent(params: Params) -> Iterator[str]:
+    """Values with which no training or sampling stays finite."""
+    for name in ("base", "finetune", "autoencoder", "ddpm"):
+        config = getattr(params, name)
+        if config.lr > MOST_LR:
+            yield f"{name}.lr: {config.lr:g} is more than {MOST_LR}"
+        elif config.lr * config.weight_decay >= 1:
             yield (
-                f"{key}: at least {count / 2**28:,.0f} GiB of memory would be needed, of at most "
-                f"{MEMORY / 2**28:.0f}; give less"
+                f"{name}.weight_decay: {config.weight_decay:g} times {name}.lr: {config.lr:g} is 1 "
+                "or more, so a step would take away more than the weights"
             )
+    for name, level in (("param", params.noise.param), ("latent", params.noise.latent)):
+        if level > MOST_NOISE:
+            yield f"noise.{name}: {level:g} is more than {MOST_NOISE} times what it is added to"
+    if min(params.data.std) < LEAST_STD:
+        yield f"data.std: {min(params.data.std):g} is less than {LEAST_STD}; pixels lie in [0, 1]"
+    ddpm = params.ddpm
+    ends = [(1 - beta) * math.log1p(-beta) + beta for beta in (ddpm.beta_start, ddpm.beta_end)]
+    width = ddpm.beta_end - ddpm.beta_start
+    decay = (ends[1] - ends[0]) / width if width > 1e-6 else -math.log1p(-ddpm.beta_end)
+    if decay * ddpm.timesteps > MOST_DECAY:
+        yield (
+            f"ddpm.beta_end: with {ddpm.beta_end:g} and ddpm.timesteps: {ddpm.timesteps} a latent "
+            f"fades to e^-{decay * ddpm.timesteps:,.0f} of its variance; at most e^-{MOST_DECAY}"
+        )
 
 
 def _least_numbers(params: Params) -> dict[str, int]:

@@ -4,15 +4,8 @@ params.yaml -> a constant file that every other stage depends on
 """
 
 from pdiff import outputs
-from pdiff.baselines.registry import count_models
 from pdiff.config import Params, load_params
-from pdiff.core.files import write_text
-from pdiff.datasets.registry import check_images
-from pdiff.diffusion.denoiser import Denoiser
-from pdiff.nets.given import build_for, list_checkpoints, load_checkpoints
-from pdiff.nets.own import check_watch
-from pdiff.nets.registry import check_net, check_size
-from pdiff.parameters.subset import select_subset
+from pdiff.limits import check_limits
 from pdiff.system.errors import InputError
 from pdiff.system.hub import fetched
 from stages import stage
@@ -22,7 +15,20 @@ AUDITED = 16 * 2**30
 
 
 def main() -> None:
-    params = load_params()
+    params = load_params()  # a wrong one is told before torch is imported, which takes seconds
+    import torch
+
+    from pdiff.core.files import write_text
+    from pdiff.datasets.registry import check_images
+    from pdiff.diffusion.denoiser import Denoiser
+    from pdiff.nets.given import build_for, list_checkpoints, load_checkpoints
+    from pdiff.nets.own import check_watch
+    from pdiff.nets.registry import check_net, check_size
+    from pdiff.parameters.subset import select_subset
+
+    ddpm = params.ddpm
+    with torch.device("meta"):
+        Denoiser(params.autoencoder.latent_dim, ddpm.channels, ddpm.kernel_size)
     check_net(params.base.net)
     check_watch(params.base.net, params.base.watch)
     check_images(params.data)
@@ -34,14 +40,16 @@ def main() -> None:
     check_size(net, params.base.net, params.data.size, classes)
     subset = select_subset(net, params.subset.select)
     list(load_checkpoints(paths[:1], subset))
+    check_limits(params, subset.length)
     _check_audit(params, subset.length)
-    Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
     print(f"{params.base.net}: {subset.length:,} parameters are generated: {_short(subset.names)}")
     write_text(outputs.CHECKED, "params.yaml was found to be valid\n")
 
 
 def _check_audit(params: Params, length: int) -> None:
     """The audit holds every model that is evaluated; refuse what no memory would hold."""
+    from pdiff.baselines.registry import count_models
+
     models = count_models(params)
     if params.novelty.audit and 4 * models * length > AUDITED:
         raise InputError(
