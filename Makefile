@@ -13,6 +13,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 repro: install
 	dvc repro
+	@python -m pdiff.tracking.changed
 
 # the same stages one after the other, all of them: no DVC, no MLflow, and the `python` that is active
 stages:

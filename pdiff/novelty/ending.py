@@ -9,10 +9,9 @@ from pdiff.baselines.registry import label
 from pdiff.diffusion.bars import conclusion
 from pdiff.novelty.bootstrap import Replicates, interval_around
 from pdiff.novelty.claims import bracket, shown
+from pdiff.tracking.changed import KEEP
 
 SHOWN = ("original", "ensemble", "reconstructed", "generated")
-RESULTS = "params.yaml dvc.lock metrics plots report"
-"""What of a run Git keeps."""
 
 
 def caveats(
@@ -64,10 +63,9 @@ def where(seconds: float, report: Path, experiment: str) -> list[str]:
 
     `experiment` is DVC's name, "" outside of `dvc exp run`.
     """
-    committed = f'git commit -m "my baseline" {RESULTS}'
     return [
         f"its stages took {round(seconds) // 60} min {round(seconds) % 60} s",
         f"report:  {report}",
         "compare: make ui, or make table",
-        f"keep:    {f'dvc exp apply {experiment} brings it back' if experiment else committed}",
+        f"keep:    {f'dvc exp apply {experiment} brings it back' if experiment else KEEP}",
     ]

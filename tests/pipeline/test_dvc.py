@@ -1,12 +1,13 @@
 """The pipeline under DVC, for real, on a tiny configuration: slow tests."""
 
+import shlex
 import sys
 
 import pytest
 import yaml
 
 from pdiff.tracking import made_by
-from tests.toys.project import Project, clone, commit, make_project, stages_run
+from tests.toys.project import GIT, Project, clone, commit, make_project, stages_run
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,28 @@ def test_an_ablation_runs_only_what_follows_the_autoencoder(project):
         project.metrics()["accuracy"]["generated_mean"]
     )
     project.undo()
+
+
+def test_an_experiment_is_brought_back_by_its_name(project, tmp_path):
+    """And what differs from the last commit is said, with the command that keeps it."""
+    mine = project.copy(tmp_path / "mine")
+    mine.environment["PDIFF_TRACKING"] = "off"
+    say = (sys.executable, "-m", "pdiff.tracking.changed")
+    assert mine.run(*say) == ""
+    output = mine.dvc("exp", "run", "-n", "high", "-S", "noise.latent=0.2")
+    assert "stage 6 of 12: train_autoencoder\n" in output
+    assert "keep:    dvc exp apply high brings it back\n" in output
+    high = mine.output_hashes()
+    mine.dvc("exp", "run", "-n", "low", "-S", "noise.latent=0.01")
+    assert mine.output_hashes() != high
+    mine.dvc("exp", "apply", "high")
+    assert mine.output_hashes() == high
+    assert stages_run(mine.dvc("repro")) == set()
+    told, command = mine.run(*say).splitlines()
+    assert "params.yaml" in told and "in metrics/" in told and "dvc.lock" in told
+    keep = shlex.split(command.removeprefix("to make them your baseline: "))
+    mine.run(keep[0], *GIT, *keep[1:])
+    assert mine.run(*say) == ""
 
 
 def test_a_wrong_parameter_stops_the_run_and_keeps_what_was_there(project):
