@@ -8,11 +8,10 @@ from pdiff import outputs, tracking
 from pdiff.baselines.registry import of_the_paper
 from pdiff.config import load_params
 from pdiff.core.files import load_json, write_json
-from pdiff.diffusion.bars import fit_numbers, missed_bars, one_line
+from pdiff.diffusion.bars import caveats, fit_numbers, missed_bars, one_line
 from pdiff.images.batches import chance
 from pdiff.novelty import pictures, summary
 from pdiff.novelty.bootstrap import bootstrap, save_replicates
-from pdiff.novelty.ending import caveats
 from stages import stage, warn
 
 

@@ -98,6 +98,32 @@ def conclusion(missed: Sequence[str]) -> str:
     )
 
 
+def caveats(
+    missed: Sequence[str],
+    accuracies: Mapping[str, float],
+    guess: float,
+    drop: float,
+    most: float,
+) -> list[str]:
+    """What earlier stages warned of, from their metrics: whether DVC ran them now or not.
+
+    `missed` are bars of the generator; `accuracies` those of the base net and the originals,
+    which must exceed that of a `guess`; reconstructed checkpoints may lose `most` of it.
+    """
+    found = [conclusion(missed)] if missed else []
+    found += [
+        f"The accuracy of {name} is {value:.4f}; guessing reaches {guess:.4f}."
+        for name, value in accuracies.items()
+        if value <= guess
+    ]
+    if drop > most:
+        found.append(
+            f"Reconstructed checkpoints lose {drop:.4f} of mean test accuracy "
+            f"(evaluate.max_accuracy_drop: {most})."
+        )
+    return found
+
+
 def one_line(fit: Numbers, missed: Sequence[str]) -> str:
     """All numbers and the word, for a terminal."""
     shown = (f"{name} {value:.3f}" for name, value in _floats(fit).items())

@@ -1,43 +1,16 @@
-"""How a run ends: why it may say nothing of the method, and six lines on what came out."""
+"""How a run ends: six lines on what came out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from pdiff.baselines.registry import label
-from pdiff.diffusion.bars import conclusion
 from pdiff.novelty.bootstrap import Replicates, interval_around
 from pdiff.novelty.claims import bracket, shown
 from pdiff.tracking.changed import KEEP
 
 SHOWN = ("original", "ensemble", "reconstructed", "generated")
-
-
-def caveats(
-    missed: Sequence[str],
-    accuracies: Mapping[str, float],
-    guess: float,
-    drop: float,
-    most: float,
-) -> list[str]:
-    """What earlier stages warned of, from their metrics: whether DVC ran them now or not.
-
-    `missed` are bars of the generator; `accuracies` those of the base net and the originals,
-    which must exceed that of a `guess`; reconstructed checkpoints may lose `most` of it.
-    """
-    found = [conclusion(missed)] if missed else []
-    found += [
-        f"The accuracy of {name} is {value:.4f}; guessing reaches {guess:.4f}."
-        for name, value in accuracies.items()
-        if value <= guess
-    ]
-    if drop > most:
-        found.append(
-            f"Reconstructed checkpoints lose {drop:.4f} of mean test accuracy "
-            f"(evaluate.max_accuracy_drop: {most})."
-        )
-    return found
 
 
 def accuracies(

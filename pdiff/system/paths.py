@@ -21,7 +21,9 @@ def root() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name to write to; it becomes `path` at the end and is deleted on an error.
 
-    Each process has its own; what killed ones have left goes. An error of the disk names `path`.
+    The content is on the disk before the name is, so a power cut leaves the old file or the new
+    one. Each process has its own name; what killed ones have left goes. An error of the disk names
+    `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.partial"):
@@ -30,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        _force(partial)
         partial.replace(path)
+        _force(path.parent)
     except Exception as error:
         named = getattr(error, "filename", None)  # the body may read other files
         if (number := disk_error(error)) and named in (None, str(partial)):
@@ -50,6 +54,15 @@ def own_folder(parent: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=parent, prefix=f"{os.getpid()}-") as name:
         yield Path(name)
+
+
+def _force(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _runs(process: int) -> bool:

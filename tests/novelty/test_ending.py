@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pdiff.diffusion.bars import caveats
 from pdiff.novelty.bootstrap import Replicates
-from pdiff.novelty.ending import accuracies, caveats, where
+from pdiff.novelty.ending import accuracies, where
 from pdiff.novelty.pictures import plot_scatter
 
 FINE = {"the base net": 0.9, "the originals": 0.8}
