@@ -1,5 +1,9 @@
 """`params.yaml`: typed, without defaults, every mistake named in one line."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -7,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from pdiff.config import Params, load_params, parse_params
 from pdiff.system.errors import InputError
-from tests.conftest import change, composed
+from tests.conftest import ROOT, change, composed
 
 
 def test_the_committed_params_are_the_composed_default(raw):
@@ -180,3 +184,20 @@ def test_own_checkpoints_win_over_recipe_and_pair(recipe, pair):
 )
 def test_values_that_do_not_exclude_each_other_are_allowed(raw, changes):
     parse_params(change(raw, **changes))
+
+
+def test_a_wrong_value_is_told_without_torch(tmp_path, raw):
+    """Which takes seconds to import."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(change(raw, noise__latent=-1)))
+    code = "import sys; from stages import check_params, stage\ntry: stage(check_params.main)\n"
+    code += "finally: sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert "noise.latent: -1 is refused" in done.stderr
