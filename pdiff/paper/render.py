@@ -155,9 +155,8 @@ def write(
         lines += ["", NOTES, "", f"At commit {git_commit()[:12]}."] if memory else []
         text = _page(table, command, lines)
     paths = write_pair(folder, table.file, frame, text)
-    figure = folder / f"{table.file}.png"
-    if table.draw and draw(table.draw, figure, rows):
-        paths.append(figure)
+    if table.draw:
+        paths += draw(table.draw, folder / f"{table.file}.png", rows)
     return paths, frame
 
 
