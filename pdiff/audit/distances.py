@@ -162,7 +162,7 @@ def plot_distances(evidence: Evidence, table: pd.DataFrame) -> Picture:
         left.set_xscale(**scale)
         left.xaxis.get_major_locator().set_params(numticks=5)
     right.axvline(1, color=look("original").colour, lw=1, ls="--", zorder=0)
-    right.set_xlabel("distance to the mean\noriginal, in radii")
+    right.set_xlabel("interpolation index: distance\nto the mean, in radii")
     index = models.groupby("group")["interpolation_index"]
     high = index.quantile(0.95)
     far = 1.1 * max(1.0, high[high.index.isin([*MAIN, "held_back"])].max())

@@ -38,7 +38,11 @@ def plot_pareto(evidence: Evidence, table: pd.DataFrame) -> Picture:
     front = pareto_front(evidence.models)
     figure, _ = plot_scatter(evidence.models, evidence.split, MAIN, front)
     counts = table.set_index("group")["on_front"].astype(str).to_dict()
-    return figure, f"Of {front.sum()} models on the Pareto front: {in_words(counts)}."
+    own = counts.get("generated", "0")
+    return figure, (
+        f"Of {front.sum()} models on the Pareto front {own} are generated; by group: "
+        f"{in_words(counts)}."
+    )
 
 
 ANALYSIS = Analysis(

@@ -6,7 +6,6 @@ Axes: M models of a group, D parameters, P points over all groups.
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
 from pdiff.audit.analysis import Analysis
@@ -74,9 +73,7 @@ def plot_projection(evidence: Evidence, table: None) -> Picture:
         if high > low:
             limit(low - 0.1 * (high - low), high + 0.1 * (high - low))
     tidy(axes)
-    text = f"{others['group'].nunique()} other groups ({len(others):,})"
-    rest = Line2D([], [], label=text, color=OTHER.colour, marker=OTHER.marker, ls="none", ms=4)
-    group_legend(figure, main["group"].value_counts().to_dict(), [rest] if len(others) else [])
+    group_legend(figure, points["group"], named)
     spread = points.groupby("group")["pc1"].std()
     wide = {
         g: f"{spread[g] / spread['original']:.2f}" for g in ("generated", "fresh") if g in named

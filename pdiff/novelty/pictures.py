@@ -64,50 +64,43 @@ def plot_scatter(
     others = models[~models["group"].isin(groups)]
     place = others["max_similarity"], 100 * others["accuracy"]
     axes.scatter(*place, s=7, color=OTHER.colour, alpha=0.4, lw=0)
-    means = models.groupby("group")[["max_similarity", "accuracy"]].mean()
-    for depth, group in enumerate(back_to_front(groups)):
+    for group in back_to_front(groups):
         part, (colour, marker) = models[models["group"] == group], look(group)
+        place, style = (part["max_similarity"], 100 * part["accuracy"]), {"alpha": 0.3, "lw": 0}
         if len(part) > 1:
-            place = part["max_similarity"], 100 * part["accuracy"]
-            axes.scatter(*place, s=13, color=colour, marker=marker, alpha=0.3, lw=0)
-        x, y = means.loc[group, "max_similarity"], 100 * means.loc[group, "accuracy"]
-        size = 300 if marker == "*" else 120
-        style = {"color": colour, "marker": marker, "edgecolors": "white", "lw": 1.2}
-        axes.scatter(x, y, s=size, zorder=4 + depth, **style)
-    for members in (names for names in kinds(groups).values() if len(names) > 1):
-        x, y = means.loc[members, "max_similarity"], 100 * means.loc[members, "accuracy"]
-        axes.plot(x, y, color=look(members[0]).colour, lw=1, zorder=3)
-        for group in members:
-            text, place = f"{_level(group):g}", (x[group], y[group])
-            offset = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(text, place, color="#333333", fontsize=8, zorder=20, **offset)
+            axes.scatter(*place, s=13, color=colour, marker=marker, **style)
+    means = models.groupby("group")[["max_similarity", "accuracy"]].mean()
+    _draw_means(axes, means["max_similarity"], 100 * means["accuracy"], groups)
     lines = []
     if front is not None:
         best = models[front].sort_values(["max_similarity", "accuracy"])
         axes.step(best["max_similarity"], 100 * best["accuracy"], "k-", where="post", lw=1.1)
         lines.append(Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)})"))
-    if len(others):
-        text = f"{others['group'].nunique()} other groups ({len(others):,})"
-        style = {"color": OTHER.colour, "marker": OTHER.marker, "ls": "none", "ms": 4}
-        lines.append(Line2D([], [], label=text, **style))
     axes.set(xlabel=SIMILARITY, ylabel=f"{reported} accuracy (%)")
     _focus(axes, models, models["group"].isin(groups) | (front is not None))
     tidy(axes)
-    group_legend(figure, models["group"].value_counts()[groups].to_dict(), lines)
-    return figure, _means_in_words(means, groups)
+    group_legend(figure, models["group"], groups, lines)
+    said = {g: f"{100 * a:.2f} % at {m:.3f}" for g, m, a in means.loc[groups].itertuples()}
+    return figure, f"Mean accuracy at mean maximum similarity: {in_words(said)}."
+
+
+def _draw_means(axes: Axes, x: pd.Series, y: pd.Series, groups: Sequence[str]) -> None:
+    """Large markers at the means of the groups, and a line through the levels of one kind."""
+    for depth, group in enumerate(back_to_front(groups)):
+        colour, marker = look(group)
+        style = {"color": colour, "marker": marker, "edgecolors": "white", "lw": 1.2}
+        size = 300 if marker == "*" else 120
+        axes.scatter(x[group], y[group], s=size, zorder=4 + depth, **style)
+    for members in (own for own in kinds(groups).values() if len(own) > 1):
+        axes.plot(x[members], y[members], color=look(members[0]).colour, lw=1, zorder=3)
+        for group in members:
+            style = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
+            text, place = f"{_level(group):g}", (x[group], y[group])
+            axes.annotate(text, place, color="#333333", fontsize=8, zorder=20, **style)
 
 
 def _level(group: str) -> float:
     return split(group)[1]
-
-
-def _means_in_words(means: pd.DataFrame, groups: Iterable[str]) -> str:
-    said = (
-        f"{label(group)}: {100 * means.loc[group, 'accuracy']:.2f} % at "
-        f"{means.loc[group, 'max_similarity']:.3f}"
-        for group in groups
-    )
-    return f"Mean accuracy at mean maximum similarity: {'; '.join(said)}."
 
 
 def _focus(axes: Axes, models: pd.DataFrame, wide: pd.Series) -> None:
@@ -191,15 +184,22 @@ def rows_height(count: int) -> float:
 
 
 def group_legend(
-    figure: plt.Figure, counts: Mapping[str, int], extra: Sequence[Line2D] = ()
+    figure: plt.Figure, models: pd.Series, named: Sequence[str], extra: Sequence[Line2D] = ()
 ) -> None:
-    """One entry per kind below the axes, with the range of its levels and the number of models."""
-    handles = []
-    for groups in kinds(counts).values():
+    """One entry per kind below the axes, with the range of its levels and the number of models.
+
+    `models` has the group of each model that is shown; those that are not `named` share an entry.
+    """
+    counts, handles = models.value_counts(), []
+    for groups in kinds(named).values():
         last = f" to {_level(groups[-1]):g}" if len(groups) > 1 else ""
-        text = f"{label(groups[0])}{last} ({sum(counts[g] for g in groups):,})"
+        text = f"{label(groups[0])}{last} ({counts[groups].sum():,})"
         colour, marker = look(groups[0])
         style = {"color": colour, "marker": marker, "ms": 10 if marker == "*" else 7, "ls": "none"}
+        handles.append(Line2D([], [], label=text, **style))
+    if len(others := counts.drop(named)):
+        style = {"color": OTHER.colour, "marker": OTHER.marker, "ls": "none", "ms": 4}
+        text = f"{len(others)} other groups ({others.sum():,})"
         handles.append(Line2D([], [], label=text, **style))
     style = {"loc": "outside lower center", "frameon": False, "fontsize": 9, "ncols": 2}
     figure.legend(handles=[*handles, *extra], **style)
@@ -215,7 +215,7 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     """PNG with a palette of 256 colours: a third of the size, and the same bytes each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=150, metadata={"Software": None}, facecolor="white")
+    figure.savefig(buffer, dpi=130, metadata={"Software": None}, facecolor="white")
     plt.close(figure)
     picture = Image.open(buffer).convert("RGB")
     picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from pdiff import outputs
 from pdiff.baselines.registry import label, name
-from pdiff.core.files import load_tensors
+from pdiff.core.files import load_tensor, load_tensors
 from pdiff.novelty.looks import look
 from pdiff.novelty.pictures import NOTE, save_both, tidy
 from pdiff.paper.results import Measured, difference
@@ -104,18 +104,23 @@ def scatter_together(rows: Sequence[Measured]) -> plt.Figure:
             found = difference("", *pair, by_label)
             own.hlines(i, scale * found.low, scale * found.high, color=colour, lw=2)
             own.plot(scale * found.estimate, i, marker, color=colour, ms=7)
-        own.set_yticks(range(len(styles)), by_label, fontsize=8)
+        own.set_yticks(range(len(styles)), by_label)
         own.set_ylim(len(styles) - 0.5, -0.5)
         own.set_xlabel(f"generated less original, {unit}", fontsize=8)
+        own.tick_params(labelsize=8)
     return _finish(figure, cloud, columns=5)
 
 
 def trajectories(rows: Sequence[Measured]) -> plt.Figure:
     """Accuracy of unfinished samples along the reverse process (Figure 5b), from 0 to 100 %.
 
-    The inset has the range of the samples; its lines are steps of single images.
+    An inset shows samples that are never far from each other at their own range.
     """
-    frame = rows[0].found[0].frame(outputs.TRAJECTORY_CURVE)
+    run = rows[0].found[0]
+    frame, predictions = (
+        run.frame(outputs.TRAJECTORY_CURVE),
+        run.file(outputs.PREDICTIONS_GENERATED),
+    )
     if frame is None or frame.empty:
         raise InputError("figure_5b: the experiment followed no sample; generate.trajectories is 0")
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
@@ -123,16 +128,18 @@ def trajectories(rows: Sequence[Measured]) -> plt.Figure:
     samples.columns = samples.columns.str.replace("trajectory_", "sample ")
     samples = samples.iloc[:, : len(LINES)]
     mean = 100 * rows[0].value("original_mean")
-    inset = axes.inset_axes([0.12, 0.12, 0.82, 0.5])
-    for each in (axes, inset):
+    low, high = min(samples.min().min(), mean), max(samples.max().max(), mean)
+    panels = [axes, axes.inset_axes([0.12, 0.12, 0.82, 0.45])] if low > 65 else [axes]
+    for each in panels:
         samples.plot(ax=each, color=LINES, linewidth=1.3, legend=False)
         each.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
-    low, high = min(samples.min().min(), mean), max(samples.max().max(), mean)
-    room = 0.15 * (high - low) or 1.0
-    inset.set(ylim=(low - room, high + room), xlabel="")
-    inset.set_title(f"the same from {low:.1f} to {high:.1f} %", loc="left", **NOTE)
-    inset.tick_params(labelsize=7)
-    axes.set(ylim=(0, 101), ylabel="test accuracy (%)")
+    for inset in panels[1:]:
+        room = 0.15 * (high - low) or 1.0
+        inset.set(ylim=(low - room, high + room), xlabel="")
+        inset.set_title(f"the same from {low:.1f} to {high:.1f} %", loc="left", **NOTE)
+        inset.tick_params(labelsize=7)
+    images = f" on {len(load_tensor(predictions, 'labels.test')):,} images" if predictions else ""
+    axes.set(ylim=(0, 101), ylabel=f"test accuracy{images} (%)")
     axes.set_xlabel(r"pure noise $\leftarrow$  sampling step  $\rightarrow$ sample")
     return _finish(figure, axes, columns=4)
 
@@ -171,16 +178,16 @@ def heat_map(rows: Sequence[Measured]) -> plt.Figure:
     if found is None:
         raise InputError("figure_1: the checkpoints are no longer on this machine")
     stack, _ = load_tensors(found)
-    names = sorted(stack, key=lambda name: (name.endswith("bias"), name))[:4]
-    flats = [stack[name].flatten(1) for name in names]
+    names = sorted(stack, key=lambda tensor: (tensor.endswith("bias"), tensor))[:4]
+    flats = [stack[tensor].flatten(1) for tensor in names]
     changes = [(flat[:, :SHOWN] - flat[0, :SHOWN]).numpy() for flat in flats]  # (K, SHOWN)
     limit = float(np.quantile(np.abs(np.concatenate(changes, 1)), 0.99)) or 1.0
     size = (8, 1.5 * len(names) + 0.9)
     figure, panels = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
     style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-    for axes, name, flat, values in zip(panels[:, 0], names, flats, changes, strict=True):
+    for axes, tensor, flat, values in zip(panels[:, 0], names, flats, changes, strict=True):
         image = axes.imshow(values.T, aspect="auto", **style)
-        axes.set_title(name, fontsize=9, loc="left")
+        axes.set_title(tensor, fontsize=9, loc="left")
         axes.set_ylabel(f"value\n(first {values.shape[1]} of {flat.shape[1]})", fontsize=8)
     bar = {"extend": "both", "label": "change since the first checkpoint"}
     figure.colorbar(image, ax=panels[:, 0], pad=0.01, **bar)
