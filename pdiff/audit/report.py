@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from pdiff.audit.analysis import analyses
+from pdiff.audit.analysis import Draw, analyses
 from pdiff.audit.distances import distance_summary, places
 from pdiff.audit.evidence import Evidence
 from pdiff.baselines.registry import FAMILIES, label, split
@@ -57,34 +57,40 @@ def write_audit(
     its models differ from the main rivals, then what the analyses found. `facts` say what was run.
     """
     groups = difference_table(evidence.models, evidence.wrong, evidence.replicates)
-    sections, found = [], {}
-    differences = groups.set_index("group")
+    differences, sections, found = groups.set_index("group"), [], {}
     for name in ("accuracy", "similarity"):
         for rival in (group for group in RIVALS if group in differences.index):
             found[f"{name}_over_{rival}"] = differences.loc[rival, f"{name}_difference"]
-
-    def saved(name: str, table: pd.DataFrame | None, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The files of a part of the report, and what the page shows of them."""
-        pictures, path = {}, folder / f"{name}.csv"
-        if table is not None:
-            save_table(path, table)
-        for png, draw in figures.items():
-            figure, words = draw(evidence, table)
-            save_figure(figure, folder / f"{png}.png")
-            pictures[folder / f"{png}.png"] = re.sub(r"\bnan\b", "unknown", words)
-        return {"pictures": pictures, "table": table, "csv": path}
-
     scatter = {"groups": lambda evidence, _: plot_scatter(evidence.models, evidence.split)}
-    top = saved("groups", groups, scatter)
+    top = _written(folder, evidence, "groups", groups, scatter)
     for analysis in analyses():
         table = None if analysis.table is None else analysis.table(evidence)
-        sections.append({"analysis": analysis, **saved(analysis.name, table, analysis.figures)})
+        part = _written(folder, evidence, analysis.name, table, analysis.figures)
+        sections.append({"analysis": analysis, **part})
         found |= analysis.numbers(table)
     steps = distance_summary(places(evidence)).set_index("group")["nearest_relative"]
     images = f"{len(evidence.labels):,} {evidence.split} images"
     top["finding"] = finding(groups, images, steps, fit.fits)
     write_report(folder / "report.html", fit, facts, top, sections)
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
+
+
+def _written(
+    folder: Path,
+    evidence: Evidence,
+    name: str,
+    table: pd.DataFrame | None,
+    figures: Mapping[str, Draw],
+) -> dict[str, Any]:
+    """Write a part's table and figures; what the page shows of them."""
+    pictures, path = {}, folder / f"{name}.csv"
+    if table is not None:
+        save_table(path, table)
+    for png, draw in figures.items():
+        figure, words = draw(evidence, table)
+        save_figure(figure, folder / f"{png}.png")
+        pictures[folder / f"{png}.png"] = re.sub(r"\bnan\b", "unknown", words)
+    return {"pictures": pictures, "table": table, "csv": path}
 
 
 def lead(metrics: Mapping[str, Any], config: GenerateConfig, min_r2: float) -> Fit:
@@ -94,11 +100,11 @@ def lead(metrics: Mapping[str, Any], config: GenerateConfig, min_r2: float) -> F
     return Fit(not missed, conclusion(missed), numbers)
 
 
-def finding(groups: pd.DataFrame, images: str, steps: Mapping[str, float], fits: bool) -> str:
+def finding(groups: pd.DataFrame, images: str, steps: pd.Series, fits: bool) -> str:
     """What was found, in one sentence: the accuracy beside the rivals', the nearest checkpoint.
 
-    `groups` is a `difference_table`: a word is its 95 % interval on these images. `steps` is the
-    distance to the nearest checkpoint in that of a checkpoint.
+    `groups` is a `difference_table`: a word is its 95 % interval on these images. `steps` is each
+    group's distance to the nearest checkpoint, in that of a checkpoint.
     """
     table, said = groups.set_index("group"), {}
     for _, name, row in _against(groups):

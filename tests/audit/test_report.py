@@ -200,7 +200,7 @@ def differences() -> pd.DataFrame:
 
 
 def test_the_finding_is_a_sentence_with_accuracies_words_by_interval_and_steps():
-    steps = {"generated": 19.04, "fresh": 32.5}
+    steps = pd.Series({"generated": 19.04, "fresh": 32.5})
     assert finding(differences(), "900 test images", steps, fits=True) == (
         "200 generated models, 92.88 % on 900 test images: not told apart in accuracy from the "
         "originals (92.00 %), less accurate than their plain mean (92.00 %), more accurate than a "
@@ -210,7 +210,7 @@ def test_the_finding_is_a_sentence_with_accuracies_words_by_interval_and_steps()
 
 
 def test_an_unfitted_generator_is_said_first_and_unknown_steps_are_left_out():
-    said = finding(differences(), "900 test images", {"generated": float("nan")}, fits=False)
+    said = finding(differences(), "900 test images", pd.Series({"generated": np.nan}), fits=False)
     assert said.startswith("The generator does not fit, so no claim follows. 200 generated")
     assert said.endswith("Gaussian of their latents (92.00 %).")
 
@@ -245,24 +245,51 @@ def test_an_interval_stands_in_the_cell_of_its_estimate_and_a_heading_has_its_un
     assert found == ["accuracy mean (%)", "max similarity mean", "noise 0.15"]
 
 
+def title_of(page: str, folder: Path) -> str:
+    """What Chromium makes of the title of a page that waits for a message."""
+    listen = "<script>addEventListener('message', m => { document.title = m.data })</script>"
+    (folder / "frame.html").write_text(f"<title>nothing</title>{listen}{page}")
+    command = [CHROME, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000"]
+    command += ["--dump-dom", (folder / "frame.html").as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    return dom.partition("<title>")[2].partition("</title>")[0]
+
+
+browser = pytest.mark.skipif(CHROME is None, reason="neither chromium nor google-chrome is on PATH")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(CHROME is None, reason="neither chromium nor google-chrome is on PATH")
-@pytest.mark.parametrize("width", [1280, 390])
+@browser
+@pytest.mark.parametrize("width", [1440, 390])
 def test_nothing_is_wider_than_the_window(text, tmp_path, width):
     """In a frame of that width, since a window of Chromium is 500 pixels wide at least."""
     check = (
         "<script>addEventListener('load', () => { const page = document.documentElement;"
+        "document.querySelectorAll('details').forEach(each => { each.open = true });"
         "parent.postMessage(`${innerWidth} wide, ${page.scrollWidth - page.clientWidth} more`, '*')"
         "})</script>"
     )
     (tmp_path / "report.html").write_text(text + check)
-    (tmp_path / "frame.html").write_text(
-        "<title>nothing</title><body style='margin:0'>"
-        "<script>addEventListener('message', m => { document.title = m.data })</script>"
-        f"<iframe src='report.html' style='border:0;width:{width}px;height:900px'></iframe>"
+    frame = f"<iframe src='report.html' style='border:0;width:{width}px;height:900px'></iframe>"
+    assert title_of(frame, tmp_path) == f"{width} wide, 0 more"
+
+
+@pytest.mark.slow
+@browser
+def test_links_of_the_contents_scroll_in_a_frame_as_mlflows(text, tmp_path):
+    """A frame that may run scripts and nothing else, and whose address is a blob."""
+    check = (
+        "<script>addEventListener('load', () => {"
+        "document.querySelector('nav a[href=\"#copying\"]').click();"
+        "const top = document.getElementById('copying').getBoundingClientRect().top;"
+        "parent.postMessage(`${scrollY > 999} ${Math.abs(top) < 2}`, '*')})</script>"
     )
-    command = [CHROME, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
-    command += ["--dump-dom", (tmp_path / "frame.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    assert f"<title>{width} wide, 0 more</title>" in dom, dom[:500]
+    content = base64.b64encode((text + check).encode()).decode()
+    frame = (
+        "<iframe sandbox='allow-scripts' style='width:1200px;height:800px'></iframe><script>"
+        f"const bytes = Uint8Array.from(atob('{content}'), each => each.charCodeAt(0));"
+        "document.querySelector('iframe').src = "
+        "URL.createObjectURL(new Blob([bytes], {type: 'text/html'}))</script>"
+    )
+    assert title_of(frame, tmp_path) == "true true"
