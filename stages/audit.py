@@ -15,7 +15,6 @@ from pdiff.autoencoder.codec import load_codec
 from pdiff.config import Params, load_params
 from pdiff.core.files import load_json, load_tensor, write_json
 from pdiff.core.runtime import get_device
-from pdiff.diffusion.bars import missed_bars
 from pdiff.novelty.bootstrap import by_group
 from pdiff.novelty.ending import accuracies, where
 from pdiff.novelty.summary import load_groups
@@ -30,7 +29,6 @@ def main() -> None:
         headline, table = load_json(outputs.NOVELTY_METRICS), pd.read_csv(outputs.SUMMARY)
         said, min_r2 = "".join(table["warnings"].dropna().unique()), params.autoencoder.min_r2
         fit = lead(headline, params.generate, min_r2, said)
-        missed = missed_bars(headline["fit"], params.generate, min_r2)
         shutil.rmtree(outputs.AUDIT, ignore_errors=True)
         outputs.AUDIT.mkdir(parents=True)
         data = f"{params.data.name}, split {params.data.split}: {params.novelty.split} reported"
@@ -43,7 +41,7 @@ def main() -> None:
     if said:
         warn(said)
     report = outputs.AUDIT / "report.html" if evidence else outputs.SUMMARY
-    word, seconds = "does not fit" if missed else "fits", tracking.seconds_of(params)
+    word, seconds = "fits" if fit.fits else "does not fit", tracking.seconds_of(params)
     replicates = by_group(pd.read_csv(outputs.BOOTSTRAP))
     lines = accuracies(table, replicates, params.novelty.split, word)
     print(*lines, *where(seconds, report, tracking.experiment()), sep="\n")

@@ -44,10 +44,10 @@ def main() -> None:
         save_replicates(outputs.BOOTSTRAP, replicates)
         summary.save_table(outputs.SUMMARY, table)
         summary.save_table(outputs.SIMILARITY, summary.similarity_table(errors))
-        pictures.save_figure(
-            pictures.plot_scatter(shown, split, note=" ".join(said)), outputs.SCATTER_FIGURE
-        )
-        pictures.save_figure(pictures.plot_similarities(shown), outputs.SIMILARITY_FIGURE)
+        scatter, _ = pictures.plot_scatter(shown, split, groups, note=" ".join(said))
+        similarities, _ = pictures.plot_similarities(shown)
+        pictures.save_figure(scatter, outputs.SCATTER_FIGURE)
+        pictures.save_figure(similarities, outputs.SIMILARITY_FIGURE)
         log.summary({"fit": fit, **numbers})
         write_json(outputs.NOVELTY_METRICS, {"fit": fit, **numbers})
         for text in said:

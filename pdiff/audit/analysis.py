@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 import pdiff.audit
 from pdiff.audit.evidence import Evidence
+from pdiff.novelty.pictures import Picture
 
 PAPER = "Wang et al., Neural Network Diffusion, arXiv 2402.13144v3"
 MEMORISATION = "its question, Zeng et al., arXiv 2506.07998"
 
-Draw = Callable[[Evidence, pd.DataFrame | None], Figure]
+Draw = Callable[[Evidence, pd.DataFrame | None], Picture]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Analysis:
     source: str
     table: Callable[[Evidence], pd.DataFrame] | None = None
     figures: Mapping[str, Draw] = field(default_factory=dict)
-    """By the name of the PNG; the first line of a docstring is its alternative text."""
+    """By the name of the PNG."""
     numbers: Callable[[pd.DataFrame | None], Mapping[str, float]] = lambda table: {}
     """What experiments are compared by, from the table."""
 

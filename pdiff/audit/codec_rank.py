@@ -11,22 +11,20 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pdiff.audit.analysis import Analysis
 from pdiff.audit.evidence import Evidence
-from pdiff.baselines.registry import colour, label, split
+from pdiff.baselines.registry import label, split
 from pdiff.novelty.iou import similarity_within, wrong_iou
-from pdiff.novelty.pictures import kinds, tidy
+from pdiff.novelty.looks import OTHER, look
+from pdiff.novelty.pictures import Picture, in_words, kinds, tidy
 from pdiff.novelty.summary import Wrong
 from pdiff.parameters.subset import spread_evenly
 
 BESIDE = ("reconstructed", "generated", "fresh")
 """What is read beside the ranks: trained codec, generator, and what an ideal generator makes."""
 OTHERS = "max_similarity_others"
-MARKERS = {"ensemble": ("*", 12), "original": ("o", 7), "generated": ("D", 8)}
-MARKERS |= {"reconstructed": ("s", 8), "fresh": ("^", 9)}
 
 
 def rank_table(evidence: Evidence) -> pd.DataFrame:
@@ -76,31 +74,41 @@ def _similarity_to_others(wrong: Wrong, group: str, *, leave_out: bool) -> float
     return similar.amax(1).double().mean().item()
 
 
-def plot_codec_rank(evidence: Evidence, table: pd.DataFrame) -> Figure:
+def plot_codec_rank(evidence: Evidence, table: pd.DataFrame) -> Picture:
     """Accuracy and maximum similarity against similarity within, along exact codecs of rising rank.
 
     The curve goes through the exact codecs. Vertical lines are the standard deviation of a group's
     accuracies.
     """
-    figure, panels = plt.subplots(2, 1, figsize=(8.6, 7.4), sharex=True, layout="constrained")
+    figure, panels = plt.subplots(2, 1, figsize=(5.6, 7.4), sharex=True, layout="constrained")
     x, exact, groups = table["similarity_within"], table["rank"].notna(), list(table["group"])
     columns, spread = (100 * table["accuracy"], table[OTHERS]), 100 * table["accuracy_std"]
     for axes, y in zip(panels, columns, strict=True):
-        axes.plot(x[exact], y[exact], color="#999999", lw=1.2, label="exact codec")
+        axes.plot(x[exact], y[exact], "o-", color=OTHER.colour, ms=5, label="exact codec of rank N")
         for i, group in enumerate(groups):
-            marker, size = MARKERS.get(group, ("o", 6))
-            style = {"markersize": size, "ls": "none", "color": colour(group, groups)}
+            colour, marker = look(group)
+            if split(group)[0] == "projected" and axes is panels[1] and x[i - 1] - x[i] > 0.005:
+                style = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 8}
+                axes.annotate(f"{table['rank'][i]}", (x[i], y[i]), color="#555555", **style)
+            if split(group)[0] == "projected":
+                continue
+            style = {"ms": 14 if marker == "*" else 9, "ls": "none", "color": colour}
             axes.plot(x[i], y[i], marker, label=label(group), zorder=3, **style)
         axes.margins(0.07, 0.1)
         tidy(axes)
-    shades = [colour(group, groups) for group in groups]
+    shades = [look(group).colour for group in groups]
     panels[0].vlines(x, columns[0] - spread, columns[0] + spread, lw=1, alpha=0.45, color=shades)
     panels[0].set_ylabel(f"{evidence.split} accuracy (%)")
     panels[1].set_ylabel("maximum similarity to another original")
     panels[1].set_xlabel("similarity within (1: all models err alike)")
     entries = panels[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    figure.legend(*entries, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    own = table.set_index("group")[["accuracy", "similarity_within"]]
+    said = {
+        g: f"{100 * own['accuracy'][g]:.2f} % at {own['similarity_within'][g]:.3f}" for g in groups
+    }
+    shown = {group: said[group] for group in ("original", "ensemble", *BESIDE) if group in said}
+    return figure, f"Accuracy at similarity within: {in_words(shown)}."
 
 
 ANALYSIS = Analysis(

@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from scipy.stats import rankdata, tiecorrect
 
 from pdiff.audit.analysis import Analysis
 from pdiff.audit.distances import HELD_OUT, places
 from pdiff.audit.evidence import Evidence
-from pdiff.baselines.registry import colour, label
-from pdiff.novelty.pictures import name_rows, plain_ticks, rows_height, tidy
+from pdiff.baselines.registry import label
+from pdiff.novelty.looks import look
+from pdiff.novelty.pictures import Picture, few, name_rows, rows_height, tidy
 
 Z = ("z_fresh", "z_held_back")
 Distances = Float64[np.ndarray, " _"]
@@ -70,39 +70,44 @@ def copying_table(models: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plot_copying(evidence: Evidence, table: pd.DataFrame) -> Figure:
-    """Z_U of each group against both held-out sets, and how often its models lie farther."""
-    rows = np.arange(len(table))
-    size = (9.4, rows_height(len(table)) + 0.4)
-    figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
-    left.axvspan(-1.96, 1.96, color="#888888", alpha=0.2, lw=0, label="no difference (95 %)")
-    right.axvline(50, color="#888888", lw=1, ls="--")
-    for name, marker in zip(HELD_OUT, "D^", strict=True):
-        style = {"ms": 6, "fillstyle": "none", "color": colour(name, [name])}
-        left.plot(table[f"z_{name}"], rows, marker, label=f"against {label(name)}", **style)
-        right.plot(100 * table[f"farther_{name}"], rows, marker, **style)
-    left.set_xscale("symlog", linthresh=4, linscale=1.5)
-    plain_ticks(left, (-300, -100, -30, -10, -4, -2, 0, 2, 4, 10, 30, 100, 300))
-    left.set_xlabel(r"$\leftarrow$ copying     $Z_U$     underfitting $\rightarrow$")
-    right.set_xlabel("pairs in which the model lies farther (%)")
-    right.set_xlim(-3, 103)
-    for axes in (left, right):
-        tidy(axes)
-        name_rows(axes, map(label, table["group"]))
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    return figure
+def plot_copying(evidence: Evidence, table: pd.DataFrame) -> Picture:
+    """How often models of each group lie farther from their nearest original than unseen ones do.
+
+    Z is not drawn, since its scale promises an error rate that these checkpoints do not keep.
+    """
+    rows = table.set_index("group").loc[few(table["group"])]
+    size = (6.4, rows_height(len(rows)) + 0.4)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.axvline(50, color="#888888", lw=1, ls="--")
+    for name, (colour, marker) in zip(HELD_OUT, (("#595959", "v"), look("fresh")), strict=True):
+        style = {"ms": 7, "color": colour, "label": f"than checkpoints of: {label(name)}"}
+        axes.plot(100 * rows[f"farther_{name}"], range(len(rows)), marker, **style)
+    axes.set_xlabel("pairs in which the model lies farther from its nearest original (%)")
+    axes.set_xlim(-3, 103)
+    tidy(axes)
+    name_rows(axes, map(label, rows.index))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    farther = 100 * rows.loc["generated", [f"farther_{name}" for name in HELD_OUT]]
+    return figure, (
+        "A generated model lies farther from its nearest original than a held-back checkpoint in "
+        f"{farther.iloc[0]:.0f} % of pairs, and than one of a fresh run in "
+        f"{farther.iloc[1]:.0f} %; a copy would in 0 %."
+    )
 
 
 ANALYSIS = Analysis(
     name="copying",
     order=5,
     title="Copying",
-    question="Would a test call the generated models copies of what was learned?",
-    reading="Far left of the grey band is copying, far right underfitting. Checkpoints of a run "
-    "are not independent, so read a group beside the known copies (noise) and averages (soups).",
-    definition="Z_U is the standardised Mann-Whitney U between a group's and the held-out "
-    "checkpoints' distances to the nearest original. Farther is the share of pairs of a model and "
-    "a held-out checkpoint in which the model lies farther from its nearest original.",
+    question="Do generated models lie nearer to what was learned than unseen checkpoints do?",
+    reading="Copies stand at 0 %, models that lie as far as unseen checkpoints at the line of "
+    "50 %. The two unseen sets lie at different distances themselves, and checkpoints of a run are "
+    "not independent, so read a group beside known copies (noise 0.001), averages (soups) and the "
+    "other unseen set.",
+    definition="Z_U, in the table, is the standardised Mann-Whitney U between a group's and the "
+    "held-out checkpoints' distances to the nearest original. Farther is the share of pairs of a "
+    "model and a held-out checkpoint in which the model lies farther from its nearest original. "
+    "Z_U is no z score here: runs that copy nothing exceed 1.96 in nearly half of all simulations.",
     source="Meehan, Chaudhuri and Dasgupta, AISTATS 2020, Section 3.",
     table=lambda evidence: copying_table(places(evidence)),
     figures={"copying": plot_copying},

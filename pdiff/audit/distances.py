@@ -14,14 +14,24 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Float64
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pdiff.audit.analysis import MEMORISATION, Analysis
 from pdiff.audit.evidence import Evidence, Matrices
-from pdiff.baselines.registry import colour, label, ordered
-from pdiff.novelty.pictures import draw_boxes, name_rows, plain_ticks, rows_height, tidy
+from pdiff.baselines.registry import label
+from pdiff.novelty.looks import MAIN, look
+from pdiff.novelty.pictures import (
+    NOTE,
+    Picture,
+    draw_boxes,
+    few,
+    in_words,
+    name_rows,
+    rows_height,
+    tidy,
+)
 
+BESIDE = ("generated", "latent_gaussian", "held_back", "fresh")
 HELD_OUT = ("held_back", "fresh")
 """Checkpoints that nothing learned from: the next ones of the run, and those of another run."""
 
@@ -132,36 +142,45 @@ def distance_summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def plot_distances(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
+def plot_distances(evidence: Evidence, table: pd.DataFrame) -> Picture:
     """Boxes for each group of the L2 distance to the nearest original and the interpolation index.
 
-    Marks beside a box are the median distances to the nearest held-out checkpoint.
+    The range of the index is that of `MAIN` and held-back models; groups beyond it are named.
     """
     models = places(evidence)
-    groups = ordered(models["group"])
-    size = (10, rows_height(len(groups)) + 0.3)
+    groups = few(models["group"])
+    size = (6.4, rows_height(len(groups)) + 0.2)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, layout="constrained")
     for axes, column in ((left, "nearest"), (right, "interpolation_index")):
         draw_boxes(axes, {g: models.loc[models["group"] == g, column].to_numpy() for g in groups})
         tidy(axes)
-    for name, marker in zip(HELD_OUT, "D^", strict=True):
-        middle = models.groupby("group")[f"nearest_{name}"].median().reindex(groups)
-        style = {"ms": 4.5, "fillstyle": "none", "color": colour(name, [name]), "clip_on": False}
-        text = f"median distance to the nearest unseen checkpoint: {label(name)}"
-        left.plot(middle, range(len(groups)), marker, label=text, **style)
-    right.axvline(1, color="#3b6fb6", lw=1, ls="--", zorder=0)
-    left.set_xlabel("L2 distance to the nearest original")
-    right.set_xlabel("distance to the mean original / originals' radius")
-    near = models.loc[models["nearest"] > 0, "nearest"]
-    if len(near):  # exact copies stand at the linear start of the axis
-        left.set_xscale("symlog", linthresh=near.min())
-        left.set_xlim(left=0 if (models["nearest"] == 0).any() else 0.8 * near.min())
-    right.set_xscale("symlog", linthresh=1, linscale=1)
-    plain_ticks(right, (0, 0.25, 0.5, 0.75, 1, 2, 4, 8, 16, 32, 64))
+    left.set_xlabel("L2 distance to the\nnearest original (log scale)")
+    low = models.groupby("group")["nearest"].quantile(0.05)
+    if (low > 0).any():  # copies stand at a linear start
+        copies = (low == 0).any()
+        scale = {"value": "symlog", "linthresh": low[low > 0].min()} if copies else {"value": "log"}
+        left.set_xscale(**scale)
+        left.xaxis.get_major_locator().set_params(numticks=5)
+    right.axvline(1, color=look("original").colour, lw=1, ls="--", zorder=0)
+    right.set_xlabel("interpolation index: distance\nto the mean, in radii")
+    index = models.groupby("group")["interpolation_index"]
+    high = index.quantile(0.95)
+    far = 1.1 * max(1.0, high[high.index.isin([*MAIN, "held_back"])].max())
+    right.set_xlim(-0.05 * far, far)
+    for line in right.lines:
+        line.set_clip_on(True)
+    if beyond := [group for group in groups if high[group] > far]:
+        names = "; ".join(map(label, beyond))
+        figure.supxlabel(f"partly or wholly beyond the right axis: {names}", **NOTE)
     name_rows(left, [label(group) for group in groups])
     right.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    return figure
+    rows = table.set_index("group")
+    steps = {g: f"{rows.loc[g, 'nearest_relative']:.1f}" for g in groups if g in BESIDE}
+    return figure, (
+        f"Steps to the nearest original, in the originals' own mean distance: {in_words(steps)}. "
+        f"Generated models lie {rows.loc['generated', 'interpolation_mean']:.2f} radii from the "
+        "originals' mean."
+    )
 
 
 NUMBERS = {

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from matplotlib.figure import Figure
 
 from pdiff.audit.analysis import PAPER, Analysis
 from pdiff.audit.evidence import Evidence
 from pdiff.baselines.registry import ordered
-from pdiff.novelty.pictures import empty_figure, plot_scatter
+from pdiff.novelty.looks import MAIN
+from pdiff.novelty.pictures import Picture, in_words, plot_scatter
 
 
 def pareto_front(models: pd.DataFrame) -> Bool[np.ndarray, " M"]:
@@ -33,12 +33,16 @@ def front_table(models: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("group").reset_index()
 
 
-def plot_pareto(evidence: Evidence, table: pd.DataFrame | None) -> Figure:
+def plot_pareto(evidence: Evidence, table: pd.DataFrame) -> Picture:
     """Accuracy against maximum similarity, one point a model, with the Pareto front."""
-    models = evidence.models.dropna(subset=["accuracy", "max_similarity"]).reset_index(drop=True)
-    if models.empty:
-        return empty_figure("no model has a maximum similarity")
-    return plot_scatter(models, evidence.split, pareto_front(models))
+    front = pareto_front(evidence.models)
+    figure, _ = plot_scatter(evidence.models, evidence.split, MAIN, front)
+    counts = table.set_index("group")["on_front"].astype(str).to_dict()
+    own = counts.get("generated", "0")
+    return figure, (
+        f"Of {front.sum()} models on the Pareto front {own} are generated; by group: "
+        f"{in_words(counts)}."
+    )
 
 
 ANALYSIS = Analysis(
@@ -51,7 +55,7 @@ ANALYSIS = Analysis(
     definition="Similarity of two models is the IoU of the sets of test images they get wrong; a "
     "model's maximum similarity is that to the original most like it, and an original leaves out "
     "itself. A model is on the front if no other is as accurate and less similar, or as "
-    "dissimilar and more accurate. Diamonds are the means of groups that differ in a level.",
+    "dissimilar and more accurate. Large markers are the means of groups.",
     source=f"{PAPER}, Section 4, Figures 3, 4 and 5a; the front is ours.",
     table=lambda evidence: front_table(evidence.models),
     figures={"pareto": plot_pareto},

@@ -1,104 +1,187 @@
 """The loop over all analyses: their tables, their figures, and one HTML page that opens offline.
 
-The page holds the figures, no script, and needs no network; `page.html` escapes all text. The same
+The page holds the figures and tables and needs no network; `page.html` escapes all text. The same
 content gives the same bytes.
 """
 
 import base64
-import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from pdiff.audit.analysis import analyses
+from pdiff.audit.analysis import Draw, analyses
+from pdiff.audit.distances import distance_summary, places
 from pdiff.audit.evidence import Evidence
-from pdiff.baselines.registry import FAMILIES, colour, label, split
+from pdiff.baselines.registry import FAMILIES, label, split
 from pdiff.config import GenerateConfig
 from pdiff.core.files import write_text
 from pdiff.diffusion.bars import conclusion, describe, missed_bars
-from pdiff.novelty.pictures import save_figure
+from pdiff.novelty.claims import Kind, bracket, shown
+from pdiff.novelty.looks import look
+from pdiff.novelty.pictures import plot_scatter, save_figure
 from pdiff.novelty.summary import difference_table, save_table
 
 PERCENT = re.compile(r"(\w+_)?(accuracy|share|farther)(_\w+)?")
 """Columns of fractions that readers see in percent."""
-LEAST_WIDTH = 640
-"""Pixels below which a figure is not shrunk any further but scrolls in its box."""
 RIVALS = ("gaussian_full", "latent_gaussian")
 """What a diffusion model has to beat, in the numbers that experiments are compared by."""
+AGAINST = {
+    "original": "the originals",
+    "ensemble": "their plain mean",
+    "latent_gaussian": "a Gaussian of their latents",
+    "fresh": "a fresh fine-tuning run",
+}
+"""What the top of the report compares generated models with."""
+
+
+class Fit(NamedTuple):
+    """Whether the generator learned: the bars decide (`pdiff.diffusion.bars`)."""
+
+    fits: bool
+    conclusion: str
+    numbers: str
 
 
 def write_audit(
-    folder: Path, evidence: Evidence, lead: str, facts: Mapping[str, str]
+    folder: Path, evidence: Evidence, fit: Fit, facts: Mapping[str, str]
 ) -> dict[str, float | None]:
     """Write every analysis and `report.html` into `folder`; return the headline numbers.
 
-    The report says first whether the generator learned (`lead`), then how its models differ from
-    each group, then what the analyses found. `facts` say what was run.
+    The report says first what was found (`finding`), then whether the generator learned and how
+    its models differ from the main rivals, then what the analyses found. `facts` say what was run.
     """
     groups = difference_table(evidence.models, evidence.wrong, evidence.replicates)
-    save_table(folder / "groups.csv", groups)
     differences, sections, found = groups.set_index("group"), [], {}
     for name in ("accuracy", "similarity"):
         for rival in (group for group in RIVALS if group in differences.index):
             found[f"{name}_over_{rival}"] = differences.loc[rival, f"{name}_difference"]
+    scatter = {"groups": lambda evidence, _: plot_scatter(evidence.models, evidence.split)}
+    top = _written(folder, evidence, "groups", groups, scatter)
     for analysis in analyses():
-        table, pictures = None, {}
-        if analysis.table is not None:
-            table = analysis.table(evidence)
-            save_table(folder / f"{analysis.name}.csv", table)
-        for name, draw in analysis.figures.items():
-            pictures[folder / f"{name}.png"] = (inspect.getdoc(draw) or name).partition("\n")[0]
-            save_figure(draw(evidence, table), folder / f"{name}.png")
+        table = None if analysis.table is None else analysis.table(evidence)
+        part = _written(folder, evidence, analysis.name, table, analysis.figures)
+        sections.append({"analysis": analysis, **part})
         found |= analysis.numbers(table)
-        sections.append({"analysis": analysis, "pictures": pictures, "table": table})
-    write_report(folder / "report.html", lead, facts, groups, sections)
+    steps = distance_summary(places(evidence)).set_index("group")["nearest_relative"]
+    images = f"{len(evidence.labels):,} {evidence.split} images"
+    top["finding"] = finding(groups, images, steps, fit.fits)
+    write_report(folder / "report.html", fit, facts, top, sections)
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
+
+
+def _written(
+    folder: Path,
+    evidence: Evidence,
+    name: str,
+    table: pd.DataFrame | None,
+    figures: Mapping[str, Draw],
+) -> dict[str, Any]:
+    """Write a part's table and figures; what the page shows of them."""
+    pictures, path = {}, folder / f"{name}.csv"
+    if table is not None:
+        save_table(path, table)
+    for png, draw in figures.items():
+        figure, words = draw(evidence, table)
+        save_figure(figure, folder / f"{png}.png")
+        pictures[folder / f"{png}.png"] = re.sub(r"\bnan\b", "unknown", words)
+    return {"pictures": pictures, "table": table, "csv": path}
 
 
 def lead(
     metrics: Mapping[str, Any], config: GenerateConfig, min_r2: float, warned: str = ""
-) -> str:
+) -> Fit:
     """Whether the generator learned, from the metrics of the stage `novelty`, and its warnings."""
-    word = conclusion(missed_bars(metrics["fit"], config, min_r2))
-    text = f"{describe(metrics['fit'], metrics['similarity'])} {word}"
-    return f"{text} {warned.removeprefix(word).strip()}".strip()
+    missed = missed_bars(metrics["fit"], config, min_r2)
+    word, numbers = conclusion(missed), describe(metrics["fit"], metrics["similarity"])
+    return Fit(not missed, f"{word} {warned.removeprefix(word).strip()}".strip(), numbers)
+
+
+def finding(groups: pd.DataFrame, images: str, steps: pd.Series, fits: bool) -> str:
+    """What was found, in one sentence: the accuracy beside the rivals', the nearest checkpoint.
+
+    `groups` is a `difference_table`: a word is its 95 % interval on these images. `steps` is each
+    group's distance to the nearest checkpoint, in that of a checkpoint.
+    """
+    table, said = groups.set_index("group"), {}
+    for _, name, row in _against(groups):
+        low, high = row["accuracy_difference_low"], row["accuracy_difference_high"]
+        word = "more accurate than" if low > 0 else "less accurate than" if high < 0 else ""
+        theirs = f"{name} ({100 * row['accuracy']:.2f} %)"
+        said.setdefault(word or "not told apart in accuracy from", []).append(theirs)
+    words = ", ".join(f"{word} {_listed(names)}" for word, names in said.items())
+    own = table.loc["generated"]
+    text = (
+        f"{own['models']:.0f} generated models, {100 * own['accuracy']:.2f} % on {images}: {words}"
+    )
+    if not pd.isna(steps["generated"]):
+        text += f"; the nearest checkpoint is {steps['generated']:.1f} steps away"
+        text += f", for a fresh run {steps['fresh']:.1f}" if "fresh" in steps else ""
+    return f"{text}." if fits else f"The generator does not fit, so no claim follows. {text}."
+
+
+def _against(groups: pd.DataFrame) -> Iterator[tuple[str, str, pd.Series]]:
+    """Group, name and row of the main rivals that there are."""
+    table = groups.set_index("group")
+    return (
+        (group, name, table.loc[group]) for group, name in AGAINST.items() if group in table.index
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def write_report(
     path: Path,
-    lead: str,
+    fit: Fit,
     facts: Mapping[str, str],
-    groups: pd.DataFrame,
+    top: Mapping[str, Any],
     sections: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the page: `lead` on top, then `groups`, what was run, and a section per analysis.
+    """Write the page: the `finding` and the fit, the main rivals, a picture, then the sections.
 
-    A section has an `analysis`, its `pictures` (alternative text by PNG), and its `table` or None.
+    `top` and each section have `pictures` (alternative text by PNG), a `table` or None, and where
+    its `csv` lies; `top` has the `finding` and the table of groups, a section its `analysis`.
     """
     strict = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **strict)
-    functions = (heading, columns, cell, picture, colour)
+    functions = (heading, columns, cell, picture, embedded, look)
     environment.filters |= {function.__name__: function for function in functions}
     page = environment.get_template("page.html")
-    shown = [FAMILIES[name] for name in dict.fromkeys(split(g)[0] for g in groups["group"])]
-    families = {family.label.format("N"): family.what for family in shown}
-    content = {"lead": lead, "facts": facts, "groups": groups, "sections": sections}
+    groups = top["table"]
+    known = [FAMILIES[name] for name in dict.fromkeys(split(g)[0] for g in groups["group"])]
+    families = {family.label.format("N"): family.what for family in known}
+    rivals = [
+        (group, name, _difference(row, "accuracy"), _difference(row, "similarity"))
+        for group, name, row in _against(groups)
+    ]
+    content = {"fit": fit, "facts": facts, "top": top, "rivals": rivals, "sections": sections}
     title = "Is it new? The audit of one p-diff run"
     write_text(path, page.render(content, families=families, title=title))
 
 
+def _difference(row: pd.Series, kind: Kind) -> tuple[str, str]:
+    """A difference and its interval."""
+    name = f"{kind}_difference"
+    return shown(row[name], kind), bracket(row[f"{name}_low"], row[f"{name}_high"], kind)
+
+
 def picture(png: Path) -> dict[str, Any]:
-    """Width, height and least width in pixels, and the picture as base64."""
+    """Width and height in pixels, and the picture as base64."""
     with Image.open(png) as image:
         width, height = image.size
-    data = base64.b64encode(png.read_bytes()).decode()
-    return {"width": width, "height": height, "least": min(width, LEAST_WIDTH), "data": data}
+    return {"width": width, "height": height, "data": embedded(png)}
+
+
+def embedded(file: Path) -> str:
+    """The content as base64."""
+    return base64.b64encode(file.read_bytes()).decode()
 
 
 def columns(table: pd.DataFrame) -> list[str]:

@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 from jaxtyping import Int, Int64
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pdiff.audit.analysis import Analysis
 from pdiff.audit.evidence import Evidence
-from pdiff.baselines.registry import colour, label
-from pdiff.novelty.pictures import name_rows, rows_height, tidy
+from pdiff.baselines.registry import label
+from pdiff.novelty.looks import MAIN, look
+from pdiff.novelty.pictures import Picture, few, in_words, name_rows, rows_height, tidy
 from pdiff.parameters.subset import spread_evenly
 
 VOTERS = 20
@@ -48,19 +48,24 @@ def vote_table(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "voters", "accuracy", "vote_gain", "disagreement"])
 
 
-def plot_votes(evidence: Evidence, table: pd.DataFrame) -> Figure:
+def plot_votes(evidence: Evidence, table: pd.DataFrame) -> Picture:
     """Bars for each group of what the vote of its models gains over their mean accuracy."""
-    groups = list(table["group"])
-    size = (8.6, max(4.0, rows_height(len(groups))))
+    groups = few(table["group"])
+    gains = 100 * table.set_index("group")["vote_gain"]
+    size = (5.6, max(4.0, rows_height(len(groups))))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
-    axes.barh(
-        range(len(groups)), 100 * table["vote_gain"], color=[colour(g, groups) for g in groups]
-    )
+    axes.barh(range(len(groups)), gains[groups], color=[look(g).colour for g in groups])
     axes.axvline(0, color="#333333", lw=1)
-    axes.set_xlabel(f"{evidence.split} accuracy of {VOTERS} models' vote, less their mean (points)")
+    axes.set_xlabel(
+        f"{evidence.split} accuracy of {VOTERS} models' vote,\nless their mean (points)"
+    )
     name_rows(axes, [label(group) for group in groups])
     tidy(axes)
-    return figure
+    shown = {group: f"{gains[group]:+.2f}" for group in groups if group in MAIN}
+    return (
+        figure,
+        f"Points that a vote of {VOTERS} gains: {in_words(shown) or 'no group has as many'}.",
+    )
 
 
 ANALYSIS = Analysis(

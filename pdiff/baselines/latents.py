@@ -70,13 +70,13 @@ def reconstruction(evaluation: Evaluation, originals: Int16[Tensor, "K N"]) -> d
     return {"reconstructed_accuracy": after, "accuracy_drop": before - after}
 
 
-@baseline("reconstructed", "#e0a030", order=40, paper=True, codec=True)
+@baseline("reconstructed", order=40, paper=True, codec=True)
 def reconstructed(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Originals, encoded and decoded: what the codec alone does."""
     return latents[spread_evenly(len(latents), draw.config.reconstructed_models)]
 
 
-@baseline("reconstructed, latent noise {}", "YlOrBr", order=50, codec=True, levels="latent_noise")
+@baseline("reconstructed, latent noise {}", order=50, codec=True, levels="latent_noise")
 def reconstructed_noise(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Originals whose latents get Gaussian noise of this std before they are decoded."""
     count, seed = len(latents), derive_seed(draw.run_seed, draw.family)  # the same at every level
@@ -84,14 +84,14 @@ def reconstructed_noise(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tens
     return sources + draw.level * _normal(latents, draw)
 
 
-@baseline("Gaussian of latents", "#8c564b", order=60, codec=True)
+@baseline("Gaussian of latents", order=60, codec=True)
 def latent_gaussian(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Decoded from a Gaussian fitted to the latents."""
     weights = gaussian(len(latents), draw.models, draw.seed)
     return (weights @ latents.double().cpu()).to(latents)
 
 
-@baseline("VAE prior", "#7f6a93", order=70, codec=True, kind="vae")
+@baseline("VAE prior", order=70, codec=True, kind="vae")
 def vae_prior(latents: Float[Tensor, "K L"], draw: Draw) -> Float[Tensor, "M L"]:
     """Decoded from N(0, I): the VAE as a generator."""
     return _normal(latents, draw)

@@ -37,13 +37,13 @@ def from_originals(
     return draw_groups(known, config, seed, audit=audit)
 
 
-@baseline("original", "#3b6fb6", order=10, paper=True)
+@baseline("original", order=10, paper=True)
 def original(originals: Rows, _draw: Draw) -> Rows:
     """The K checkpoints that the autoencoder learns."""
     return originals
 
 
-@baseline("ensemble", "#000000", order=20, paper=True)
+@baseline("ensemble", order=20, paper=True)
 def ensemble(originals: Rows, _draw: Draw | None = None) -> Models:
     """The mean of all originals, one model."""
     blocks = (block for _, block in originals.columns())
@@ -51,7 +51,7 @@ def ensemble(originals: Rows, _draw: Draw | None = None) -> Models:
     return Models(originals.subset, torch.cat(means, 1))
 
 
-@baseline("exponential average", "#9467bd", order=100)
+@baseline("exponential average", order=100)
 def ema(originals: Rows, draw: Draw) -> Rows:
     """The exponential average along the run, at steps spread evenly over it."""
     decay, count = draw.config.ema_decay, len(originals)
@@ -62,7 +62,7 @@ def ema(originals: Rows, draw: Draw) -> Rows:
     return combined(originals, weights.where(age >= 0, 0.0))
 
 
-@baseline("interpolated", "#c77dba", order=110)
+@baseline("interpolated", order=110)
 def interpolated(originals: Rows, draw: Draw) -> Rows:
     """A random point between two random originals."""
     weights = torch.zeros(draw.models, len(originals), dtype=torch.float64)
@@ -74,7 +74,7 @@ def interpolated(originals: Rows, draw: Draw) -> Rows:
     return combined(originals, weights)
 
 
-@baseline("soup of {}", "Purples", order=120, levels="soups", most=lambda count: count)
+@baseline("soup of {}", order=120, levels="soups", most=lambda count: count)
 def soup(originals: Rows, draw: Draw) -> Rows:
     """The mean of N random originals."""
     weights = torch.zeros(draw.models, len(originals), dtype=torch.float64)
@@ -84,13 +84,13 @@ def soup(originals: Rows, draw: Draw) -> Rows:
     return combined(originals, weights)
 
 
-@baseline("rank {}", "RdPu", order=140, levels="ranks", most=lambda count: count - 2)
+@baseline("rank {}", order=140, levels="ranks", most=lambda count: count - 2)
 def projected(originals: Rows, draw: Draw) -> Rows:
     """Originals projected on their first N principal components."""
     return combined(originals, projections(originals, draw.level, draw.models))
 
 
-@baseline("Gaussian, independent", "#bcbd22", order=150)
+@baseline("Gaussian, independent", order=150)
 def gaussian_diagonal(originals: Rows, draw: Draw) -> Rows:
     """A Gaussian for each parameter on its own."""
     correction = min(1, len(originals) - 1)  # a single original has no std: models are copies
@@ -106,13 +106,13 @@ def gaussian_diagonal(originals: Rows, draw: Draw) -> Rows:
     return Made(originals.subset, draw.models, row)
 
 
-@baseline("Gaussian, full", "#7a7d00", order=160)
+@baseline("Gaussian, full", order=160)
 def gaussian_full(originals: Rows, draw: Draw) -> Rows:
     """A Gaussian with the originals' covariance, in their span."""
     return combined(originals, gaussian(len(originals), draw.models, draw.seed))
 
 
-@baseline("noise {}", "Greens", 170, paper=True, levels="noise_levels noise_ladder")
+@baseline("noise {}", order=170, paper=True, levels="noise_levels noise_ladder")
 def noised(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise in units of each tensor's std (authors')."""
     of_the_paper = draw.level in draw.config.noise_levels
@@ -126,7 +126,7 @@ def noised(originals: Rows, draw: Draw) -> Rows:
     return _noise_added(originals, draw, count, scale)
 
 
-@baseline("absolute noise {}", "Greys", order=180, levels="absolute_noise")
+@baseline("absolute noise {}", order=180, levels="absolute_noise")
 def absolute(originals: Rows, draw: Draw) -> Rows:
     """Originals with noise of this std."""
     return _noise_added(originals, draw, draw.models, torch.ones_like)

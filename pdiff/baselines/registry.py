@@ -1,8 +1,8 @@
-"""The groups of models that are compared: what each is, how it is drawn, and how it is shown.
+"""The groups of models that are compared: what each is, how it is made, and what it is called.
 
 A family is registered by the function that makes its groups (`baseline`); names, order, labels,
-colours, seeds and counts are read from here. A group's name is its family, with a level behind it
-where the family has several: `noised_0.15`, `soup_8`.
+seeds and counts are read from here, colours from `pdiff.novelty.looks`. A group's name is its
+family, with a level behind it where the family has several: `noised_0.15`, `soup_8`.
 """
 
 import math
@@ -11,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib.colors import to_hex
 
 from pdiff.config import BaselinesConfig, Params
 from pdiff.core.runtime import derive_seed
@@ -50,8 +48,6 @@ class Family:
 
     label: str
     """In figures; `{}` is where the level stands, in a family that has several."""
-    colour: str
-    """A colour, or a matplotlib colour map for several levels, darker as they rise."""
     order: int
     """Place in tables, rising; the last ones stand at the back of a figure."""
     what: str
@@ -83,22 +79,22 @@ _HELD_BACK = "The checkpoints that follow the K, which nothing learns from."
 _FRESH = "Checkpoints of fine-tuning runs that nothing learns from, with other batches."
 
 FAMILIES: dict[str, Family] = {
-    "generated": Family("generated", "#d1495b", 30, _GENERATED, paper=True, codec=True),
-    "held_back": Family("held back", "#17becf", 80, _HELD_BACK),
-    "fresh": Family("fresh run", "#0e7c86", 90, _FRESH),
-    "soup_greedy": Family("greedy soup", "#4a148c", 130, _SOUP),
+    "generated": Family("generated", 30, _GENERATED, paper=True, codec=True),
+    "held_back": Family("held back", 80, _HELD_BACK),
+    "fresh": Family("fresh run", 90, _FRESH),
+    "soup_greedy": Family("greedy soup", 130, _SOUP),
 }
 """By name: those that no function makes, and those that `baseline` adds."""
 
 
-def baseline(label: str, colour: str, order: int, **facts: Any) -> Callable:
+def baseline(label: str, order: int, **facts: Any) -> Callable:
     """Register the family that is named as the function which makes its groups.
 
     Its docstring is `what`; the other `facts` are fields of `Family`.
     """
 
     def decorate(make: Callable[[Any, Draw], Any]) -> Callable:
-        FAMILIES[make.__name__] = Family(label, colour, order, make.__doc__, make=make, **facts)
+        FAMILIES[make.__name__] = Family(label, order, make.__doc__, make=make, **facts)
         return make
 
     return decorate
@@ -165,14 +161,3 @@ def label(group: str) -> str:
     """What a figure calls a group."""
     family, level = split(group)
     return FAMILIES[family].label.format(f"{level:g}")
-
-
-def colour(group: str, groups: Iterable[str]) -> str:
-    """A group's colour, where `groups` are shown together."""
-    family, _ = split(group)
-    own = FAMILIES[family].colour
-    if own.startswith("#"):
-        return own
-    others = [other for other in ordered(groups) if split(other)[0] == family]
-    place = (others.index(group) + 1) / len(others)
-    return to_hex(matplotlib.colormaps[own](0.3 + 0.6 * place))

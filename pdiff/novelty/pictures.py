@@ -3,7 +3,7 @@
 A kind is a family of groups; a group's name has a level behind it where the family has several.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
@@ -14,17 +14,20 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from pdiff.baselines.registry import colour, label, ordered, split
+from pdiff.baselines.registry import label, ordered, split
+from pdiff.novelty.looks import MAIN, OTHER, look
+from pdiff.parameters.subset import spread_evenly
 
 matplotlib.use("Agg")
 
-FRONT = ("reconstructed", "held_back", "fresh", "original", "generated", "ensemble")
+FRONT = ("fresh", "latent_gaussian", "original", "generated", "ensemble")
 """Drawn last, so that no rival hides them."""
 NOTE = {"fontsize": 8, "color": "#555555"}
+Picture = tuple[plt.Figure, str]
+"""A figure, and in words what it shows: its alternative text."""
 SIMILARITY = "maximum similarity to an original (IoU of wrong predictions)"
 
 
@@ -44,80 +47,105 @@ def back_to_front(groups: Iterable[str]) -> list[str]:
 
 def plot_scatter(
     models: pd.DataFrame,
-    split: str,
+    reported: str,
+    named: Collection[str] = MAIN,
     front: Bool[np.ndarray, " M"] | None = None,
     note: str = "",
-) -> plt.Figure:
-    """Accuracy against maximum similarity, one point a model.
+) -> Picture:
+    """Accuracy against maximum similarity, a small point a model, and what it shows in words.
 
-    The paper's Figures 3, 4 and 5a, with a line through the means of groups that differ in a
-    level, and through the models on the Pareto `front`. It shows the range of the originals and
-    the generated models and names the groups of models below; `note` ends its caption.
+    The paper's Figures 3, 4 and 5a. Large markers are the means of the `named` groups, with a line
+    through levels of one kind; all others are grey. `front` marks the models that a line joins.
+    The picture shows the range of originals and generated models and names the groups below it;
+    `note` stands under it.
     """
-    figure, axes = plt.subplots(figsize=(9.4, 5.6), layout="constrained")
-    groups = set(models["group"])
+    if not models["max_similarity"].notna().any():
+        return empty_figure("no model has a maximum similarity")
+    figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
+    groups = ordered(group for group in set(models["group"]) if group in named)
+    others = models[~models["group"].isin(groups)]
+    place = others["max_similarity"], 100 * others["accuracy"]
+    axes.scatter(*place, s=7, color=OTHER.colour, alpha=0.4, lw=0)
     for group in back_to_front(groups):
-        part = models[models["group"] == group]
-        style = {"s": 130, "marker": "*"} if group == "ensemble" else {"s": 13}
-        place = part["max_similarity"], 100 * part["accuracy"]
-        axes.scatter(*place, color=colour(group, groups), lw=0, alpha=0.7, **style)
+        part, (colour, marker) = models[models["group"] == group], look(group)
+        place, style = (part["max_similarity"], 100 * part["accuracy"]), {"alpha": 0.3, "lw": 0}
+        if len(part) > 1:
+            axes.scatter(*place, s=13, color=colour, marker=marker, **style)
     means = models.groupby("group")[["max_similarity", "accuracy"]].mean()
-    for members in (names for names in kinds(groups).values() if len(names) > 1):
-        x, y = means.loc[members, "max_similarity"], 100 * means.loc[members, "accuracy"]
-        shades = [colour(group, groups) for group in members]
-        axes.plot(x, y, color=shades[len(shades) // 2], lw=1, zorder=3)
-        axes.scatter(x, y, c=shades, s=34, marker="D", edgecolors="white", lw=0.8, zorder=3.5)
+    _draw_means(axes, means["max_similarity"], 100 * means["accuracy"], groups)
     lines = []
     if front is not None:
         best = models[front].sort_values(["max_similarity", "accuracy"])
-        x, y = best["max_similarity"], 100 * best["accuracy"]
-        shades = [colour(group, groups) for group in best["group"]]
-        axes.step(x, y, "k-", where="post", lw=1.1)
-        axes.scatter(x, y, c=shades, s=26, edgecolors="black", lw=0.9, zorder=4)
-        lines = [Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)})")]
-    axes.set(xlabel=SIMILARITY, ylabel=f"{split} accuracy (%)")
-    caption = [fill(text, 130) for text in (_focus(axes, models), note) if text]
-    if caption:
-        figure.supxlabel("\n".join(caption), x=0.01, ha="left", **NOTE)
+        axes.step(best["max_similarity"], 100 * best["accuracy"], "k-", where="post", lw=1.1)
+        lines.append(Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)})"))
+    axes.set(xlabel=SIMILARITY, ylabel=f"{reported} accuracy (%)")
+    _focus(axes, models, models["group"].isin(groups) | (front is not None))
+    if note:
+        figure.supxlabel(fill(note, 80), x=0.01, ha="left", **NOTE)
     tidy(axes)
-    group_legend(figure, models["group"].value_counts().to_dict(), lines)
-    return figure
+    group_legend(figure, models["group"], groups, lines)
+    said = {g: f"{100 * a:.2f} % at {m:.3f}" for g, m, a in means.loc[groups].itertuples()}
+    return figure, f"Mean accuracy at mean maximum similarity: {in_words(said)}."
 
 
-def _focus(axes: Axes, models: pd.DataFrame) -> str:
+def _draw_means(axes: Axes, x: pd.Series, y: pd.Series, groups: Sequence[str]) -> None:
+    """Large markers at the means of the groups, and a line through the levels of one kind."""
+    for depth, group in enumerate(back_to_front(groups)):
+        colour, marker = look(group)
+        style = {"color": colour, "marker": marker, "edgecolors": "white", "lw": 1.2}
+        size = 300 if marker == "*" else 120
+        axes.scatter(x[group], y[group], s=size, zorder=4 + depth, **style)
+    for members in (own for own in kinds(groups).values() if len(own) > 1):
+        axes.plot(x[members], y[members], color=look(members[0]).colour, lw=1, zorder=3)
+        for group in members:
+            style = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
+            text, place = f"{_level(group):g}", (x[group], y[group])
+            axes.annotate(text, place, color="#333333", fontsize=8, zorder=20, **style)
+
+
+def _level(group: str) -> float:
+    return split(group)[1]
+
+
+def _focus(axes: Axes, models: pd.DataFrame, wide: pd.Series) -> None:
     """Limits around originals and generated models: rivals that failed must not flatten them.
 
-    Says which models lie below, "" if none.
+    `wide` are the models that the x axis has to hold; those outside the picture are named.
     """
     main = models[models["group"].isin(("original", "generated", "ensemble"))]
     low = min(main["accuracy"].quantile(0.01), main.groupby("group")["accuracy"].median().min())
     room = max(models["accuracy"].max() - low, 0.005)
-    bottom, top = low - 0.6 * room, models["accuracy"].max() + 0.08 * room
+    bottom, top = low - 0.2 * room, models["accuracy"].max() + 0.08 * room
     inside = models["accuracy"] >= bottom
-    left, right = models.loc[inside, "max_similarity"].agg(["min", "max"])
+    left, right = models.loc[inside & wide, "max_similarity"].agg(["min", "max"])
     margin = 0.04 * max(right - left, 0.05)
     if np.isfinite(left):
         axes.set_xlim(left - margin, right + margin)
+        inside &= ~(models["max_similarity"] < left - margin)
     axes.set_ylim(100 * bottom, 100 * top)
-    below = models.loc[~inside, "group"].value_counts().to_dict()
-    names = ", ".join(f"{label(group)} ({below[group]})" for group in ordered(below))
-    text = f"{sum(below.values())} of {len(models)} models lie below this picture: {names}"
-    return text if below else ""
+    if outside := models.loc[~inside, "group"].value_counts().to_dict():
+        names = "; ".join(f"{label(group)} ({outside[group]})" for group in ordered(outside))
+        text = f"{sum(outside.values())} of {len(models)} models lie outside this picture: {names}"
+        axes.set_title(fill(text, 80), loc="left", **NOTE)
 
 
-def plot_similarities(models: pd.DataFrame) -> plt.Figure:
-    """Distribution of the maximum similarity in each group (the paper's Figure 5c)."""
-    groups = ordered(models["group"])
+def plot_similarities(models: pd.DataFrame) -> Picture:
+    """Distribution of the maximum similarity in each group (the paper's Figure 5c), and its words.
+
+    A kind of more than three levels shows three.
+    """
+    groups = few(models["group"])
     values = {g: models.loc[models["group"] == g, "max_similarity"] for g in groups}
-    figure, axes = plt.subplots(figsize=(7.6, rows_height(len(groups))), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.6, rows_height(len(groups))), layout="constrained")
     draw_boxes(axes, {group: own.to_numpy() for group, own in values.items()})
     for group in ("original", "generated"):
-        style = {"color": colour(group, [group]), "lw": 1, "ls": "--", "zorder": 0}
+        style = {"color": look(group).colour, "lw": 1, "ls": "--", "zorder": 0}
         axes.axvline(values[group].median(), **style)
-    axes.set_xlabel(SIMILARITY)
+    axes.set_xlabel(SIMILARITY.replace(" (", "\n("))
     tidy(axes)
     name_rows(axes, [f"{label(group)} ({len(values[group])})" for group in groups])
-    return figure
+    medians = {group: f"{values[group].median():.3f}" for group in groups if group in MAIN}
+    return figure, f"Median maximum similarity: {in_words(medians)}."
 
 
 def draw_boxes(axes: Axes, values: Mapping[str, Float[np.ndarray, " _"]]) -> None:
@@ -126,7 +154,7 @@ def draw_boxes(axes: Axes, values: Mapping[str, Float[np.ndarray, " _"]]) -> Non
     NaN are left out; a group without a value keeps its empty row.
     """
     for y, (group, found) in enumerate(values.items()):
-        finite, shade = found[np.isfinite(found)], colour(group, values)
+        finite, shade = found[np.isfinite(found)], look(group).colour
         if not len(finite):
             continue
         low, first, middle, third, high = np.quantile(finite, [0.05, 0.25, 0.5, 0.75, 0.95])
@@ -134,6 +162,16 @@ def draw_boxes(axes: Axes, values: Mapping[str, Float[np.ndarray, " _"]]) -> Non
         axes.hlines(y, first, third, color=shade, linewidth=7)
         style = {"color": "white", "mec": "#222222", "zorder": 4, "clip_on": False}
         axes.plot(middle, y, "o", markersize=5, **style)
+
+
+def few(groups: Iterable[str]) -> list[str]:
+    """The groups in the order of tables, of a kind with more than three levels three."""
+    return [own[i] for own in kinds(groups).values() for i in spread_evenly(len(own), 3)]
+
+
+def in_words(values: Mapping[str, str]) -> str:
+    """What each group has, as in `original: 0.98; soup of 8: 0.92`."""
+    return "; ".join(f"{label(group)}: {value}" for group, value in values.items())
 
 
 def name_rows(axes: Axes, labels: Iterable[str]) -> None:
@@ -150,56 +188,56 @@ def rows_height(count: int) -> float:
 
 
 def group_legend(
-    figure: plt.Figure, counts: Mapping[str, int], extra: Sequence[Line2D] = ()
+    figure: plt.Figure, models: pd.Series, named: Sequence[str], extra: Sequence[Line2D] = ()
 ) -> None:
-    """One entry per kind, right of the axes, with the number of its models.
+    """One entry per kind below the axes, with the range of its levels and the number of models.
 
-    A kind with levels shows three of its colours and the range of its levels.
+    `models` has the group of each model that is shown; those that are not `named` share an entry.
     """
-    handles, labels = [], []
-    for groups in kinds(counts).values():
-        last = f" to {split(groups[-1])[1]:g}" if len(groups) > 1 else ""
-        labels.append(f"{label(groups[0])}{last} ({sum(counts[g] for g in groups):,})")
-        marker, size = ("*", 10) if "ensemble" in groups else ("o", 5)
-        style = {"marker": marker, "markersize": size, "linestyle": "none"}
-        shown = [groups[0], groups[len(groups) // 2], groups[-1]] if len(groups) > 2 else groups
-        dots = (Line2D([], [], color=colour(group, counts), **style) for group in shown)
-        handles.append(tuple(dots))
-    handles += [(line,) for line in extra]
-    labels += [line.get_label() for line in extra]
-    style = {"loc": "outside right upper", "frameon": False, "fontsize": 8, "labelspacing": 0.6}
-    beside = {tuple: HandlerTuple(ndivide=None, pad=0.2)}
-    figure.legend(handles, labels, handler_map=beside, **style)
+    counts, handles = models.value_counts(), []
+    for groups in kinds(named).values():
+        last = f" to {_level(groups[-1]):g}" if len(groups) > 1 else ""
+        text = f"{label(groups[0])}{last} ({counts[groups].sum():,})"
+        colour, marker = look(groups[0])
+        style = {"color": colour, "marker": marker, "ms": 10 if marker == "*" else 7, "ls": "none"}
+        handles.append(Line2D([], [], label=text, **style))
+    if len(others := counts.drop(named)):
+        style = {"color": OTHER.colour, "marker": OTHER.marker, "ls": "none", "ms": 4}
+        text = f"{len(others)} other groups ({others.sum():,})"
+        handles.append(Line2D([], [], label=text, **style))
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": 9, "ncols": 2}
+    figure.legend(handles=[*handles, *extra], **style)
 
 
 def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """PNG with a palette of 256 colours: a third of the size, and the same bytes each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=110, metadata={"Software": None}, facecolor="white")
+    figure.savefig(buffer, dpi=130, metadata={"Software": None}, facecolor="white")
     plt.close(figure)
     picture = Image.open(buffer).convert("RGB")
     picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     picture.save(path, optimize=True)
 
 
-def plain_ticks(axes: Axes, ticks: Iterable[float | int]) -> None:
-    """Those of the ticks that lie within the x axis, as plain numbers."""
-    low, high = axes.get_xlim()
-    shown = [tick for tick in ticks if low <= tick <= high]
-    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
-    axes.set_xticks([], minor=True)
-    axes.set_xlim(low, high)
+def save_both(figure: plt.Figure, path: Path) -> list[Path]:
+    """The PNG at `path` and a PDF beside it for print, the same bytes each time."""
+    vector = path.with_suffix(".pdf")
+    vector.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(vector, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    save_figure(figure, path)
+    return [path, vector]
 
 
-def empty_figure(why: str) -> plt.Figure:
+def empty_figure(why: str) -> Picture:
     """A figure that says why there is nothing to see."""
     figure, axes = plt.subplots(figsize=(6.4, 1.2), layout="constrained")
     axes.text(0.5, 0.5, why, ha="center", va="center", wrap=True)
     axes.set_axis_off()
-    return figure
+    return figure, f"Nothing to see: {why}."

@@ -11,89 +11,149 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from pdiff import outputs
-from pdiff.baselines import registry as families
-from pdiff.core.files import load_tensors
-from pdiff.novelty.pictures import save_figure, tidy
-from pdiff.paper.results import Measured
+from pdiff.baselines.registry import label, name
+from pdiff.core.files import load_tensor, load_tensors
+from pdiff.novelty.looks import look
+from pdiff.novelty.pictures import NOTE, save_both, tidy
+from pdiff.paper.results import Measured, difference
 from pdiff.system.errors import InputError
 
 PAIR = ("original", "generated")
-LINES = ("#3b6fb6", "#d1495b", "#e0a030", "#5cae72", "#7a5195", "#444444")
+LINES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000", "#56B4E9")
+MARKERS = "Dos^vP"
 SHOWN = 64
 """Values of each tensor that the heat map shows: more cannot be told apart."""
 
 
-def draw(name: str, path: Path, rows: Sequence[Measured]) -> bool:
-    """Draw figure `name` from the rows that have run; False, and no file, if none has."""
-    ready = [row for row in rows if len(row.models)]
-    if ready:
-        DRAW[name](path, ready)
-    return bool(ready)
+def draw(figure: str, path: Path, rows: Sequence[Measured]) -> list[Path]:
+    """Draw a figure as PNG and PDF; the files, none if no row has run.
+
+    Panels and places of rows that have not run say so.
+    """
+    if not any(map(_has_run, rows)):
+        return []
+    return save_both(DRAW[figure](rows), path)
 
 
-def _finish(figure: plt.Figure, axes: Axes, path: Path, columns: int = 6) -> None:
-    """Write the figure with the legend of `axes` above it."""
+def _has_run(row: Measured) -> bool:
+    return bool(len(row.models))
+
+
+def _finish(figure: plt.Figure, axes: Axes, columns: int = 6) -> plt.Figure:
+    """The figure with the legend of `axes` above it."""
     style = {"loc": "outside upper center", "frameon": False, "fontsize": 8}
     figure.legend(*axes.get_legend_handles_labels(), ncols=columns, **style)
     for each in figure.axes:
         tidy(each)
-    save_figure(figure, path)
+    return figure
 
 
-def scatter_panels(path: Path, rows: Sequence[Measured]) -> None:
-    """Accuracy against maximum similarity, one panel a row (Figures 3 and 4)."""
-    size = (4.2 * len(rows), 4.0)
-    figure, panels = plt.subplots(1, len(rows), figsize=size, layout="constrained", squeeze=False)
+def scatter_panels(rows: Sequence[Measured]) -> plt.Figure:
+    """Accuracy against maximum similarity, one panel a row on the same axes (Figures 3 and 4)."""
+    shape = {"figsize": (3.2 * len(rows), 3.8), "sharex": True, "sharey": True, "squeeze": False}
+    figure, panels = plt.subplots(1, len(rows), layout="constrained", **shape)
+    levels = next(filter(_has_run, rows)).experiments[0].params["baselines"]["noise_levels"]
     for axes, row in zip(panels[0], rows, strict=True):
-        levels = row.experiments[0].params["baselines"]["noise_levels"]
-        noised = [families.name("noised", level) for level in levels]
-        for group in [*noised, *PAIR]:
-            _points(axes, row, group, families.colour(group, noised), families.label(group))
         axes.set_title(row.row.label, fontsize=10)
         axes.set_xlabel("maximum similarity")
+        if not _has_run(row):
+            style = {"ha": "center", "transform": axes.transAxes, **NOTE}
+            axes.text(0.5, 0.5, row.status.partition(":")[0], **style)
+            continue
+        for group in [*(name("noised", level) for level in levels), *PAIR]:
+            entry = "noise" if group.startswith("noised") else label(group)
+            _points(axes, row, group, *look(group), entry)
     panels[0][0].set_ylabel("test accuracy (%)")
-    _finish(figure, panels[0][0], path, columns=3 * len(rows))
+    drawn = next(axes for axes, row in zip(panels[0], rows, strict=True) if _has_run(row))
+    return _finish(figure, drawn)
 
 
-def _points(axes: Axes, row: Measured, group: str, colour: str, label: str) -> None:
-    """One point a model of the group."""
+def _points(axes: Axes, row: Measured, group: str, colour: str, marker: str, entry: str) -> None:
+    """One point a model of the group; an entry that the legend has is not repeated."""
     models = row.models[row.models["group"] == group]
     x, y = models["max_similarity"], 100 * models["accuracy"]
-    axes.scatter(x, y, s=10, alpha=0.6, linewidths=0, color=colour, label=label)
+    known = entry in axes.get_legend_handles_labels()[1]
+    style = {"s": 12, "alpha": 0.5, "linewidths": 0, "color": colour, "marker": marker}
+    axes.scatter(x, y, label=None if known else entry, **style)
 
 
-def scatter_together(path: Path, rows: Sequence[Measured]) -> None:
-    """Accuracy against maximum similarity of every row's generated models (Figure 5a)."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    _points(axes, rows[0], "original", "#999999", "original")
-    for row, colour in zip(rows, LINES, strict=False):
-        _points(axes, row, "generated", colour, row.row.label)
-    axes.set(xlabel="maximum similarity to an original", ylabel="test accuracy (%)")
-    _finish(figure, axes, path, columns=5)
+def scatter_together(rows: Sequence[Measured]) -> plt.Figure:
+    """Accuracy against maximum similarity of every row's generated models (Figure 5a).
+
+    Beside it, with 95 % intervals that are paired on the images, the means of generated models
+    less those of the originals.
+    """
+    rows = [row for row in rows if _has_run(row)]
+    panels = [["cloud", "accuracy"], ["cloud", "similarity"]]
+    shape = {"figsize": (8.6, 4.6), "width_ratios": [3, 2], "layout": "constrained"}
+    figure, axes = plt.subplot_mosaic(panels, **shape)
+    cloud, by_label = axes["cloud"], {row.row.label: row for row in rows}
+    _points(cloud, rows[0], "original", "#A6A6A6", "o", "original")
+    styles = list(zip(rows, LINES, MARKERS, strict=False))
+    for row, colour, marker in styles:
+        _points(cloud, row, "generated", colour, marker, row.row.label)
+    cloud.set(xlabel="maximum similarity to an original", ylabel="test accuracy (%)")
+    for kind, scale, unit in (
+        ("accuracy", 100, "accuracy (points)"),
+        ("similarity", 1, "similarity"),
+    ):
+        own, measure = axes[kind], "mean" if kind == "accuracy" else kind
+        own.axvline(0, color="#888888", lw=1, ls="--")
+        for i, (row, colour, marker) in enumerate(styles):
+            pair = [(row.row.label, f"{group}_{measure}") for group in ("generated", "original")]
+            found = difference("", *pair, by_label)
+            own.hlines(i, scale * found.low, scale * found.high, color=colour, lw=2)
+            own.plot(scale * found.estimate, i, marker, color=colour, ms=7)
+        own.set_yticks(range(len(styles)), by_label)
+        own.set_ylim(len(styles) - 0.5, -0.5)
+        own.set_xlabel(f"generated less original, {unit}", fontsize=8)
+        own.tick_params(labelsize=8)
+    return _finish(figure, cloud, columns=5)
 
 
-def trajectories(path: Path, rows: Sequence[Measured]) -> None:
-    """Accuracy of unfinished samples along the reverse process (Figure 5b)."""
-    frame = rows[0].found[0].frame(outputs.TRAJECTORY_CURVE)
+def trajectories(rows: Sequence[Measured]) -> plt.Figure:
+    """Accuracy of unfinished samples along the reverse process (Figure 5b), from 0 to 100 %.
+
+    An inset shows samples that are never far from each other at their own range.
+    """
+    run = rows[0].found[0]
+    frame, predictions = (
+        run.frame(outputs.TRAJECTORY_CURVE),
+        run.file(outputs.PREDICTIONS_GENERATED),
+    )
     if frame is None or frame.empty:
         raise InputError("figure_5b: the experiment followed no sample; generate.trajectories is 0")
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     samples = 100 * frame.set_index("step").drop(columns="trajectory_mean")
     samples.columns = samples.columns.str.replace("trajectory_", "sample ")
-    samples.iloc[:, : len(LINES)].plot(ax=axes, color=LINES, linewidth=1.3, legend=False)
+    samples = samples.iloc[:, : len(LINES)]
     mean = 100 * rows[0].value("original_mean")
-    axes.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
-    axes.set(xlabel="sampling step", ylabel="test accuracy (%)")
-    _finish(figure, axes, path)
+    low, high = min(samples.min().min(), mean), max(samples.max().max(), mean)
+    panels = [axes, axes.inset_axes([0.12, 0.12, 0.82, 0.45])] if low > 65 else [axes]
+    for each in panels:
+        samples.plot(ax=each, color=LINES, linewidth=1.3, legend=False)
+        each.axhline(mean, color="black", linestyle="--", linewidth=1, label="originals' mean")
+    for inset in panels[1:]:
+        room = 0.15 * (high - low) or 1.0
+        inset.set(ylim=(low - room, high + room), xlabel="")
+        inset.set_title(f"the same from {low:.1f} to {high:.1f} %", loc="left", **NOTE)
+        inset.tick_params(labelsize=7)
+    images = f" on {len(load_tensor(predictions, 'labels.test')):,} images" if predictions else ""
+    axes.set(ylim=(0, 101), ylabel=f"test accuracy{images} (%)")
+    axes.set_xlabel(r"pure noise $\leftarrow$  sampling step  $\rightarrow$ sample")
+    return _finish(figure, axes, columns=4)
 
 
-def violins(path: Path, rows: Sequence[Measured]) -> None:
+def violins(rows: Sequence[Measured]) -> plt.Figure:
     """Maximum similarity of originals and of generated models, a pair a row (Figure 5c)."""
     figure, axes = plt.subplots(figsize=(1.6 * len(rows) + 1.5, 4.2), layout="constrained")
     for offset, group in zip((-0.2, 0.2), PAIR, strict=True):
-        colour = families.colour(group, PAIR)
-        axes.plot([], [], color=colour, linewidth=6, alpha=0.7, label=f"{group} (best, %)")
+        colour, _ = look(group)
+        entry = f"{group} (above: best accuracy, %)"
+        axes.plot([], [], color=colour, linewidth=6, alpha=0.7, label=entry)
         for i, row in enumerate(rows):
+            if not _has_run(row):
+                continue
             part = row.models.loc[row.models["group"] == group, "max_similarity"]
             found = axes.violinplot([part], [i + offset], widths=0.36, showmedians=True)
             found["bodies"][0].set(facecolor=colour, alpha=0.7)
@@ -102,32 +162,38 @@ def violins(path: Path, rows: Sequence[Measured]) -> None:
             best, top = f"{100 * row.value(f'{group}_best'):.1f}", (i + offset, part.max())
             style = {"ha": "center", "fontsize": 7, "color": colour}
             axes.annotate(best, top, xytext=(0, 3), textcoords="offset points", **style)
-    axes.set_xticks(range(len(rows)), [row.row.label for row in rows])
+    names = [row.row.label + ("" if _has_run(row) else "\nnot run") for row in rows]
+    axes.set_xticks(range(len(rows)), names)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylabel("maximum similarity")
-    _finish(figure, axes, path)
+    return _finish(figure, axes)
 
 
-def heat_map(path: Path, rows: Sequence[Measured]) -> None:
-    """Values of the generated tensors at every checkpoint, weights above biases (Figure 1)."""
+def heat_map(rows: Sequence[Measured]) -> plt.Figure:
+    """Change of the generated tensors since the first checkpoint, weights above biases (Figure 1).
+
+    All panels have one scale of colours; it ends where a hundredth of the values lies beyond.
+    """
     found = rows[0].found[0].file(outputs.CHECKPOINTS)
     if found is None:
         raise InputError("figure_1: the checkpoints are no longer on this machine")
     stack, _ = load_tensors(found)
-    names = sorted(stack, key=lambda name: (name.endswith("bias"), name))[:4]
-    size = (8, 1.5 * len(names) + 0.6)
+    names = sorted(stack, key=lambda tensor: (tensor.endswith("bias"), tensor))[:4]
+    flats = [stack[tensor].flatten(1) for tensor in names]
+    changes = [(flat[:, :SHOWN] - flat[0, :SHOWN]).numpy() for flat in flats]  # (K, SHOWN)
+    limit = float(np.quantile(np.abs(np.concatenate(changes, 1)), 0.99)) or 1.0
+    size = (8, 1.5 * len(names) + 0.9)
     figure, panels = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
-    for axes, name in zip(panels[:, 0], names, strict=True):
-        flat = stack[name].flatten(1)[:, :SHOWN]  # (K, SHOWN)
-        values = (flat - flat[0]).numpy()
-        limit = float(np.abs(values).max()) or 1.0
-        style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+    for axes, tensor, flat, values in zip(panels[:, 0], names, flats, changes, strict=True):
         image = axes.imshow(values.T, aspect="auto", **style)
-        axes.set_title(f"{name}, change since the first checkpoint", fontsize=8, loc="left")
-        axes.set_yticks([])
-        figure.colorbar(image, ax=axes, pad=0.01)
+        axes.set_title(tensor, fontsize=9, loc="left")
+        axes.set_ylabel(f"value\n(first {values.shape[1]} of {flat.shape[1]})", fontsize=8)
+    bar = {"extend": "both", "label": "change since the first checkpoint"}
+    figure.colorbar(image, ax=panels[:, 0], pad=0.01, **bar)
     panels[-1, 0].set_xlabel("checkpoint")
-    save_figure(figure, path)
+    return figure
 
 
 FIGURES = (scatter_panels, scatter_together, trajectories, violins, heat_map)
-DRAW: dict[str, Callable[[Path, Sequence[Measured]], None]] = {f.__name__: f for f in FIGURES}
+DRAW: dict[str, Callable[[Sequence[Measured]], plt.Figure]] = {f.__name__: f for f in FIGURES}

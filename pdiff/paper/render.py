@@ -157,9 +157,8 @@ def write(
         text = _page(table, command, lines)
     metrics = [result.digest for row in rows for result in row.found]
     paths = write_pair(folder, table.file, frame, text, metrics)
-    figure = folder / f"{table.file}.png"
-    if table.draw and draw(table.draw, figure, rows):
-        paths.append(figure)
+    if table.draw:
+        paths += draw(table.draw, folder / f"{table.file}.png", rows)
     return paths, frame
 
 

@@ -1,4 +1,4 @@
-"""Names, order and colours of the groups of models; a new one takes one function."""
+"""Names and order of the groups of models; a new one takes one function."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pdiff.baselines import registry
-from pdiff.baselines.registry import FAMILIES, colour, count_models, label, name, ordered, split
+from pdiff.baselines.registry import FAMILIES, count_models, label, name, ordered, split
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.parameters.subset import Models
 from tests.toys.pipeline import run_stages
@@ -36,16 +36,12 @@ def test_a_label_holds_the_level():
     assert [label(g) for g in ("noised_0.15", "soup_8")] == ["noise 0.15", "soup of 8"]
 
 
-def test_groups_that_are_shown_together_have_different_colours():
-    assert len({colour(group, GROUPS) for group in GROUPS}) == len(GROUPS)
-
-
 @pytest.fixture
 def median(monkeypatch):
     """A throw-away baseline, registered by this one function."""
     monkeypatch.setattr(registry, "FAMILIES", dict(FAMILIES))
 
-    @registry.baseline("median of {}", "Blues", order=125, levels="soups")
+    @registry.baseline("median of {}", order=125, levels="soups")
     def median(originals, draw):
         """The median of N random originals."""
         whole = originals.block(slice(0, originals.subset.length))
@@ -57,12 +53,11 @@ def median(monkeypatch):
         return Models(originals.subset, torch.stack([whole[i].median(0).values for i in chosen]))
 
 
-def test_a_new_baseline_is_labelled_ordered_coloured_and_counted(median, tiny):
+def test_a_new_baseline_is_labelled_ordered_and_counted(median, tiny):
     assert label("median_8") == "median of 8"
     assert registry.FAMILIES["median"].what == "The median of N random originals."
     groups = ["projected_4", "median_8", "soup_8", "median_2", "soup_greedy"]
     assert ordered(groups) == ["soup_8", "median_2", "median_8", "soup_greedy", "projected_4"]
-    assert len({colour(group, groups) for group in groups}) == len(groups)
     with_median = count_models(tiny)
     del registry.FAMILIES["median"]
     sizes = len(tiny.baselines.soups)

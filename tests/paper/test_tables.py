@@ -358,13 +358,58 @@ def test_every_figure_is_drawn_from_results(tmp_path, measured, name):
     rows = [measured("a", 0.8), measured("b", 0.81), measured("c", None)]
     tensors = {"n.weight": torch.randn(5, 9), "n.bias": torch.zeros(5, 3)}
     save_tensors(tmp_path / "a0" / outputs.CHECKPOINTS, tensors)
-    assert figures.draw(name, tmp_path / "figure.png", rows)
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    png, pdf = figures.draw(name, tmp_path / "figure.png", rows)
+    assert png.read_bytes().startswith(b"\x89PNG") and pdf.read_bytes().startswith(b"%PDF")
 
 
 def test_a_figure_of_nothing_leaves_no_file(tmp_path, measured):
-    assert not figures.draw("violins", tmp_path / "f.png", [measured("a", None)])
-    assert not (tmp_path / "f.png").exists()
+    assert figures.draw("violins", tmp_path / "f.png", [measured("a", None)]) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_panels_share_their_axes_and_one_without_a_run_says_so(measured):
+    ran = measured("b", 0.81)
+    figure = figures.scatter_panels([measured("a", None), ran, measured("c", None, failure="lr")])
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    said = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert said == [["not run"], [], ["failed"]]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["noise", *figures.PAIR]
+
+
+def test_beside_the_cloud_stand_differences_paired_on_the_images(measured):
+    rows = [measured("a", 0.8), measured("b", 0.81)]
+    accuracy = figures.scatter_together(rows).axes[1]
+    means = [line.get_xdata()[0] for line in accuracy.lines[1:]]
+    assert means == pytest.approx([100 * (0.79 - 0.79), 100 * (0.80 - 0.79)])
+    for lines in accuracy.collections:  # alone, each mean is uncertain by 2 points
+        assert np.ptp(lines.get_segments()[0][:, 0]) < 0.1
+
+
+@pytest.mark.parametrize(("last", "insets"), [(0.9, 0), (0.705, 1)])
+def test_accuracy_along_the_way_is_drawn_from_0_to_100_with_its_own_range_beside(
+    measured, last, insets
+):
+    row = measured("a", 0.8)
+    first = 0.7 if insets else 0.1
+    points = {"step": [0, 20], "trajectory_mean": [first, last], "trajectory_0": [first, last]}
+    save_table(row.found[0].tree.path / outputs.TRAJECTORY_CURVE, pd.DataFrame(points))
+    labels = {"labels.test": torch.zeros(1234, dtype=torch.long)}
+    save_tensors(row.found[0].tree.path / outputs.PREDICTIONS_GENERATED, labels)
+    (axes,) = figures.trajectories([row]).axes
+    assert axes.get_ylim() == (0, 101)
+    assert axes.get_ylabel() == "test accuracy on 1,234 images (%)"
+    assert "pure noise" in axes.get_xlabel() and axes.get_xlabel().endswith("sample")
+    assert len(axes.child_axes) == insets
+
+
+def test_all_tensors_of_figure_1_share_one_scale(tmp_path, measured):
+    row = measured("a", 0.8)
+    tensors = {"n.weight": 100 * torch.randn(5, 99), "n.bias": torch.randn(5, 3)}
+    save_tensors(tmp_path / "a0" / outputs.CHECKPOINTS, tensors)
+    *panels, bar = figures.heat_map([row]).axes
+    assert len({axes.images[0].get_clim() for axes in panels}) == 1
+    assert bar.get_ylabel() == "change since the first checkpoint"
+    assert panels[0].get_ylabel() == "value\n(first 64 of 99)"
 
 
 # the command line
