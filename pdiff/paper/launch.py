@@ -48,7 +48,6 @@ def launch(experiments: Sequence[Experiment], options: argparse.Namespace) -> di
         git("update-ref", "-d", refs[e.name], folder=root())  # one of some stages only
         job = {
             "name": e.name,
-            "arguments": e.arguments,
             "params": yaml.safe_dump(e.params, sort_keys=False),
             "shared": [(stage, key) for stage, key in keys[e.name].items() if times[key] > 1],
             "root": str(root()),

@@ -57,7 +57,9 @@ def run(job: Mapping[str, Any], clone: Path) -> None:
     for stage, key in job["shared"]:
         with FileLock(clone.with_name(f"{stage}-{key}.lock")):
             subprocess.run((*dvc, "repro", stage), **settings)
-    subprocess.run((*dvc, "exp", "run", "--name", job["name"], *job["arguments"]), **settings)
+    subprocess.run((*dvc, "repro"), **settings)  # `dvc exp run` gives stages another DVC_ROOT
+    subprocess.run(("git", "add", "--all"), **settings)  # new metrics, which `save` leaves out
+    subprocess.run((*dvc, "exp", "save", "--force", "--name", job["name"]), **settings)
     subprocess.run(("git", "push", "--quiet", "--force", root, f"{ref}:{ref}"), **settings)
 
 
