@@ -157,7 +157,7 @@ def array_script(names: Sequence[str], jobs: int | None, *, has_gpus: bool) -> s
     return "\n".join(
         [
             "#!/bin/sh",
-            *(f"#SBATCH --{name}={value}" for name, value in settings.items()),
+            *(f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in settings.items()),
             "#SBATCH --requeue --open-mode=append",
             f"set -- {shlex.join(str(_file(f'{name}.json')) for name in names)}",
             'shift "$SLURM_ARRAY_TASK_ID"',

@@ -17,7 +17,7 @@ from pdiff.paper.results import Library
 from pdiff.system.errors import InputError
 from tests.conftest import ROOT, change
 from tests.toys import launch as toy
-from tests.toys.project import Project, commit
+from tests.toys.project import Project, commit, make_project
 
 LOOPBACK = (
     *("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -202,6 +202,44 @@ def test_experiments_run_in_clones_and_come_home_and_done_ones_do_not_run_again(
     ]
     assert toy.run_all("--launcher", "slurm") == expected
     assert stages_run(project) == [*before, f"train {toy.DEVIL}"]
+
+
+SBATCH = """
+import os, re, subprocess, sys
+
+script = open(sys.argv[-1]).read()
+log, folder = (re.search(f"--{name}=(.*)", script)[1] for name in ("output", "chdir"))
+for index in range(int(re.search(r"--array=0-(\\d+)", script)[1]) + 1):
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(index)}
+    with open(log.replace("%A_%a", f"1_{index}"), "w") as out:
+        command = ["sh", sys.argv[-1]]
+        subprocess.run(command, cwd=folder, env=environment, stdout=out, stderr=out)
+print(1)
+"""
+"""An array's elements one after the other, here."""
+
+
+@pytest.mark.nightly
+def test_a_table_of_an_array_has_the_same_bytes_as_that_of_the_queue(tmp_path):
+    for name, code in (("sbatch", SBATCH), ("sinfo", "")):
+        (tmp_path / name).write_text(f"#!{sys.executable}\n{code}")
+        (tmp_path / name).chmod(0o755)
+    command = (sys.executable, "-m", "pdiff.paper", "3c", "--recipe", "tiny", "--data", "digits")
+    command += ("--net", "tiny", "--rows", "0.1;x10", "--launcher")
+    project = make_project(tmp_path / "project")
+    hashes = []
+    for launcher in ("local", "slurm"):
+        copy = project.copy(tmp_path / launcher)
+        path = f"{tmp_path}{os.pathsep}{copy.env()['PATH']}"
+        copy.run(*command, launcher, PATH=path)
+        refs = copy.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/tiny*")
+        own = {}
+        for ref in refs.split():
+            lock = yaml.safe_load(copy.run("git", "show", f"{ref}:dvc.lock"))["stages"]
+            own |= {(ref, o["path"]): o["md5"] for stage in lock.values() for o in stage["outs"]}
+        hashes.append(own)
+        assert {run["status"] for run in copy.runs().values()} == {"FINISHED"}
+    assert hashes[0] == hashes[1] and len({ref for ref, _ in hashes[0]}) == 2
 
 
 ENGINES = {"ray": find_spec("ray"), "slurm": shutil.which("slurmctld", path="/usr/sbin:/sbin")}
