@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -257,11 +258,10 @@ def test_a_node_that_is_killed_costs_no_experiment(project, engine):
     """Two nodes, four experiments: one fails, two share a stage; then all once more."""
     if subprocess.run([*LOOPBACK, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespace that has the loopback alone can be made here")
-    output = project.run(
-        *LOOPBACK,
-        *(sys.executable, "-m", "tests.toys.launch", engine, str(project.path)),
-        **{"DVC_ROOT": str(project.path), "PDIFF_TRACKING": "off"},
-    )
+    command = (*LOOPBACK, sys.executable, "-m", "tests.toys.launch", engine, str(project.path))
+    own = {"DVC_ROOT": str(project.path), "PDIFF_TRACKING": "off"}
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # paths of sockets have a limit
+        output = project.run(*command, TMPDIR=short, **own)
     assert "processes of the second node" in output
     found = json.loads(output.splitlines()[-1])
     expected = {"first": "run", "sharing": "run", "other": "run"}

@@ -3,13 +3,14 @@
 python -m tests.toys.launch ENGINE FOLDER
 
 Four experiments run: the first two share a stage, the third fails, and the second node is killed
-while it trains one of them. Then all run again. Prints what became of each as JSON.
+while it trains one of them. Then all run again. Prints what became of each as JSON. The processes
+of the engines end with this one if it has a PID namespace of its own; TMPDIR has their files.
 """
 
 import contextlib
+import getpass
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -101,8 +102,7 @@ def run_all(*options: str) -> dict[str, str]:
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[int]:
     """A head and a second node, each with a GPU that is none; the process of the second."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # paths of sockets must be short
-    os.environ["RAY_TMPDIR"] = folder
+    os.environ["RAY_TMPDIR"] = tempfile.gettempdir()
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "num_gpus": 1, "node_ip_address": "127.0.0.1"}
@@ -114,7 +114,6 @@ def ray_cluster() -> Iterator[int]:
         yield second.all_processes["raylet"][0].process.pid
     finally:
         cluster.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 SLURM = """
@@ -149,9 +148,7 @@ PartitionName=toy Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 @contextlib.contextmanager
 def slurm_cluster() -> Iterator[int]:
     """A controller and two nodes; the process of the second node's daemon."""
-    import getpass
-
-    folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
+    folder = Path(tempfile.gettempdir())
     for name in ("state", "spool-n1", "spool-n2"):
         (folder / name).mkdir()
     config = folder / "slurm.conf"
@@ -175,7 +172,6 @@ def slurm_cluster() -> Iterator[int]:
         for daemon in reversed(daemons):
             daemon.terminate()
             daemon.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _idle_nodes() -> int:
