@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -100,8 +101,11 @@ def with_ray(names: Sequence[str], options: argparse.Namespace) -> dict[str, str
     except ImportError:
         raise InputError("--launcher ray: Ray is not installed: pip install 'ray>=2.60'") from None
     try:
+        if ":" in (address := os.environ.get("RAY_ADDRESS", "")):
+            host, _, port = address.rpartition("/")[2].rpartition(":")
+            socket.create_connection((host, int(port)), timeout=5).close()  # Ray tries for minutes
         ray.init(address="auto", logging_level="error", log_to_driver=False)
-    except ConnectionError:
+    except (OSError, ValueError):
         text = "--launcher ray: no cluster: start one (`ray start --head`) or set RAY_ADDRESS"
         raise InputError(text) from None
     gpus = 1 if ray.cluster_resources().get("GPU") else 0

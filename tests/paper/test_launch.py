@@ -8,6 +8,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -121,6 +122,14 @@ def test_an_engine_that_is_not_here_is_one_line(project, monkeypatch):
     for engine, line in (("slurm", "there is no `sbatch`"), ("ray", "Ray is not installed")):
         with pytest.raises(InputError, match=f"--launcher {engine}: {line}"):
             toy.run_all("--launcher", engine)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:port"])
+def test_a_cluster_that_does_not_answer_is_one_line(project, monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match="--launcher ray: no cluster: start one"):
+        toy.run_all("--launcher", "ray")
 
 
 def test_code_that_is_not_committed_is_named_and_results_are_not_asked_for(project, monkeypatch):
