@@ -13,6 +13,7 @@ from pdiff import tracking
 from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
 from pdiff.paper.experiments import Setting, shareable
 from pdiff.paper.fit import RECIPES, write_fit
+from pdiff.paper.launch import LAUNCHERS
 from pdiff.paper.memory import plan
 from pdiff.paper.render import write
 from pdiff.paper.results import Measured, Pair
@@ -49,8 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What would fail only after hours, or with no word of the option."""
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         raise InputError(f"--jobs: {options.jobs} is less than 1")
+    if options.sbatch and options.launcher != "slurm":
+        raise InputError(f"--sbatch: belongs to --launcher slurm, not {options.launcher}")
     for text in options.set:
         if not text.partition("=")[0].strip():
             raise InputError(f"-S: {text!r} is not KEY=VALUE")
@@ -75,7 +78,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ablations", action="store_true", help="verdict: run rows 9, 10 too")
     parser.add_argument("--rows", help="only these rows, by label, separated by semicolons")
-    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time")
+    parser.add_argument("--jobs", type=int, help="experiments at a time (local: 1, else all)")
+    parser.add_argument(
+        "--launcher", choices=["local", *LAUNCHERS], default="local", help="who runs experiments"
+    )
+    parser.add_argument("--sbatch", default="", help='slurm: as --sbatch="--partition=gpu -t 60"')
     parser.add_argument("--dry-run", action="store_true", help="say what would run")
     parser.add_argument("--no-run", action="store_true", help="make the table of what is there")
     parser.add_argument("--any-code", action="store_true", help="take results of other code too")
@@ -87,9 +94,11 @@ def parser() -> argparse.ArgumentParser:
 def repeatable(arguments: Sequence[str]) -> list[str]:
     """The arguments that say what is in the table, for whoever wants to make it anew."""
     parts = list(arguments)
-    if "--out" in parts:
-        place = parts.index("--out")
-        del parts[place : place + 2]
+    for option in ("--out", "--launcher", "--sbatch"):
+        parts = [part for part in parts if not part.startswith(f"{option}=")]
+        if option in parts:
+            place = parts.index(option)
+            del parts[place : place + 2]
     return [shareable(part) for part in parts if part not in ("--no-run", "--any-code")]
 
 

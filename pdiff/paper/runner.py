@@ -1,4 +1,6 @@
-"""Complete a set of experiments: say what would run, run what is missing in DVC's queue.
+"""Complete a set of experiments: say what would run, run what is missing.
+
+Here that is DVC's queue, on other machines `pdiff.paper.launch`.
 
 A stage whose parameters, inputs and code have run before is not run again.
 """
@@ -13,12 +15,14 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from pdiff import tracking
 from pdiff.paper.experiments import Experiment, pipeline
+from pdiff.paper.launch import launch
 from pdiff.paper.results import Library, Measured
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
-from pdiff.tracking import kept_records
 from pdiff.tracking.process import git_commit
+from pdiff.tracking.sync import sync
 
 POLL_S = 20  # each look takes DVC a second of the processor
 STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
@@ -49,7 +53,10 @@ def complete(
                 f"{len(todo)} experiments have no result, and without DVC and its repository none "
                 "can run: --no-run makes the table of what is there"
             )
-        failures = run_with_dvc(todo, options.jobs)
+        if options.launcher == "local":
+            failures = run_with_dvc(todo, options.jobs or 1)
+        else:
+            failures = run_elsewhere(todo, options)
         library = Library(any_code=options.any_code)
     for row in rows:
         row.results, row.failures = [library.find(e) for e in row.experiments], failures
@@ -62,7 +69,7 @@ def print_plan(todo: Sequence[Experiment]) -> None:
         print(f"  {experiment.name}: {experiment.command}")
     if todo:
         print("\nDVC runs the stages whose inputs differ; each took, when it last ran here:")
-        ended = [r for r in kept_records() if r["status"] == "FINISHED"]
+        ended = [r for r in tracking.kept_records() if r["status"] == "FINISHED"]
         done = [r for r in ended if "duration_s" in r["timing"]]
         last = {r["stage"]: r for r in sorted(done, key=lambda record: record["started"])}
         times = {s: f"{r['timing']['duration_s']:8.1f} s in {r['key']}" for s, r in last.items()}
@@ -73,6 +80,15 @@ def print_plan(todo: Sequence[Experiment]) -> None:
 def has_dvc() -> bool:
     """Whether experiments can run through DVC: it is installed, and this is its repository."""
     return (root() / ".dvc").is_dir() and bool(git_commit(root()) and find_spec("dvc"))
+
+
+def run_elsewhere(todo: Sequence[Experiment], options: argparse.Namespace) -> dict[str, str]:
+    """Run the experiments with Ray or SLURM; returns why some failed, by their sha."""
+    printed = launch(todo, options)
+    if tracking.tracking_is_on():
+        with tracking.warns("the experiments were not logged", tracking.HINT):
+            sync()
+    return {sha: last_error(text) for sha, text in printed.items()}
 
 
 def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]:

@@ -38,6 +38,7 @@ PATIENCE_S = 120.0
 """A stage that took less leaves it to a later one, or to sync, to tell MLflow."""
 SILENT_S, SLOW_S = 3600.0, 10.0
 """How long stages leave a server alone that failed after more than `SLOW_S`."""
+HINT = "; `python -m pdiff.tracking sync` logs it later"
 RECORD = {"key", "stage", "status", "tracked", "started", "all_params", "timing"}
 """What every record holds."""
 
@@ -109,10 +110,11 @@ def _tell(record: Mapping[str, Any]) -> None:
             text = yaml.safe_dump(record["all_params"], sort_keys=False)
             (whole / "params.yaml").write_text(text)
             whole.rename(results)
+    if os.environ.get("PDIFF_TRACKING") == "later":
+        return
     if done or failed or record["timing"]["duration_s"] >= PATIENCE_S:
-        hint = "; `python -m pdiff.tracking sync` logs it later"
         told = f"{record['stage']} was not logged"
-        with warns(told, hint), _asked_once(), open_store() as store:
+        with warns(told, HINT), _asked_once(), open_store() as store:
             store.add_records(records(record["key"]))
             if done:
                 store.publish(record["key"], files.Folder(results), record["tags"], time.time())
@@ -146,7 +148,7 @@ def log_table(name: str, table: Any, paths: Iterable[Path]) -> None:
 
 
 def tracking_is_on() -> bool:
-    """False if PDIFF_TRACKING=off."""
+    """False if PDIFF_TRACKING=off; `later` keeps records, of which only sync tells MLflow."""
     return os.environ.get("PDIFF_TRACKING", "on").lower() not in ("off", "0", "false")
 
 

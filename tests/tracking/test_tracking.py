@@ -225,6 +225,15 @@ def test_tracking_can_be_switched_off(bare_project, monkeypatch, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_records_can_wait_for_sync(project, monkeypatch):
+    monkeypatch.setenv("PDIFF_TRACKING", "later")
+    run_stage("train")
+    run_report()
+    assert all_runs() == {}
+    assert sync() == "1 added, 0 updated"
+    assert stages_of(only_pipeline()).keys() == {"train", "audit"}
+
+
 # MLflow in trouble
 
 
