@@ -170,28 +170,35 @@ def violins(rows: Sequence[Measured]) -> plt.Figure:
 
 
 def heat_map(rows: Sequence[Measured]) -> plt.Figure:
-    """Change of the generated tensors since the first checkpoint, weights above biases (Figure 1).
+    """Change of the generated tensors, weights above biases (Figure 1).
 
-    All panels have one scale of colours; it ends where a hundredth of the values lies beyond.
+    Left along the base net's training, as in the paper, where they are norms or biases and the
+    experiment kept them; right along the checkpoints. Each side has one scale of colours, which
+    ends where a hundredth of the values lies beyond.
     """
-    found = rows[0].found[0].file(outputs.CHECKPOINTS)
-    if found is None:
+    paths = [rows[0].found[0].file(path) for path in (outputs.BASE_EPOCHS, outputs.CHECKPOINTS)]
+    if paths[1] is None:
         raise InputError("figure_1: the checkpoints are no longer on this machine")
-    stack, _ = load_tensors(found)
+    epochs, stack = (load_tensors(path)[0] if path else {} for path in paths)
     names = sorted(stack, key=lambda tensor: (tensor.endswith("bias"), tensor))[:4]
-    flats = [stack[tensor].flatten(1) for tensor in names]
-    changes = [(flat[:, :SHOWN] - flat[0, :SHOWN]).numpy() for flat in flats]  # (K, SHOWN)
-    limit = float(np.quantile(np.abs(np.concatenate(changes, 1)), 0.99)) or 1.0
-    size = (8, 1.5 * len(names) + 0.9)
-    figure, panels = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
-    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-    for axes, tensor, flat, values in zip(panels[:, 0], names, flats, changes, strict=True):
-        image = axes.imshow(values.T, aspect="auto", **style)
-        axes.set_title(tensor, fontsize=9, loc="left")
-        axes.set_ylabel(f"value\n(first {values.shape[1]} of {flat.shape[1]})", fontsize=8)
-    bar = {"extend": "both", "label": "change since the first checkpoint"}
-    figure.colorbar(image, ax=panels[:, 0], pad=0.01, **bar)
-    panels[-1, 0].set_xlabel("checkpoint")
+    sides = {"epoch of base training": epochs} if epochs.keys() >= set(names) else {}
+    sides["checkpoint"] = stack
+    size = (2 + 6 * len(sides), 1.5 * len(names) + 0.9)
+    figure, panels = plt.subplots(
+        len(names), len(sides), figsize=size, layout="constrained", squeeze=False
+    )
+    for column, (along, tensors) in zip(panels.T, sides.items(), strict=True):
+        flats = [tensors[tensor].flatten(1) for tensor in names]
+        changes = [(flat[:, :SHOWN] - flat[0, :SHOWN]).numpy() for flat in flats]  # (K, SHOWN)
+        limit = float(np.quantile(np.abs(np.concatenate(changes, 1)), 0.99)) or 1.0
+        style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+        for axes, tensor, flat, values in zip(column, names, flats, changes, strict=True):
+            image = axes.imshow(values.T, aspect="auto", **style)
+            axes.set_title(tensor, fontsize=9, loc="left")
+            axes.set_ylabel(f"value\n(first {values.shape[1]} of {flat.shape[1]})", fontsize=8)
+        bar = {"extend": "both", "label": "change since the first"}
+        figure.colorbar(image, ax=list(column), pad=0.01, **bar)
+        column[-1].set_xlabel(along)
     return figure
 
 

@@ -408,8 +408,18 @@ def test_all_tensors_of_figure_1_share_one_scale(tmp_path, measured):
     save_tensors(tmp_path / "a0" / outputs.CHECKPOINTS, tensors)
     *panels, bar = figures.heat_map([row]).axes
     assert len({axes.images[0].get_clim() for axes in panels}) == 1
-    assert bar.get_ylabel() == "change since the first checkpoint"
+    assert bar.get_ylabel() == "change since the first"
     assert panels[0].get_ylabel() == "value\n(first 64 of 99)"
+
+
+def test_figure_1_begins_with_the_base_nets_training_where_it_was_kept(tmp_path, measured):
+    row = measured("a", 0.8)
+    save_tensors(tmp_path / "a0" / outputs.CHECKPOINTS, {"n.bias": torch.randn(5, 3)})
+    epochs = torch.tensor([[0.0, 0.0, 0.0], [0.5, 1.0, 1.5]])
+    save_tensors(tmp_path / "a0" / outputs.BASE_EPOCHS, {"m.bias": epochs, "n.bias": epochs})
+    base, tuned, *_ = figures.heat_map([row]).axes
+    assert base.get_xlabel() == "epoch of base training" and tuned.get_xlabel() == "checkpoint"
+    assert base.images[0].get_array().tolist() == epochs.T.tolist()
 
 
 # the command line
