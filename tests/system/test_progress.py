@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -55,8 +56,8 @@ def test_a_notebook_keeps_its_bar(monkeypatch, capsys):
 def test_a_terminal_has_the_bar_itself():
     ours, theirs = pty.openpty()
     code = "from pdiff.system.progress import tqdm; list(tqdm(range(3), 'train', disable=None))"
-    env = {**os.environ, "TQDM_NCOLS": "80"}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, stderr=theirs, check=True)
+    termios.tcsetwinsize(theirs, (24, 80))
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=theirs, check=True)
     os.close(theirs)
     with io.FileIO(ours) as terminal:
         assert b"\rtrain: 100%" in terminal.read(10_000)
