@@ -47,9 +47,6 @@ class Shown:
 
 def main() -> bool:
     """Log what comes; whether MLflow lacks any of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the stage, and that this
-    os.nice(10)
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     shown = Shown(json.loads(sys.stdin.readline()))
     what = f"{shown.about['stage']} is not shown while it runs"
     hint = "; `python -m pdiff.tracking sync` logs it later"
@@ -79,4 +76,7 @@ def messages() -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the stage, and that ends this
+    os.nice(5)
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # in time for the stage's end
     sys.exit(main())

@@ -12,9 +12,10 @@ from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tra
 
 # Browsers take it for this machine; at 127.0.0.1 MLflow's assistant covers a quarter of the page.
 HOST = "pdiff.localhost"
-WIDTHS = {"changed": 190, "gen - orig": 160, "gen - ens": 160, "word": 75, "latents": 90}
-"""Pixels of columns; others have `WIDTH`, and the name `NAME_WIDTH`."""
-WIDTH, NAME_WIDTH = 78, 210
+NAME, CREATED = "attributes.`Run Name`", "attributes.`Created`"
+WIDTHS = {"changed": 140, "gen - orig": 130, "gen - ens": 130, "within": 62, "time": 62}
+"""Pixels of columns, all of which fit a window of 1440; others have `WIDTH`."""
+WIDTH = 78
 
 
 def save_view(store: Store) -> str:
@@ -36,8 +37,8 @@ def save_view(store: Store) -> str:
         "viewMaximized": False,
         "runListHidden": False,
         "selectedColumns": list(widths),
-        "columnOrder": ["attributes.`Run Name`", *widths],
-        "columnWidths": {"attributes.`Run Name`": NAME_WIDTH, **widths},
+        "columnOrder": [NAME, CREATED, *widths],
+        "columnWidths": {NAME: 160, CREATED: 100, **widths},
     }
     key = "mlflow.sharedViewState.pdiff"
     store.client.set_experiment_tag(store.experiment_id, key, json.dumps(view))

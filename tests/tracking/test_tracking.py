@@ -26,41 +26,13 @@ from pdiff.tracking import ui
 from pdiff.tracking.__main__ import main
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
 from pdiff.tracking.made_by import FILE
-from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
+from pdiff.tracking.store import Store, TrackingError, open_store, tracking_uri
 from pdiff.tracking.sync import Source, sync
 from tests.conftest import ROOT
 from tests.toys.project import Project, commit
 from tests.toys.tracked import PNG, run_report, run_stage, toy, write, write_dvc_project
 
 NOTHING = ""
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A database with MLflow's tables: making them takes seconds."""
-    os.environ.update(SETTINGS)
-    import mlflow
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def bare_project(tmp_path, monkeypatch):
-    """A project's folder without any store, as root and working directory."""
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "PDIFF_TRACKING"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(tracking, "PATIENCE_S", 0.0)  # every stage tells MLflow
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def project(bare_project, empty_store):
-    shutil.copy(empty_store, bare_project / "mlflow.db")
-    return bare_project
 
 
 def fail(stage: str) -> None:
