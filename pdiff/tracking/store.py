@@ -265,15 +265,14 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         params, digests = files.read_yaml(tree, "params.yaml"), files.locked_outputs(tree)
-        inputs = []
+        flat, inputs = files.flat_params(params), []
         for path, section, name in (
-            (str(outputs.IMAGES), "data", "{data[name]}"),
-            (str(outputs.CHECKPOINTS), "finetune", "checkpoints of {base[net]}"),
+            (outputs.IMAGES, "data", flat.get("data.name", "images")),
+            (outputs.CHECKPOINTS, "finetune", f"checkpoints of {flat.get('base.net', 'a net')}"),
         ):
-            if path in digests:
-                source, facts = json.dumps({"uri": path}), json.dumps(params[section])
-                named = name.format(**params)[:500]
-                data = Dataset(named, digests[path], "local", source, profile=facts)
+            if digest := digests.get(str(path)):
+                source, facts = json.dumps({"uri": str(path)}), json.dumps(params.get(section, {}))
+                data = Dataset(name[:500], digest, "local", source, profile=facts)
                 inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", section)]))
         if inputs:
             self.client.log_inputs(run_id, inputs)

@@ -24,12 +24,13 @@ import yaml
 from pdiff import tracking
 from pdiff.tracking import ui
 from pdiff.tracking.__main__ import main
+from pdiff.tracking.comparison import COLUMNS
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
 from pdiff.tracking.made_by import FILE
 from pdiff.tracking.store import Store, TrackingError, open_store, tracking_uri
 from pdiff.tracking.sync import Source, sync
 from tests.conftest import ROOT
-from tests.toys.project import Project, commit
+from tests.toys.project import GIT, Project, commit
 from tests.toys.tracked import PNG, run_report, run_stage, toy, write, write_dvc_project
 
 NOTHING = ""
@@ -600,6 +601,85 @@ def test_results_belong_to_the_lock_or_are_not_complete(tmp_path, stage, part, c
     assert Source("key", Folder(tmp_path), 0.0).is_complete() == complete
 
 
+# The last commit
+
+
+@pytest.fixture
+def committed(project) -> Path:
+    """A clone: results of the default in Git, and neither records nor a run of them."""
+    default = toy().model_dump(mode="json")
+    outs = {"metrics/audit.json": b'{"half": 1}', "metrics/novelty.json": b"{}"}
+    lock = {**LOCK["train"], "outs": []}
+    stages = {"train": lock, REPORT_STAGE: {**LOCK[REPORT_STAGE], "deps": []}}
+    stages[REPORT_STAGE]["outs"] = [
+        {"path": path, "md5": hashlib.md5(content).hexdigest()} for path, content in outs.items()
+    ]
+    files = {"params.yaml": yaml.safe_dump(default), "dvc.lock": yaml.safe_dump({"stages": stages})}
+    files |= {"dvc.yaml": yaml.safe_dump({"stages": {name: {} for name in stages}})}
+    write(files | {path: content.decode() for path, content in outs.items()})
+    made = Project(project, {"PYTHONPATH": str(ROOT)})
+    made.run("git", "init", "-q")
+    made.run("git", "add", "params.yaml", "dvc.lock", "dvc.yaml", "metrics")
+    made.run("git", *GIT, "commit", "-qm", "results")
+    return project
+
+
+def test_the_default_has_its_numbers_although_an_ablation_came_first(committed, monkeypatch):
+    run_stage("train")  # a clone's `dvc repro` trains, and skips the audit, whose files Git has
+    write({"params.yaml": yaml.safe_dump(toy(0.2).model_dump(mode="json"))})
+    monkeypatch.setenv("DVC_EXP_NAME", "glued-coof")
+    run_report(0.2)
+    shutil.rmtree("metrics")  # the workspace has moved on
+    assert all_runs()["default"].info.status == "RUNNING"
+    assert sync() == "1 updated"
+    assert sync() == NOTHING
+    found = all_runs()
+    assert found.keys() == {"default", "noise.latent=0.2"}
+    assert found["default"].info.status == "FINISHED"
+    assert found["default"].data.metrics["audit.half"] == 1
+    assert found["noise.latent=0.2"].data.tags["changed"] == "noise.latent=0.2"
+    assert found["noise.latent=0.2"].data.metrics["accuracy.generated_best"] == 0.2
+
+
+def test_the_last_commit_hides_no_failure_and_replaces_no_numbers(committed, monkeypatch):
+    shutil.rmtree("metrics")
+    fail("train")
+    assert sync() == NOTHING
+    assert only_pipeline().info.status == "FAILED"
+    run_report()  # with other numbers than those of the commit
+    own = only_pipeline().data.metrics["accuracy.generated_best"]
+    shutil.rmtree(".work")
+    assert sync() == NOTHING
+    assert only_pipeline().data.metrics["accuracy.generated_best"] == own
+
+
+# What an experiment's run holds
+
+
+def test_models_and_data_of_an_experiment_are_listed_once(project):
+    rows = "".join(f"generated,{i},{0.9 + i / 1000},{0.5 + i / 100}\n" for i in range(30))
+    table = f"group,model,accuracy,max_similarity\noriginal,0,0.95,0.4\n{rows}"
+    lock = {"train": {"outs": [{"path": "data/images.safetensors", "md5": "1" * 32}]}}
+    write({"data/models.csv": table, "dvc.lock": yaml.safe_dump({"stages": lock})})
+    for latent in (0.1, 0.2):
+        run_report(latent)
+    run_report(0.2)  # once more
+    where = "metrics.accuracy > 0.925 and metrics.max_similarity < 0.78"
+    with open_store() as store:
+        found = store.client.search_logged_models([store.experiment_id], where)
+        everything = store.client.search_logged_models([store.experiment_id], max_results=100)
+        first = store.runs(role="pipeline")[-1].info.run_id
+        one = store.client.get_run(first)
+    names = ["generated_26", "generated_27", "original_0"]
+    assert sorted(model.name for model in found) == sorted(2 * names)
+    assert {model.status for model in everything} == {"READY"} and len(everything) == 2 * 21
+    assert {model.source_run_id for model in found} >= {one.info.run_id}
+    assert len(one.outputs.model_outputs) == 21
+    assert "max_similarity" not in one.data.metrics
+    (data,) = one.inputs.dataset_inputs
+    assert (data.dataset.digest, data.tags[0].value) == ("1" * 32, "data")
+
+
 # The comparison
 
 
@@ -649,7 +729,7 @@ def served(project):
         start_new_session=True,
     )
     try:
-        yield port, [process.stdout.readline() for _ in range(3)]
+        yield port, [process.stdout.readline() for _ in range(2)]
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         _, errors = process.communicate(timeout=60)
@@ -661,25 +741,29 @@ def served(project):
 def test_the_ui_serves_the_view_and_ends_with_ctrl_c(served, monkeypatch, capfd):
     port, lines = served
     address = f"http://127.0.0.1:{port}"
-    assert lines[0] == f"sync: {NOTHING}\n"
-    assert f": http://pdiff.localhost:{port}/#/experiments/1/runs?view" in lines[1]
+    assert f": http://pdiff.localhost:{port}/#/experiments/1/runs?view" in lines[0]
+    assert lines[0].endswith("&workflowType=machine_learning\n")
+    assert "http" not in lines[1]  # one address
     run_id = only_pipeline().info.run_id
     assert get(f"{address}/get-artifact?path=report%2Ffigure.png&run_uuid={run_id}") == PNG
     experiment = get(f"{address}/api/2.0/mlflow/experiments/get?experiment_id=1")
     tags = {t["key"]: t["value"] for t in json.loads(experiment)["experiment"]["tags"]}
     view = json.loads(tags["mlflow.sharedViewState.pdiff"])
-    assert "metrics.`gen best`" in view["selectedColumns"]
+    assert [name.split("`")[1] for name in view["selectedColumns"]] == [*COLUMNS[1:]]
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)  # as a team's server
+    write({"data/models.csv": "group,model,accuracy,max_similarity\ngenerated,0,0.9,0.5\n"})
     run_stage("train", latent=0.3, points=1100)
     run_report(0.3)
     pipeline = next(r for r in all_runs().values() if r.data.params["noise.latent"] == "0.3")
     assert pipeline.info.status == "FINISHED"
     assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 1100
+    with open_store() as store:
+        (model,) = store.client.search_logged_models(["1"], "metrics.accuracy > 0.8")
+    assert {metric.key: metric.value for metric in model.metrics}["max_similarity"] == 0.5
     assert main(["ui"]) == 0  # its sync finds nothing to do, no server is started
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0] == f"sync: {NOTHING}"
-    assert lines[1].startswith(f"{address}/#/experiments/1/runs?")
+    assert lines[0].startswith(f"{address}/#/experiments/1/runs?")
 
 
 # With DVC
