@@ -13,9 +13,9 @@ from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tra
 # Browsers take it for this machine; at 127.0.0.1 MLflow's assistant covers a quarter of the page.
 HOST = "pdiff.localhost"
 NAME, CREATED = "attributes.`Run Name`", "attributes.`Created`"
-WIDTHS = {"changed": 140, "gen - orig": 130, "gen - ens": 130, "within": 62, "time": 62}
+WIDTHS = {"changed": 134, "gen - orig": 126, "gen - ens": 126, "max sim": 70, "within": 60}
 """Pixels of columns, all of which fit a window of 1440; others have `WIDTH`."""
-WIDTH = 78
+WIDTH = 75
 
 
 def save_view(store: Store) -> str:
@@ -38,7 +38,7 @@ def save_view(store: Store) -> str:
         "runListHidden": False,
         "selectedColumns": list(widths),
         "columnOrder": [NAME, CREATED, *widths],
-        "columnWidths": {NAME: 160, CREATED: 100, **widths},
+        "columnWidths": {NAME: 140, CREATED: 100, **widths},
     }
     key = "mlflow.sharedViewState.pdiff"
     store.client.set_experiment_tag(store.experiment_id, key, json.dumps(view))
