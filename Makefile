@@ -9,7 +9,7 @@ WORKERS ?= 2
 TEST := OMP_NUM_THREADS=1 python -m pytest -q -n $(WORKERS) --dist loadfile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro stages test test-slow ui table verdict bench lint install
+.PHONY: repro stages test test-slow ui table experiments verdict bench lint install
 
 repro: install
 	dvc repro
@@ -29,14 +29,20 @@ ui: install
 	python -m pdiff.tracking ui
 
 # make table T=3c             a table or figure of the paper; ARGS="--data digits --recipe quick --dry-run"
-# make table                  all experiments that were run, as Markdown
+# make table                  all experiments that were run; ARGS=--markdown or ARGS=--csv
 table: install
 ifdef T
 	python -m pdiff.paper $(T) $(ARGS)
 else
-	@python -m pdiff.tracking sync
-	@python -m pdiff.tracking table
+	@python -m pdiff.tracking table $(ARGS)
 endif
+
+# DVC's own view of its experiments: the numbers that metrics/ has, and the parameters that changed
+KEPT := (accuracy\.(generated_mean|original_mean|ensemble)|similarity\.generated_(max_mean|within)
+KEPT := $(KEPT)|fit\.(r2|variance_(least|most)))$$
+LEFT := (?!Exp)[^.]+$$|.*/|.*txt$$|(accuracy|similarity|fit|latent_fit)\.
+experiments: install
+	@dvc exp show --only-changed --precision 4 --keep '$(KEPT)' --drop '$(LEFT)' $(ARGS)
 
 # the paper's claims over whole pipelines -> results/verdict.md; runs what is missing
 # make verdict ARGS="--data digits --recipe quick --seeds 0,1,2,3,4 --whole"

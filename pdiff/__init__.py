@@ -8,6 +8,7 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
     paper/        the paper's tables and figures, the verdict over pipelines
     audit/        is it new? One analysis after another, and the report
     export/       take a model away, to a file or to the Hugging Face Hub, with its card
+    tracking/     the comparison of experiments and its MLflow mirror
     novelty/      IoU, summaries, intervals, claims (paper, Section 4)
     baselines/    the groups of models that generated ones are compared with
     datasets/     image sets by name -> train, validation, test
@@ -18,6 +19,5 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
     parameters/   which parameters are generated: subset, stack, normalisation
     diffusion/    schedule and samplers, denoiser, training, latents (Section 2.4)
     core/         files, devices and seeds, learning curves, one training step
-    tracking/     the MLflow mirror
     config.py  outputs.py  conf/  reference/  system/     hold no number of a result
 """

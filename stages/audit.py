@@ -19,6 +19,7 @@ from pdiff.novelty.bootstrap import by_group
 from pdiff.novelty.ending import accuracies, where
 from pdiff.novelty.summary import load_groups
 from pdiff.parameters.stack import StackFile
+from pdiff.tracking.changed import KEEP
 from stages import stage, warn
 
 
@@ -44,7 +45,9 @@ def main() -> None:
     word, seconds = "fits" if fit.fits else "does not fit", tracking.seconds_of(params)
     replicates = by_group(pd.read_csv(outputs.BOOTSTRAP))
     lines = accuracies(table, replicates, params.novelty.split, word)
-    print(*lines, *where(seconds, report, tracking.experiment()), sep="\n")
+    name = tracking.experiment()
+    keep = f"dvc exp apply {name} brings it back" if name else KEEP
+    print(*lines, *where(seconds, report, keep), sep="\n")
 
 
 def gather(params: Params) -> Evidence:

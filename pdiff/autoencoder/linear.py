@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm import tqdm
 
 from pdiff.core.files import load_tensors, save_tensors, whole
 from pdiff.core.optimise import check_finite
@@ -32,6 +31,7 @@ from pdiff.parameters.normalisation import Normalisation, Normalise
 from pdiff.parameters.stack import StackFile, write_columns
 from pdiff.parameters.subset import Columns, Rows, Subset, spans
 from pdiff.system.errors import InputError
+from pdiff.system.progress import tqdm
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float, Float64, Int16, Int64
 from torch import Tensor
-from tqdm import tqdm
 
 from pdiff.baselines.registry import Draw, baseline, draw_groups
 from pdiff.config import BaselinesConfig
 from pdiff.core.statistics import spectrum
 from pdiff.evaluation.predict import Model, accuracy
 from pdiff.parameters.subset import CHUNK, Models, Rows, Subset, spread_evenly
+from pdiff.system.progress import tqdm
 
 Weights = Float64[Tensor, "M K"]
 """What each model takes of each original; the rows sum to one."""

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from pdiff.system.errors import InputError
+from pdiff.system.progress import tqdm
 from pdiff.system.resume import Checkpointer
 from pdiff.system.speed import counted
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import EpsImagePlugin, Image
 from torchvision.datasets import VisionDataset
-from tqdm import tqdm
 
 from pdiff.config import DataConfig
 from pdiff.images.batches import Split
@@ -19,6 +18,7 @@ from pdiff.images.listed import ImageFiles, thread_count
 from pdiff.images.pixels import ImageSplit
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root as project
+from pdiff.system.progress import tqdm
 
 SMALL = 96  # pixels: images of one size with no longer side stay in memory
 IN_MEMORY = 4 * 2**30  # bytes: if they need no more than this

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from pdiff.config import DdpmConfig
 from pdiff.system.errors import InputError
+from pdiff.system.progress import tqdm
 
 Batch = Float[Tensor, "B L"]
 Steps = Int[Tensor, " B"]

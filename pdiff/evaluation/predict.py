@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import ConcatDataset
-from tqdm import tqdm
 
 from pdiff.evaluation.cut import Boundary, CutNet, Model
+from pdiff.system.progress import tqdm
 
 Models = Sequence[Model] | ConcatDataset
 """Several models: what has a length and an index."""

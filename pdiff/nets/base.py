@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from tqdm import tqdm
 
 from pdiff.config import BaseConfig, DataConfig
 from pdiff.core.optimise import (
@@ -23,6 +22,7 @@ from pdiff.core.optimise import (
 )
 from pdiff.images.batches import EvaluationBatches, ImageSet, Split, training_batches
 from pdiff.system.errors import InputError
+from pdiff.system.progress import tqdm
 from pdiff.system.resume import Checkpointer
 from pdiff.system.speed import measured
 

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from tqdm import tqdm
 
 from pdiff.config import DataConfig, FinetuneConfig
 from pdiff.core.optimise import Log, autocast, draw_seed, make_optimizer, train_step
 from pdiff.images.batches import Split, training_batches
 from pdiff.nets.base import finite
 from pdiff.parameters.subset import Subset, spread_evenly
+from pdiff.system.progress import tqdm
 from pdiff.system.speed import counted
 
 

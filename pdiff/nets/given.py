@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pdiff.config import BaseConfig
 from pdiff.nets.registry import build_net, check_values, head_classes, read_state
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
 from pdiff.system.hub import fetched
+from pdiff.system.progress import tqdm
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 

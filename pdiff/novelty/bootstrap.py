@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from tqdm import tqdm
 
 from pdiff.core.runtime import make_generator
+from pdiff.system.progress import tqdm
 
 Numbers = Float64[np.ndarray, " R"]
 

@@ -8,7 +8,6 @@ import pandas as pd
 from pdiff.baselines.registry import label
 from pdiff.novelty.bootstrap import Replicates, interval_around
 from pdiff.novelty.claims import bracket, shown
-from pdiff.tracking.changed import KEEP
 
 SHOWN = ("original", "ensemble", "reconstructed", "generated")
 
@@ -31,14 +30,11 @@ def accuracies(
     return [f"{split} accuracy (%): {groups}", f"the generator {word}; {'; '.join(gaps)}"]
 
 
-def where(seconds: float, report: Path, experiment: str) -> list[str]:
-    """Four lines: the time, the report, how to compare, and how to keep what lies here.
-
-    `experiment` is DVC's name, "" outside of `dvc exp run`.
-    """
+def where(seconds: float, report: Path, keep: str) -> list[str]:
+    """Four lines: the time, the report, how to compare, and how to keep what lies here."""
     return [
         f"its stages took {round(seconds) // 60} min {round(seconds) % 60} s",
         f"report:  {report}",
         "compare: make ui, or make table",
-        f"keep:    {f'dvc exp apply {experiment} brings it back' if experiment else KEEP}",
+        f"keep:    {keep}",
     ]

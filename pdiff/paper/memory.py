@@ -24,7 +24,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from tqdm import tqdm
 
 from pdiff.autoencoder.linear import round_trip
 from pdiff.autoencoder.net import Autoencoder
@@ -39,6 +38,7 @@ from pdiff.paper.experiments import make_experiment
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
+from pdiff.system.progress import tqdm
 
 Precision = Literal["float32", "bfloat16"]
 CPU = torch.device("cpu")

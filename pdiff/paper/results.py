@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pdiff.novelty.claims import Claim, Kind
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, git, headline, read_json, read_yaml
+from pdiff.tracking.files import Folder, cache_folder, headline, read_json, read_yaml
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Source, experiments, workspace
 
@@ -151,15 +151,6 @@ class Library:
             )
             self._found[sha] = next((r for r in results if self._any_code or r.is_current), None)
         return self._found[sha]
-
-
-@cache
-def cache_folder() -> Path:
-    """DVC's cache: the project's own, or one that `dvc cache dir` names."""
-    for name in (".dvc/config.local", ".dvc/config"):
-        if configured := git("config", "-f", name, "cache.dir", folder=root()):
-            return (root() / ".dvc" / configured.decode().strip()).resolve()
-    return root() / ".dvc" / "cache"
 
 
 Pair = tuple[int, int]

@@ -1,13 +1,13 @@
 """What ran, when and how well: one MLflow run per experiment, one nested run per stage.
 
-Files come first: a stage collects its curve in memory and leaves a record under `.work/runs`.
-Only then is MLflow, which takes seconds to import, told of all records that it does not have: by
-a stage that took two minutes, that failed, or that ends the pipeline. Whatever goes wrong with
-MLflow costs one warning, never a result, and `python -m pdiff.tracking sync` brings in what is
-missing.
+A curve is shown while it grows (`live`), but files are what counts: a stage collects its points in
+memory and leaves a record under `.work/runs`. Then MLflow, which takes seconds to import, is told
+of all records that it does not have: by a stage that took two minutes, that failed, or that ends
+the pipeline. Whatever goes wrong with MLflow costs one warning, never a result, and
+`python -m pdiff.tracking sync` brings in what is missing.
 
     .work/runs/<key>/<stage>.json   the record: points, parameters, timings, versions
-    .work/runs/<key>/results        copy of metrics, plots and report of a finished pipeline
+    .work/runs/<key>/results        copy of the results of a finished pipeline
 
 The key is DVC's name of the experiment, or `repro-<hash of params.yaml>` for plain runs.
 """
@@ -27,10 +27,12 @@ from typing import Any
 
 import yaml
 
+from pdiff import outputs
 from pdiff.system import speed
 from pdiff.system.errors import reason
 from pdiff.system.paths import replacing, root
 from pdiff.tracking import files
+from pdiff.tracking.live import Live
 from pdiff.tracking.process import peak_memory, process_tags
 from pdiff.tracking.store import TrackingError, open_store, tracking_uri
 
@@ -68,6 +70,18 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
     """
     log, started, error = files.Log(), time.time(), None
     speed.reset()
+    values = params.model_dump(mode="json")
+    about = {
+        "id": uuid.uuid4().hex,
+        "key": files.clean_name(experiment() or files.key_of(values)),
+        "stage": stage,
+        "tracked": tracking_is_on(),
+        "started": started,
+        "all_params": values,
+        "params": {name: values[name] for name in sections},
+    }
+    later = os.environ.get("PDIFF_TRACKING") == "later"
+    live = Live(about, log) if about["tracked"] and not later else None
     try:
         yield log
     except BaseException as raised:
@@ -75,53 +89,42 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
         raise
     finally:
         with warns(f"no record of {stage} was kept"):
-            ended, values = time.time(), params.model_dump(mode="json")
+            ended, status = time.time(), "FAILED" if error else "FINISHED"
             timing = {"duration_s": ended - started, **peak_memory(), **speed.speeds()}
             log.summary(timing)
-            record = {
-                "id": uuid.uuid4().hex,
-                "key": files.clean_name(experiment() or files.key_of(values)),
-                "stage": stage,
-                "status": "FAILED" if error else "FINISHED",
-                "tracked": tracking_is_on(),
-                "started": started,
-                "ended": ended,
-                "all_params": values,
-                "params": {name: values[name] for name in sections},
-                "timing": timing,
-                "points": log.points,
-                "tags": process_tags(),
-                "error": error,
-            }
+            found = {"status": status, "ended": ended, "timing": timing, "points": log.points}
+            record = {**about, **found, "tags": process_tags(), "error": error}
             save_record(record)
-            if record["tracked"]:
-                _tell(record)
+            if about["tracked"]:
+                _tell(record, live is not None and live.end(status))
 
 
-def _tell(record: Mapping[str, Any]) -> None:
-    """Tell MLflow what it does not know of the experiment, unless a later stage can do it."""
+def _tell(record: Mapping[str, Any], works: bool) -> None:
+    """Tell MLflow what it does not know of the experiment, unless a later stage can do it.
+
+    If it does not work, as a warning has said, or is not wanted yet, that is left to sync.
+    """
     results, failed = runs_folder(record["key"]) / "results", record["status"] == "FAILED"
     done = record["stage"] == files.REPORT_STAGE and not failed
     if done:  # a copy can be logged later, even if the workspace has moved on
         with tempfile.TemporaryDirectory(dir=results.parent) as folder:
             here, whole = files.Folder(Path.cwd()), Path(folder, "results")
             whole.mkdir()
-            files.copy(here, [*here.results(), "dvc.yaml", "dvc.lock"], whole)
+            models = str(outputs.MODELS)
+            files.copy(here, [*here.results(), "dvc.yaml", "dvc.lock", models], whole)
             text = yaml.safe_dump(record["all_params"], sort_keys=False)
             (whole / "params.yaml").write_text(text)
             whole.rename(results)
-    if os.environ.get("PDIFF_TRACKING") == "later":
-        return
-    if done or failed or record["timing"]["duration_s"] >= PATIENCE_S:
+    if works and (done or failed or record["timing"]["duration_s"] >= PATIENCE_S):
         told = f"{record['stage']} was not logged"
-        with warns(told, HINT), _asked_once(), open_store() as store:
+        with warns(told, HINT), asked_once(), open_store() as store:
             store.add_records(records(record["key"]))
             if done:
                 store.publish(record["key"], files.Folder(results), record["tags"], time.time())
 
 
 @contextlib.contextmanager
-def _asked_once() -> Iterator[None]:
+def asked_once() -> Iterator[None]:
     """Spare the stages of an hour a server that made one of them wait in vain; sync asks again."""
     mark, begun, uri = silent_server(), time.time(), tracking_uri()
     own = sha256(uri.encode()).hexdigest()  # the address may hold a password

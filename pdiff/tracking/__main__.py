@@ -1,13 +1,15 @@
 """`python -m pdiff.tracking sync | ui | table`: bring MLflow up to date, compare experiments."""
 
 import argparse
+import csv
 import re
+import shutil
 import sys
 
 from pdiff.system.errors import reason
-from pdiff.tracking import ui
+from pdiff.tracking import comparison, ui
 from pdiff.tracking.store import open_store, tracking_uri
-from pdiff.tracking.sync import sync
+from pdiff.tracking.sync import reference, sync
 
 DAMAGED = re.compile("not a database|malformed|unable to open|schema|revision|no such")
 """What SQLite, Alembic and MLflow say of a database that is broken or of another version."""
@@ -16,18 +18,21 @@ DAMAGED = re.compile("not a database|malformed|unable to open|schema|revision|no
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the exit code comes back."""
     parser = argparse.ArgumentParser(prog="python -m pdiff.tracking", description=__doc__)
-    known = "sync: log what MLflow lacks; table: compare as Markdown; ui: sync, then serve"
+    known = "sync: log what MLflow lacks; table: sync, then compare; ui: sync, then serve"
     parser.add_argument("command", choices=("sync", "table", "ui"), help=known)
     parser.add_argument("--port", type=int, default=5000, help="of ui")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="of table")
+    form.add_argument("--csv", action="store_true", help="of table")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "table":
-            with open_store() as store:
-                print(ui.table(store))
-            return 0
         if options.command == "ui" and not tracking_uri().startswith("http"):
             ui.check_port(options.port)
-        print(f"sync: {sync()}", flush=True)
+        if (news := sync()) or options.command == "sync":
+            out = sys.stderr if options.command == "table" else sys.stdout
+            print(f"sync: {news or 'nothing is missing'}", file=out, flush=True)
+        if options.command == "table":
+            show_table(options.markdown, options.csv)
         return ui.serve(options.port) if options.command == "ui" else 0
     except Exception as error:  # MLflow, its database and its server have dozens of kinds
         why = reason(error)[:300]
@@ -37,6 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def show_table(markdown: bool, as_csv: bool) -> None:
+    """Print the comparison, newest experiment first."""
+    with open_store() as store:
+        rows = comparison.rows(store.runs(role="pipeline"), reference())
+    if as_csv:
+        table = csv.DictWriter(sys.stdout, comparison.COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    elif markdown:
+        print(comparison.as_markdown(rows))
+    else:
+        width = shutil.get_terminal_size((comparison.WIDTH, 24)).columns
+        print(comparison.as_text(rows, max(width, comparison.WIDTH)))
+        print(comparison.LEGEND)
 
 
 if __name__ == "__main__":

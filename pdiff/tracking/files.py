@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import yaml
 
+from pdiff.system.paths import root
+
 if TYPE_CHECKING:
     import pandas
 
@@ -31,25 +33,8 @@ REPORT_STAGE = "audit"
 HEADLINE_STAGE = "novelty"
 """The stage whose metrics compare experiments; in MLflow their names have no prefix."""
 RESULT = re.compile(r"(metrics|plots|report)/.*\.(json|csv|png|svg|md|html)")
-COLUMNS = {  # what the comparison shows of an experiment, and the heading that fits there
-    "fit.r2": "AE R2",
-    "fit.variance_first": "var first",
-    "fit.variance_least": "var least",
-    "fit.variance_most": "var most",
-    "fit.outside": "outside",
-    "fit.loss_held_out": "held-out",
-    "fit.loss_gaussian": "Gaussian",
-    "accuracy.original_best": "orig best",
-    "accuracy.original_mean": "orig mean",
-    "accuracy.ensemble": "ensemble",
-    "accuracy.generated_best": "gen best",
-    "accuracy.generated_mean": "gen mean",
-    "accuracy.original_best_of_n": "orig of n",
-    "accuracy.generated_best_of_n": "gen of n",
-    "similarity.generated_max_mean": "gen sim",
-    "similarity.original_max_mean": "orig sim",
-    "similarity.generated_within": "within sim",
-}
+Point = tuple[str, float, int, int]
+"""Name, value, milliseconds since 1970, step."""
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -108,8 +93,7 @@ class Log:
     """Collects what a stage reports; nothing here touches the network or MLflow."""
 
     def __init__(self) -> None:
-        self.points: list[tuple[str, float, int, int]] = []
-        """Name, value, milliseconds since 1970, step."""
+        self.points: list[Point] = []
 
     def __call__(self, metrics: Mapping[str, Any], step: int) -> None:
         """Add one point to each named curve."""
@@ -146,6 +130,14 @@ class Folder:
         file = self.path / path
         return file.read_bytes() if file.is_file() else None
 
+    def output(self, path: str) -> bytes | None:
+        """`read`, or what DVC's cache on this machine has of an output that is not in Git."""
+        if (data := self.read(path)) is not None:
+            return data
+        digest = locked_outputs(self).get(path, "missing")
+        file = cache_folder() / "files" / "md5" / digest[:2] / digest[2:]
+        return file.read_bytes() if file.is_file() else None
+
     def blobs(self, *names: str) -> dict[str, str]:
         """Git's ids of the contents of all files below these folders, by path and in order."""
         folders = [f"{name}/" for name in names]
@@ -180,6 +172,20 @@ class Folder:
         """`blobs` of metrics, plots and report files."""
         found = self.blobs("metrics", "plots", "report")
         return {path: blob for path, blob in found.items() if RESULT.fullmatch(path)}
+
+
+def locked_outputs(tree: Folder) -> dict[str, str]:
+    """The md5 of each output, by path, as dvc.lock has them."""
+    stages = read_yaml(tree, "dvc.lock").get("stages", {}).values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+
+
+def cache_folder() -> Path:
+    """DVC's cache: the project's own, or one that `dvc cache dir` names."""
+    for name in (".dvc/config.local", ".dvc/config"):
+        if configured := git("config", "-f", name, "cache.dir", folder=root()):
+            return (root() / ".dvc" / configured.decode().strip()).resolve()
+    return root() / ".dvc" / "cache"
 
 
 def md5_of(tree: Folder, path: str) -> str | None:
@@ -219,7 +225,7 @@ def read_table(tree: Folder, path: str) -> "pandas.DataFrame":
     """A CSV file, an empty frame if there is none."""
     import pandas  # half a second, for those who need it
 
-    return pandas.read_csv(io.BytesIO(tree.read(path) or b"none\n"))
+    return pandas.read_csv(io.BytesIO(tree.output(path) or b"none\n"))
 
 
 def headline(tree: Folder) -> dict[str, float]:

@@ -30,6 +30,8 @@ class Source:
     tags: dict[str, str] = field(default_factory=dict)
     verified: bool = False
     """Put together by the report stage, and no stage has run since: complete and up to date."""
+    fallback: bool = False
+    """Perhaps another machine's: taken only where this one neither finished nor failed."""
 
     def __post_init__(self) -> None:
         self.is_workspace = not (self.tree.revision or self.verified)
@@ -84,8 +86,19 @@ def workspace(folder: Path) -> list[Source]:
     return [Source(files.key_of(params), tree, lock.stat().st_mtime, tags)]
 
 
+def head(folder: Path) -> list[Source]:
+    """The results of the last commit, which DVC takes for its own in a fresh clone."""
+    tree, commit = files.Folder(folder, "HEAD"), git_commit(folder)
+    params = files.read_yaml(tree, "params.yaml")
+    if not (params and tree.results()):
+        return []
+    when = files.git("log", "-1", "--format=%ct", folder=folder) or b"0"
+    tags = {"mlflow.source.git.commit": commit, "dvc.baseline_rev": commit}
+    return [Source(files.key_of(params), tree, float(when), tags, fallback=True)]
+
+
 def sync() -> str:
-    """Bring in what is missing, and say how much; what someone deleted in MLflow stays deleted."""
+    """Bring in what is missing and say how much; what someone deleted in MLflow stays deleted."""
     with open_store() as store:
         changed = store.add_records(tracking.records())
         runs = store.runs(deleted=True, role="pipeline")
@@ -102,11 +115,15 @@ def sync() -> str:
             for path in sorted(tracking.runs_folder().glob("*/results"))
         ]
         done: set[str] = set()
-        for source in [*experiments(root()), *saved, *workspace(root())]:
+        failed = [r.data.tags for r in live if r.info.status in ("FAILED", "KILLED")]
+        for source in [*experiments(root()), *saved, *workspace(root()), *head(root())]:
             # the workspace's results may be any experiment's
             own = {} if source.is_workspace else {**source.tags, "pdiff.key": source.key}
             wanted = source.marks | own
             known = any(wanted.items() <= tags.items() for tags in settled)
+            taken = {tags.get("pdiff.params_sha") for tags in [*settled, *failed]}
+            if source.fallback and source.marks["pdiff.params_sha"] in taken:
+                continue
             if source.key in done or not (known or _may_publish(source)):
                 continue
             if not known:
@@ -114,9 +131,15 @@ def sync() -> str:
                 changed.setdefault(source.key, "updated" if source.key in here else "added")
             settled.append(wanted)
             done.add(source.key)
+        store.set_changes(store.runs(role="pipeline"), reference())
     tracking.silent_server().unlink(missing_ok=True)  # it answers
     count = Counter(changed.values())
-    return f"{count['added']} added, {count['updated']} updated"
+    return ", ".join(f"{count[word]} {word}" for word in ("added", "updated") if count[word])
+
+
+def reference() -> dict[str, str]:
+    """The flat parameters of the last commit, from which experiments differ."""
+    return files.flat_params(files.read_yaml(files.Folder(root(), "HEAD"), "params.yaml"))
 
 
 def _may_publish(source: Source) -> bool:

@@ -1,8 +1,4 @@
-"""The comparison of experiments: a ready view in MLflow's UI, and a Markdown table.
-
-One row per experiment: the parameters that differ, whether the generator has learned, then how good
-the originals and the generated models are, and how alike they are.
-"""
+"""The comparison of experiments in the browser: a ready view in MLflow, and its server."""
 
 import json
 import os
@@ -10,52 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
 
-from pdiff.config import Params
-from pdiff.tracking.files import COLUMNS
+from pdiff.tracking.comparison import COLUMNS, MEASURES
 from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
 
-SECTIONS = tuple(Params.model_fields)
-MOST_PARAMS = 12
 # Browsers take it for this machine; at 127.0.0.1 MLflow's assistant covers a quarter of the page.
 HOST = "pdiff.localhost"
-
-
-def differing_params(runs: Sequence[Any]) -> list[str]:
-    """Names of the parameters that tell the runs apart, in the order of params.yaml's sections.
-
-    Of parameters that always change together (a data set's name, size, classes) one is enough.
-    """
-    chosen: dict[tuple[int, ...], str] = {}
-    names = sorted({name for run in runs for name in run.data.params}, key=_place)
-    for name in sorted(names, key=lambda name: not name.endswith((".name", ".net"))):
-        values = [run.data.params.get(name) for run in runs]
-        pattern = tuple(values.index(value) for value in values)
-        if any(pattern):
-            chosen.setdefault(pattern, name)
-    return sorted(chosen.values(), key=_place)[:MOST_PARAMS]
-
-
-def _place(name: str) -> tuple[int, str]:
-    section = name.partition(".")[0]
-    return (*SECTIONS, section).index(section), name
-
-
-def table(store: Store) -> str:
-    """The comparison as a Markdown table, newest experiment first."""
-    runs = store.runs(role="pipeline")
-    params = differing_params(runs)
-    metrics = [name for name in COLUMNS if any(name in run.data.metrics for run in runs)]
-    rows = [["experiment", "status", *params, *metrics]]
-    rows.append([*["-"] * (2 + len(params)), *["-:"] * len(metrics)])
-    for run in runs:
-        numbers = [run.data.metrics.get(name) for name in metrics]
-        texts = ["" if number is None else f"{number:.4g}" for number in numbers]
-        values = [run.data.params.get(name, "") for name in params]
-        rows.append([run.info.run_name, run.info.status.lower(), *values, *texts])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+NAME, CREATED = "attributes.`Run Name`", "attributes.`Created`"
+WIDTHS = {"changed": 134, "gen - orig": 126, "gen - ens": 126, "max sim": 70, "within": 60}
+"""Pixels of columns, all of which fit a window of 1440; others have `WIDTH`."""
+WIDTH = 75
 
 
 def save_view(store: Store) -> str:
@@ -63,10 +23,8 @@ def save_view(store: Store) -> str:
 
     The format is MLflow's own and undocumented, so a test looks at it.
     """
-    names = {f"params.`{name}`": name for name in differing_params(store.runs(role="pipeline"))}
-    names |= {f"metrics.`{name}`": name for name in COLUMNS.values()}
-    widths = {column: max(66, 6 * len(name) + 20) for column, name in names.items()}  # in pixels
-    widths = {"attributes.`Run Name`": 170, **widths, "attributes.`Created`": 110}
+    kinds = {name: "metrics" if name in MEASURES else "tags" for name in COLUMNS[1:]}
+    widths = {f"{kind}.`{name}`": WIDTHS.get(name, WIDTH) for name, kind in kinds.items()}
     view = {
         "searchFilter": "tags.`pdiff.role` = 'pipeline'",
         "orderByKey": "attributes.start_time",
@@ -78,13 +36,14 @@ def save_view(store: Store) -> str:
         "compareRunCharts": None,
         "viewMaximized": False,
         "runListHidden": False,
-        "selectedColumns": list(names),
-        "columnOrder": list(widths),
-        "columnWidths": widths,
+        "selectedColumns": list(widths),
+        "columnOrder": [NAME, CREATED, *widths],
+        "columnWidths": {NAME: 140, CREATED: 100, **widths},
     }
     key = "mlflow.sharedViewState.pdiff"
     store.client.set_experiment_tag(store.experiment_id, key, json.dumps(view))
-    return f"/#/experiments/{store.experiment_id}/runs?viewStateShareKey=pdiff"
+    place = f"/#/experiments/{store.experiment_id}/runs"
+    return f"{place}?viewStateShareKey=pdiff&workflowType=machine_learning"
 
 
 def check_port(port: int) -> None:
@@ -105,7 +64,7 @@ def serve(port: int) -> int:
         print(uri.rstrip("/") + path, flush=True)
         return 0
     print(f"in some ten seconds: http://{HOST}:{port}{path}")
-    print(f"the same at http://127.0.0.1:{port}{path}; Ctrl-C ends it", flush=True)
+    print(f"(where {HOST} is not found, 127.0.0.1 is the same; Ctrl-C ends it)", flush=True)
     words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
     words += ["--backend-store-uri", uri, "--uvicorn-opts", "--log-level warning"]
     words += ["--allowed-hosts", f"{HOST}:*,localhost:*,127.0.0.1:*"]

@@ -25,7 +25,8 @@ from pdiff.nets.registry import load_net
 from pdiff.novelty.bootstrap import by_group
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
-from pdiff.tracking.files import COLUMNS, Folder
+from pdiff.tracking.comparison import MEASURES, texts
+from pdiff.tracking.files import Folder
 from pdiff.tracking.files import headline as results_headline
 from tests.conftest import ROOT, change
 from tests.toys.own import Own
@@ -409,8 +410,8 @@ def test_the_fit_leads_the_headline_and_the_terminal(unaudited, plain_raw, tmp_p
         for name in ("novelty", "train_autoencoder", "generate")
     )
     assert next(iter(headline)) == "fit"
-    assert next(iter(COLUMNS)) == "fit.r2"
-    assert COLUMNS.keys() <= results_headline(Folder(folder)).keys()
+    assert {*MEASURES.values()} <= results_headline(Folder(folder)).keys()
+    assert texts(Folder(folder))["word"] == "unfit"
     fit, latents = headline["fit"], generate["latent_fit"]
     assert fit["r2"] == codec["r2"]
     shared = fit.keys() & latents.keys()

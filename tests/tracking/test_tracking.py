@@ -24,43 +24,16 @@ import yaml
 from pdiff import tracking
 from pdiff.tracking import ui
 from pdiff.tracking.__main__ import main
+from pdiff.tracking.comparison import COLUMNS
 from pdiff.tracking.files import REPORT_STAGE, Folder, flat_params, md5_of, params_sha
 from pdiff.tracking.made_by import FILE
-from pdiff.tracking.store import SETTINGS, Store, TrackingError, open_store, tracking_uri
+from pdiff.tracking.store import Store, TrackingError, open_store, tracking_uri
 from pdiff.tracking.sync import Source, sync
 from tests.conftest import ROOT
-from tests.toys.project import Project, commit
+from tests.toys.project import GIT, Project, commit
 from tests.toys.tracked import PNG, run_report, run_stage, toy, write, write_dvc_project
 
-NOTHING = "0 added, 0 updated"
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A database with MLflow's tables: making them takes seconds."""
-    os.environ.update(SETTINGS)
-    import mlflow
-
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def bare_project(tmp_path, monkeypatch):
-    """A project's folder without any store, as root and working directory."""
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "PDIFF_TRACKING"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(tracking, "PATIENCE_S", 0.0)  # every stage tells MLflow
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def project(bare_project, empty_store):
-    shutil.copy(empty_store, bare_project / "mlflow.db")
-    return bare_project
+NOTHING = ""
 
 
 def fail(stage: str) -> None:
@@ -137,7 +110,7 @@ def test_a_stage_keeps_every_point_and_its_own_sections(project, monkeypatch):
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
     run_stage("train", points=1801)
-    assert sum(sizes) > 1801 and max(sizes) <= 1000 and len(sizes) <= 5
+    assert sum(sizes) > 2 * 1801 and max(sizes) <= 1000 and len(sizes) <= 8  # two runs have it
     stage = stages_of(only_pipeline())["train"]
     assert curve_of(stage, "loss") == [(step, 1 / (step + 1)) for step in range(1801)]
     assert stage.data.params == {"noise.latent": "0.1", "noise.channels": "[8,16]"}
@@ -361,7 +334,7 @@ def test_a_deleted_store_is_rebuilt_from_the_records(project, monkeypatch, capfd
     assert main(["sync"]) == 1
     Path("mlflow.db").unlink()
     assert main(["sync"]) == 0
-    assert capfd.readouterr().out == "sync: 1 added, 0 updated\n"
+    assert capfd.readouterr().out == "sync: 1 added\n"
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -429,7 +402,7 @@ def test_a_server_that_hangs_is_asked_by_one_stage_of_a_pipeline(
     assert ["did not answer an earlier" in line for line in lines] == [False, True, True, False]
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert sync() == "1 added, 0 updated"
+    assert sync() == "1 added"
     assert not tracking.silent_server().exists()
 
 
@@ -487,7 +460,7 @@ def test_a_server_that_is_down_costs_a_warning_each_and_no_result(project, monke
     shutil.rmtree("report")  # the workspace moves on
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert sync() == "2 added, 0 updated"
+    assert sync() == "2 added"
     pipelines = all_runs()
     assert {run.info.status for run in pipelines.values()} == {"FINISHED"}
     values = {run.data.metrics["accuracy.generated_best"] for run in pipelines.values()}
@@ -532,8 +505,8 @@ def test_the_last_stage_completes_the_experiment(project):
     assert pipeline.info.status == "FINISHED"
     assert pipeline.data.metrics == {
         "accuracy.generated_best": 0.25,
-        "gen best": 0.25,  # the same under a heading that fits
         "train.r2": 0.7,
+        "loss": 1.5,  # the last point of a curve
     }
 
 
@@ -564,11 +537,20 @@ def test_a_restored_stage_gets_its_run_from_files(project):
     assert "dvc.cached" not in stages[REPORT_STAGE].data.tags
 
 
-def test_a_failure_after_a_success_stays_a_failure(project):
+def test_a_failure_after_a_success_leaves_the_numbers_and_their_status(project):
+    run_stage("train", points=7)
     run_report()
-    fail("train")
-    assert sync() == NOTHING
-    assert only_pipeline().info.status == "FAILED"
+    for _ in range(2):
+        fail("train")
+        pipeline = only_pipeline()
+        assert pipeline.info.status == "FINISHED"
+        with open_store() as store:
+            tries = store.runs(parent=pipeline.info.run_id, stage="train")
+        assert [run.info.status for run in tries].count("FINISHED") == 1
+        assert tries[0].info.status == "FAILED"
+        assert sync() == NOTHING
+    run_stage("train", points=8)  # takes the place of all of them
+    assert len(curve_of(stages_of(only_pipeline())["train"], "loss")) == 8
 
 
 def test_what_was_deleted_in_mlflow_stays_deleted(project):
@@ -589,7 +571,7 @@ def test_results_of_a_run_that_was_replaced_can_come_back(project, monkeypatch):
     run_report(0.2)
     shutil.rmtree(results)
     shutil.move(project / "first", results)
-    assert sync() == "0 added, 1 updated"
+    assert sync() == "1 updated"
     with open_store() as store:
         runs = store.runs(key="fixed", role="pipeline")
     assert "0.1" in {run.data.params["noise.latent"] for run in runs}
@@ -628,33 +610,86 @@ def test_results_belong_to_the_lock_or_are_not_complete(tmp_path, stage, part, c
     assert Source("key", Folder(tmp_path), 0.0).is_complete() == complete
 
 
-# The comparison
+# The last commit
 
 
-class _Run:
-    def __init__(self, **params: str):
-        self.data = self
-        self.params = {name.replace("__", "."): value for name, value in params.items()}
-
-
-def test_only_parameters_that_tell_experiments_apart_are_shown():
-    runs = [
-        _Run(data__name="a", data__classes="10", noise__latent="0.1", ddpm__steps="5"),
-        _Run(data__name="b", data__classes="100", noise__latent="0.1", ddpm__steps="5"),
-        _Run(data__name="b", data__classes="100", noise__latent="0.2", ddpm__steps="5"),
+@pytest.fixture
+def committed(project) -> Path:
+    """A clone: results of the default in Git, and neither records nor a run of them."""
+    default = toy().model_dump(mode="json")
+    outs = {"metrics/audit.json": b'{"half": 1}', "metrics/novelty.json": b"{}"}
+    lock = {**LOCK["train"], "outs": []}
+    stages = {"train": lock, REPORT_STAGE: {**LOCK[REPORT_STAGE], "deps": []}}
+    stages[REPORT_STAGE]["outs"] = [
+        {"path": path, "md5": hashlib.md5(content).hexdigest()} for path, content in outs.items()
     ]
-    assert ui.differing_params(runs) == ["data.name", "noise.latent"]
-    assert ui.differing_params(runs[:1]) == []
+    files = {"params.yaml": yaml.safe_dump(default), "dvc.lock": yaml.safe_dump({"stages": stages})}
+    files |= {"dvc.yaml": yaml.safe_dump({"stages": {name: {} for name in stages}})}
+    write(files | {path: content.decode() for path, content in outs.items()})
+    made = Project(project, {"PYTHONPATH": str(ROOT)})
+    made.run("git", "init", "-q")
+    made.run("git", "add", "params.yaml", "dvc.lock", "dvc.yaml", "metrics")
+    made.run("git", *GIT, "commit", "-qm", "results")
+    return project
 
 
-def test_the_table_has_a_row_per_experiment(project):
+def test_the_default_has_its_numbers_although_an_ablation_came_first(committed, monkeypatch):
+    run_stage("train")  # a clone's `dvc repro` trains, and skips the audit, whose files Git has
+    write({"params.yaml": yaml.safe_dump(toy(0.2).model_dump(mode="json"))})
+    monkeypatch.setenv("DVC_EXP_NAME", "glued-coof")
+    run_report(0.2)
+    shutil.rmtree("metrics")  # the workspace has moved on
+    assert all_runs()["default"].info.status == "RUNNING"
+    assert sync() == "1 updated"
+    assert sync() == NOTHING
+    found = all_runs()
+    assert found.keys() == {"default", "noise.latent=0.2"}
+    assert found["default"].info.status == "FINISHED"
+    assert found["default"].data.metrics["audit.half"] == 1
+    assert found["noise.latent=0.2"].data.tags["changed"] == "noise.latent=0.2"
+    assert found["noise.latent=0.2"].data.metrics["accuracy.generated_best"] == 0.2
+
+
+def test_the_last_commit_hides_no_failure_and_replaces_no_numbers(committed, monkeypatch):
+    shutil.rmtree("metrics")
+    fail("train")
+    assert sync() == NOTHING
+    assert only_pipeline().info.status == "FAILED"
+    run_report()  # with other numbers than those of the commit
+    own = only_pipeline().data.metrics["accuracy.generated_best"]
+    shutil.rmtree(".work")
+    assert sync() == NOTHING
+    assert only_pipeline().data.metrics["accuracy.generated_best"] == own
+
+
+# What an experiment's run holds
+
+
+def test_models_and_data_of_an_experiment_are_listed_once(project):
+    rows = "".join(f"generated,{i},{0.9 + i / 1000},{0.5 + i / 100}\n" for i in range(30))
+    table = f"group,model,accuracy,max_similarity\noriginal,0,0.95,0.4\n{rows}"
+    lock = {"train": {"outs": [{"path": "data/images.safetensors", "md5": "1" * 32}]}}
+    write({"data/models.csv": table, "dvc.lock": yaml.safe_dump({"stages": lock})})
     for latent in (0.1, 0.2):
         run_report(latent)
+    run_report(0.2)  # once more
+    where = "metrics.accuracy > 0.925 and metrics.max_similarity < 0.78"
     with open_store() as store:
-        lines = ui.table(store).splitlines()
-    assert lines[0] == "| experiment | status | noise.latent | accuracy.generated_best |"
-    assert lines[2].endswith("| finished | 0.2 | 0.2 |")
-    assert len(lines) == 4
+        found = store.client.search_logged_models([store.experiment_id], where)
+        everything = store.client.search_logged_models([store.experiment_id], max_results=100)
+        first = store.runs(role="pipeline")[-1].info.run_id
+        one = store.client.get_run(first)
+    names = ["generated_26", "generated_27", "original_0"]
+    assert sorted(model.name for model in found) == sorted(2 * names)
+    assert {model.status for model in everything} == {"READY"} and len(everything) == 2 * 21
+    assert {model.source_run_id for model in found} >= {one.info.run_id}
+    assert len(one.outputs.model_outputs) == 21
+    assert "max_similarity" not in one.data.metrics
+    (data,) = one.inputs.dataset_inputs
+    assert (data.dataset.digest, data.tags[0].value) == ("1" * 32, "data")
+
+
+# The comparison
 
 
 def test_a_table_replaces_the_last_of_its_name(project):
@@ -703,7 +738,7 @@ def served(project):
         start_new_session=True,
     )
     try:
-        yield port, [process.stdout.readline() for _ in range(3)]
+        yield port, [process.stdout.readline() for _ in range(2)]
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         _, errors = process.communicate(timeout=60)
@@ -715,25 +750,29 @@ def served(project):
 def test_the_ui_serves_the_view_and_ends_with_ctrl_c(served, monkeypatch, capfd):
     port, lines = served
     address = f"http://127.0.0.1:{port}"
-    assert lines[0] == f"sync: {NOTHING}\n"
-    assert f": http://pdiff.localhost:{port}/#/experiments/1/runs?view" in lines[1]
+    assert f": http://pdiff.localhost:{port}/#/experiments/1/runs?view" in lines[0]
+    assert lines[0].endswith("&workflowType=machine_learning\n")
+    assert "http" not in lines[1]  # one address
     run_id = only_pipeline().info.run_id
     assert get(f"{address}/get-artifact?path=report%2Ffigure.png&run_uuid={run_id}") == PNG
     experiment = get(f"{address}/api/2.0/mlflow/experiments/get?experiment_id=1")
     tags = {t["key"]: t["value"] for t in json.loads(experiment)["experiment"]["tags"]}
     view = json.loads(tags["mlflow.sharedViewState.pdiff"])
-    assert "metrics.`gen best`" in view["selectedColumns"]
+    assert [name.split("`")[1] for name in view["selectedColumns"]] == [*COLUMNS[1:]]
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)  # as a team's server
+    write({"data/models.csv": "group,model,accuracy,max_similarity\ngenerated,0,0.9,0.5\n"})
     run_stage("train", latent=0.3, points=1100)
     run_report(0.3)
     pipeline = next(r for r in all_runs().values() if r.data.params["noise.latent"] == "0.3")
     assert pipeline.info.status == "FINISHED"
     assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 1100
+    with open_store() as store:
+        (model,) = store.client.search_logged_models(["1"], "metrics.accuracy > 0.8")
+    assert {metric.key: metric.value for metric in model.metrics}["max_similarity"] == 0.5
     assert main(["ui"]) == 0  # its sync finds nothing to do, no server is started
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0] == f"sync: {NOTHING}"
-    assert lines[1].startswith(f"{address}/#/experiments/1/runs?")
+    assert lines[0].startswith(f"{address}/#/experiments/1/runs?")
 
 
 # With DVC
@@ -776,7 +815,7 @@ def test_the_workspace_is_logged_once_and_only_while_it_is_up_to_date(
     for path in (metrics, code):
         content = path.read_text()
         path.write_text(content + "\n")
-        assert sync().startswith("0 added"), path
+        assert "added" not in sync(), path
         path.write_text(content)
     assert sync().startswith("1 added")
     pipeline = only_pipeline()
@@ -784,7 +823,7 @@ def test_the_workspace_is_logged_once_and_only_while_it_is_up_to_date(
     assert pipeline.data.metrics[f"{REPORT_STAGE}.half"] == 0.05
     assert len(curve_of(stages_of(pipeline)["train"], "loss")) == 20
     assert stages_of(pipeline)["train"].data.params["noise.latent"] == "0.1"
-    assert sync().startswith("0 added, 0 updated")
+    assert "added" not in sync()
 
 
 @pytest.mark.nightly
@@ -820,6 +859,6 @@ def test_every_experiment_of_a_queue_is_there_once(dvc_project):
 @pytest.mark.nightly
 def test_an_experiment_in_the_workspace_is_there_once(dvc_project):
     dvc_project.dvc("exp", "run", "-n", "here", "-S", "noise.latent=0.5")
-    assert sync() == "0 added, 1 updated"
+    assert sync() == "1 updated"
     assert sync() == NOTHING
     assert all_runs().keys() == {"here"}
