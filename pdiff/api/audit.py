@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pdiff.api.checkpoints import Stack, State, listed, stacked
+from pdiff.api.model import make_bar
 from pdiff.config import library_params
 from pdiff.evaluation.cut import CutNet
 from pdiff.evaluation.predict import Predictor, wrong
@@ -147,12 +148,22 @@ def _wrong(
 
     example = next(iter(loader))[0].to(device)
     limit = library_params({}).evaluate.boundary_mib
-    models = [
-        {name: t[i] for name, t in stack.items()} for i in range(len(next(iter(stack.values()))))
-    ]
+    rows = zip(*stack.values(), strict=True)
+    models = _Watched(dict(zip(stack, tensors, strict=True)) for tensors in rows)
     predictor = Predictor(CutNet(net, list(stack), example), batches, limit)
-    predictions = predictor.predict(models)
+    with make_bar("evaluate", len(models), progress) as models.bar:
+        predictions = predictor.predict(models)
     return wrong(predictions, torch.cat(labels).cpu())
+
+
+class _Watched(list):
+    """Models whose turns a bar counts."""
+
+    bar: tqdm
+
+    def __getitem__(self, index: int) -> State:
+        self.bar.update()
+        return super().__getitem__(index)
 
 
 def _prepared(net: nn.Module, stack: Stack, constant: State) -> nn.Module:

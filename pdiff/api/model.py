@@ -190,15 +190,19 @@ def _fit_latents(
     return LatentModel(denoiser, statistics, Diffusion.of(config, device), held_out)
 
 
+def make_bar(name: str, total: int, wanted: bool) -> tqdm:
+    """A bar that terminals and notebooks show, and files do not."""
+    hidden = None if wanted and "ipykernel" not in sys.modules else not wanted
+    return tqdm(desc=name, total=total, disable=hidden)
+
+
 @contextmanager
 def _bars(wanted: bool) -> Iterator[Watch]:
     """Bars of trainings, also in notebooks; the loops' own, for terminals alone, stay off."""
-    in_notebook = "ipykernel" in sys.modules
-    hidden = not wanted or (False if in_notebook else None)  # None: where there is no terminal
     bars: list[tqdm] = []
 
     def watch(name: str, steps: int) -> Log:
-        bar = tqdm(desc=name, total=steps, unit="step", disable=hidden)
+        bar = make_bar(name, steps, wanted)
         bars.append(bar)
 
         def log(metrics: dict[str, float], step: int) -> None:
