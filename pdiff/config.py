@@ -517,7 +517,7 @@ def load_params(path: Path = PARAMS) -> Params:
     return parse_params(raw, str(path))
 
 
-def library_params(changes: Mapping[str, Mapping[str, Any]]) -> LibraryParams:
+def library_params(changes: Mapping[str, Any]) -> LibraryParams:
     """The defaults of `recipe=quick`, which `params.yaml` holds too, with changed values.
 
     `changes` is {section: {key: value}}; raises `InputError` as `parse_params`.
@@ -525,10 +525,11 @@ def library_params(changes: Mapping[str, Mapping[str, Any]]) -> LibraryParams:
     files = ("config.yaml", "recipe/quick.yaml")
     presets = [yaml.safe_load((PRESETS / name).read_text()) for name in files]
     raw = {
-        name: {k: v for part in (*presets, changes) for k, v in part.get(name, {}).items()}
+        name: {**presets[0].get(name, {}), **presets[1].get(name, {})}
         for name in LibraryParams.model_fields
     }
-    raw |= {name: value for name, value in changes.items() if name not in raw}
+    for name, values in changes.items():
+        raw[name] = {**raw.get(name, {}), **values} if isinstance(values, Mapping) else values
     return parse_params(raw, "PDiff", LibraryParams)
 
 

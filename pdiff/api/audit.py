@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float64
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from pdiff.api.checkpoints import Stack, State, listed, stacked
 from pdiff.api.model import make_bar
@@ -103,7 +104,11 @@ def audit(
     matrix = torch.cat([t.reshape(len(t), -1) for t in stack.values()], 1).double()
     parts = {"checkpoints": slice(0, count), "mean of checkpoints": slice(-1, None)}
     parts["new"] = slice(count, -1)
-    return Audit(pd.concat([_rows(g, part, errors, matrix, count) for g, part in parts.items()]))
+    return Audit(
+        pd.concat(
+            [_rows(g, part, errors, matrix, count) for g, part in parts.items()], ignore_index=True
+        )
+    )
 
 
 def _rows(

@@ -64,8 +64,8 @@ class Checkpoints(Sequence):
         found = cls(names, varying, constant, rows)
         if not found.subset.shapes:
             raise InputError(
-                f"checkpoints: no weights differ among the {len(found)}; copy each when you keep "
-                "it: {name: value.clone() for name, value in net.state_dict().items()}"
+                "checkpoints: no weights differ; copy them when you keep a checkpoint: "
+                "{name: value.clone() for name, value in net.state_dict().items()}"
             )
         return found
 

@@ -8,8 +8,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,7 @@ from pdiff.core.files import load_json, write_json
 from pdiff.core.optimise import Log
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import conclusion, missed_bars, one_line
+from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.fit import latent_fit
 from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
 from pdiff.diffusion.schedule import Diffusion
@@ -62,7 +64,7 @@ class PDiff:
 
     @classmethod
     def fit(
-        cls, checkpoints: Any, seed: int = 0, *, progress: bool = True, **sections: dict[str, Any]
+        cls, checkpoints: Any, seed: int = 0, *, progress: bool = True, **sections: Any
     ) -> "PDiff":
         """Fit to state dicts of one net or a part of it, a folder of them, or a matrix (K, D).
 
@@ -78,6 +80,7 @@ class PDiff:
             InputError: checkpoints that do not belong together, unknown or wrong parameters.
         """
         params = library_params(sections)
+        Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
         given, device = Checkpoints.read(checkpoints), get_device()
         with _bars(progress) as watch:
             models, codec, encoded = _fit_codec(given, params, seed, device, watch)
@@ -135,6 +138,8 @@ class PDiff:
         folder, device = Path(folder), get_device()
         facts, given = load_json(folder / FACTS), Checkpoints.load(folder)
         codec = load_codec(folder / CODEC, folder / STACK, device)
+        if isinstance(codec, LinearCodec):  # the folder may be moved
+            codec = replace(codec, checkpoints=Models(given.subset, given.matrix))
         latents = LatentModel.load(folder / DENOISER, device)
         params = library_params(facts["params"])
         return cls(given, codec, latents, params, facts["seed"], facts["fit"])
@@ -187,22 +192,26 @@ def _fit_latents(
     generator = make_generator(seed, "train_ddpm", device=device)
     scaled, log = statistics.apply(latents[~held_out]), watch("diffusion model", config.steps)
     denoiser = train_denoiser(scaled, config, generator, log, encode=encode)
-    return LatentModel(denoiser, statistics, Diffusion.of(config, device), held_out)
+    model = LatentModel(denoiser, statistics, Diffusion.of(config, device), held_out)
+    with TemporaryDirectory() as folder:  # the pipeline's way: layouts in memory move last bits
+        model.save(path := Path(folder) / DENOISER)
+        return LatentModel.load(path, device)
 
 
-def make_bar(name: str, total: int, wanted: bool) -> tqdm:
+def make_bar(name: str, total: int, wanted: bool, file: Any = None) -> tqdm:
     """A bar that terminals and notebooks show, and files do not."""
     hidden = None if wanted and "ipykernel" not in sys.modules else not wanted
-    return tqdm(desc=name, total=total, disable=hidden)
+    return tqdm(desc=name, total=total, disable=hidden, file=file or sys.stderr)
 
 
 @contextmanager
 def _bars(wanted: bool) -> Iterator[Watch]:
     """Bars of trainings, also in notebooks; the loops' own, for terminals alone, stay off."""
     bars: list[tqdm] = []
+    file = sys.stderr
 
     def watch(name: str, steps: int) -> Log:
-        bar = make_bar(name, steps, wanted)
+        bar = make_bar(name, steps, wanted, file)
         bars.append(bar)
 
         def log(metrics: dict[str, float], step: int) -> None:
@@ -212,7 +221,7 @@ def _bars(wanted: bool) -> Iterator[Watch]:
         return log
 
     try:
-        with redirect_stderr(_NoTerminal()):
+        with redirect_stderr(_NoTerminal(file)):
             yield watch
     finally:
         for bar in bars:
@@ -220,10 +229,10 @@ def _bars(wanted: bool) -> Iterator[Watch]:
 
 
 class _NoTerminal:
-    """Standard error that says it is no terminal."""
+    """A stream that says it is no terminal."""
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     def isatty(self) -> bool:
         return False
