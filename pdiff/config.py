@@ -351,7 +351,7 @@ class LibraryParams(Section):
 
     @model_validator(mode="after")
     def _values_agree(self) -> "LibraryParams":
-        if conflicts := "; ".join(_conflicts_of_generator(self)):
+        if conflicts := "; ".join([*_conflicts_of_generator(self), *_divergent(self)]):
             raise ValueError(conflicts)
         return self
 
@@ -361,6 +361,8 @@ def _conflicts(params: Params) -> Iterator[str]:
     data, base, finetune = params.data, params.base, params.finetune
     autoencoder = params.autoencoder
     yield from _conflicts_of_generator(params)
+    if min(data.std) < LEAST_STD:
+        yield f"data.std: {min(data.std):g} is less than {LEAST_STD}; pixels lie in [0, 1]"
     if data.crop_scale and data.crop_scale[0] > data.crop_scale[1]:
         yield f"data.crop_scale: {list(data.crop_scale)} must be [low, high]"
     if data.resize < data.size:
@@ -414,10 +416,12 @@ def too_much(key: str, count: int) -> str:
     return f"{key}: {need}, of at most {most}; give less"
 
 
-def _divergent(params: Params) -> Iterator[str]:
+def _divergent(params: Params | LibraryParams) -> Iterator[str]:
     """Values with which no training or sampling stays finite."""
     for name in ("base", "finetune", "autoencoder", "ddpm"):
-        config = getattr(params, name)
+        config = getattr(params, name, None)
+        if config is None:
+            continue
         if config.lr > MOST_LR:
             yield f"{name}.lr: {config.lr:g} is more than {MOST_LR}"
         elif config.lr * config.weight_decay >= 1:
@@ -428,8 +432,6 @@ def _divergent(params: Params) -> Iterator[str]:
     for name, level in (("param", params.noise.param), ("latent", params.noise.latent)):
         if level > MOST_NOISE:
             yield f"noise.{name}: {level:g} is more than {MOST_NOISE} times what it is added to"
-    if min(params.data.std) < LEAST_STD:
-        yield f"data.std: {min(params.data.std):g} is less than {LEAST_STD}; pixels lie in [0, 1]"
     ddpm = params.ddpm
     ends = [(1 - beta) * math.log1p(-beta) + beta for beta in (ddpm.beta_start, ddpm.beta_end)]
     width = ddpm.beta_end - ddpm.beta_start

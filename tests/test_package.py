@@ -5,7 +5,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -37,7 +36,8 @@ def installed(tmp_path_factory) -> Path:
     venv.create(folder / "env")
     (wheel,) = folder.glob("*.whl")
     place = next((folder / "env").glob("lib/python*/site-packages"))
-    (place / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    packages = (path for path in sys.path if path.endswith("site-packages"))
+    (place / "others.pth").write_text("\n".join(packages))
     python = ["--python", folder / "env/bin/python"]
     subprocess.run([*pip, *python, "install", "--no-deps", "--no-index", wheel], check=True)
     return folder

@@ -6,6 +6,7 @@ Axes: K checkpoints, G new models, M = K + G + 1 with the checkpoints' mean, N i
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
@@ -27,7 +28,15 @@ COLOURS = {"checkpoints": "#0072b2", "mean of checkpoints": "#000000", "new": "#
 """Okabe and Ito's, which colour-blind readers tell apart; the groups in their order."""
 
 
-@dataclass(frozen=True)
+class Picture(Figure):
+    """A figure that a notebook shows, whatever backend it has."""
+
+    def _repr_png_(self) -> bytes:
+        self.savefig(png := BytesIO(), dpi=80)
+        return png.getvalue()
+
+
+@dataclass(frozen=True, repr=False)
 class Audit:
     """One row a model: see `audit`."""
 
@@ -41,7 +50,7 @@ class Audit:
 
     def plot(self) -> Figure:
         """Accuracy against maximum similarity, and against the distance in steps."""
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
+        figure = Picture(figsize=(9, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         texts = {
             "max_similarity": "maximum similarity to a checkpoint (IoU of errors)",
@@ -60,7 +69,7 @@ class Audit:
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
         return figure
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.summary.to_string(float_format="%.3f")
 
     def _repr_html_(self) -> str:

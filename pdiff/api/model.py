@@ -30,7 +30,7 @@ from pdiff.autoencoder.linear import LinearCodec
 from pdiff.autoencoder.train import train_autoencoder
 from pdiff.config import LibraryParams, library_params
 from pdiff.core.files import load_json, write_json
-from pdiff.core.optimise import Log
+from pdiff.core.optimise import Log, check_finite
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import conclusion, missed_bars, one_line
 from pdiff.diffusion.denoiser import Denoiser
@@ -111,6 +111,7 @@ class PDiff:
         seed, device = self.seed if seed is None else seed, self.latents.held_out.device
         with _bars(False):
             drawn = self.latents.sample(config, make_generator(seed, "generate", device=device))
+            check_finite(drawn, "generated latents")
             decoded = [block for _, block in self.codec.decode(drawn)]
         matrix = torch.cat(decoded, 1).cpu()
         return matrix if self.checkpoints.rows else self.checkpoints.with_generated(matrix)
