@@ -63,4 +63,5 @@ install: $(VENV)/installed
 $(VENV)/installed: $(REQUIREMENTS)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet $(addprefix --requirement ,$(REQUIREMENTS))
+	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@

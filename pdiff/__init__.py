@@ -5,6 +5,8 @@ autoencoder turns it into latents (K, L), the DDPM makes new latents, the decode
 parameters (G, D); evaluation turns models into wrong predictions (M, N), and the rest is
 arithmetic on those. The rooms, top to bottom; an import points down this list only:
 
+    cli.py        the command `pdiff`
+    api/          the library: `from pdiff import PDiff`
     paper/        the paper's tables and figures, the verdict over pipelines
     audit/        is it new? One analysis after another, and the report
     export/       take a model away, to a file or to the Hugging Face Hub, with its card
@@ -21,3 +23,19 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
     core/         files, devices and seeds, learning curves, one training step
     config.py  outputs.py  conf/  reference/  system/     hold no number of a result
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdiff.api.model import PDiff
+
+__all__ = ["PDiff"]
+
+
+def __getattr__(name: str) -> Any:
+    """`PDiff` when it is asked for: torch takes seconds to import."""
+    if name != "PDiff":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pdiff.api.model import PDiff
+
+    return PDiff

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -26,6 +26,7 @@ from pydantic import (
 from pdiff.system.errors import InputError
 
 PARAMS = Path("params.yaml")
+PRESETS = Path(__file__).with_name("conf")
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -59,6 +60,9 @@ class Section(BaseModel):
         ):
             raise ValueError("Input should not be true, false, yes or no")
         return value
+
+
+P = TypeVar("P", bound=Section)
 
 
 class SeedConfig(Section):
@@ -336,10 +340,29 @@ class Params(Section):
         return self
 
 
+class LibraryParams(Section):
+    """The sections that `pdiff.api` reads: it has neither images nor base net."""
+
+    noise: NoiseConfig
+    autoencoder: AutoencoderConfig
+    ddpm: DdpmConfig
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
+
+    @model_validator(mode="after")
+    def _values_agree(self) -> "LibraryParams":
+        if conflicts := "; ".join([*_conflicts_of_generator(self), *_divergent(self)]):
+            raise ValueError(conflicts)
+        return self
+
+
 def _conflicts(params: Params) -> Iterator[str]:
     """Values that are allowed alone and exclude each other."""
     data, base, finetune = params.data, params.base, params.finetune
-    autoencoder, ddpm, generate = params.autoencoder, params.ddpm, params.generate
+    autoencoder = params.autoencoder
+    yield from _conflicts_of_generator(params)
+    if min(data.std) < LEAST_STD:
+        yield f"data.std: {min(data.std):g} is less than {LEAST_STD}; pixels lie in [0, 1]"
     if data.crop_scale and data.crop_scale[0] > data.crop_scale[1]:
         yield f"data.crop_scale: {list(data.crop_scale)} must be [low, high]"
     if data.resize < data.size:
@@ -361,35 +384,11 @@ def _conflicts(params: Params) -> Iterator[str]:
             yield f"finetune.{key}: {runs} must divide finetune.checkpoints: {finetune.checkpoints}"
     if finetune.runs > 1 and finetune.folder is not None:
         yield f"finetune.runs: {finetune.runs} runs cannot be told apart in finetune.folder; give 1"
-    if autoencoder.micro_batch and autoencoder.checkpointing:
-        yield (
-            "autoencoder.checkpointing: true adds nothing to autoencoder.micro_batch: "
-            f"{autoencoder.micro_batch}, which keeps less; give one: false or null"
-        )
-    if (autoencoder.micro_batch or 0) > autoencoder.batch_size:
-        yield (
-            f"autoencoder.micro_batch: {autoencoder.micro_batch} is more than "
-            f"autoencoder.batch_size: {autoencoder.batch_size}"
-        )
     if autoencoder.kind == "linear" and autoencoder.latent_dim >= finetune.checkpoints:
         yield (
             f"autoencoder.latent_dim: {autoencoder.latent_dim} is more than the "
             f"{finetune.checkpoints - 1} components that finetune.checkpoints: "
             f"{finetune.checkpoints} have with autoencoder.kind: linear"
-        )
-    if autoencoder.kind == "linear" and autoencoder.encode_norm == "minibatch":
-        yield "autoencoder.encode_norm: minibatch needs a batch norm, linear has none; give batch"
-    for name, config in (("autoencoder", autoencoder), ("ddpm", ddpm)):
-        if config.kernel_size % 2 == 0:
-            yield f"{name}.kernel_size: {config.kernel_size} must be odd"
-    if ddpm.beta_start > ddpm.beta_end:
-        yield f"ddpm.beta_start: {ddpm.beta_start} is larger than ddpm.beta_end: {ddpm.beta_end}"
-    if generate.trajectories and generate.sampler == "prior":
-        yield "generate.trajectories: the sampler `prior` has no steps to follow"
-    if generate.sampler == "ddim" and generate.steps > ddpm.timesteps:
-        yield (
-            f"generate.steps: {generate.steps} is more than the {ddpm.timesteps} that the sampler "
-            "ddim can take (ddpm.timesteps)"
         )
     baselines = params.baselines
     named = {
@@ -417,10 +416,12 @@ def too_much(key: str, count: int) -> str:
     return f"{key}: {need}, of at most {most}; give less"
 
 
-def _divergent(params: Params) -> Iterator[str]:
+def _divergent(params: Params | LibraryParams) -> Iterator[str]:
     """Values with which no training or sampling stays finite."""
     for name in ("base", "finetune", "autoencoder", "ddpm"):
-        config = getattr(params, name)
+        config = getattr(params, name, None)
+        if config is None:
+            continue
         if config.lr > MOST_LR:
             yield f"{name}.lr: {config.lr:g} is more than {MOST_LR}"
         elif config.lr * config.weight_decay >= 1:
@@ -431,8 +432,6 @@ def _divergent(params: Params) -> Iterator[str]:
     for name, level in (("param", params.noise.param), ("latent", params.noise.latent)):
         if level > MOST_NOISE:
             yield f"noise.{name}: {level:g} is more than {MOST_NOISE} times what it is added to"
-    if min(params.data.std) < LEAST_STD:
-        yield f"data.std: {min(params.data.std):g} is less than {LEAST_STD}; pixels lie in [0, 1]"
     ddpm = params.ddpm
     ends = [(1 - beta) * math.log1p(-beta) + beta for beta in (ddpm.beta_start, ddpm.beta_end)]
     width = ddpm.beta_end - ddpm.beta_start
@@ -441,6 +440,35 @@ def _divergent(params: Params) -> Iterator[str]:
         yield (
             f"ddpm.beta_end: with {ddpm.beta_end:g} and ddpm.timesteps: {ddpm.timesteps} a latent "
             f"fades to e^-{decay * ddpm.timesteps:,.0f} of its variance; at most e^-{MOST_DECAY}"
+        )
+
+
+def _conflicts_of_generator(params: Params | LibraryParams) -> Iterator[str]:
+    """Those of the sections that a library fit has too."""
+    autoencoder, ddpm, generate = params.autoencoder, params.ddpm, params.generate
+    if autoencoder.micro_batch and autoencoder.checkpointing:
+        yield (
+            "autoencoder.checkpointing: true adds nothing to autoencoder.micro_batch: "
+            f"{autoencoder.micro_batch}, which keeps less; give one: false or null"
+        )
+    if (autoencoder.micro_batch or 0) > autoencoder.batch_size:
+        yield (
+            f"autoencoder.micro_batch: {autoencoder.micro_batch} is more than "
+            f"autoencoder.batch_size: {autoencoder.batch_size}"
+        )
+    if autoencoder.kind == "linear" and autoencoder.encode_norm == "minibatch":
+        yield "autoencoder.encode_norm: minibatch needs a batch norm, linear has none; give batch"
+    for name, config in (("autoencoder", autoencoder), ("ddpm", ddpm)):
+        if config.kernel_size % 2 == 0:
+            yield f"{name}.kernel_size: {config.kernel_size} must be odd"
+    if ddpm.beta_start > ddpm.beta_end:
+        yield f"ddpm.beta_start: {ddpm.beta_start} is larger than ddpm.beta_end: {ddpm.beta_end}"
+    if generate.trajectories and generate.sampler == "prior":
+        yield "generate.trajectories: the sampler `prior` has no steps to follow"
+    if generate.sampler == "ddim" and generate.steps > ddpm.timesteps:
+        yield (
+            f"generate.steps: {generate.steps} is more than the {ddpm.timesteps} that the sampler "
+            "ddim can take (ddpm.timesteps)"
         )
 
 
@@ -491,7 +519,23 @@ def load_params(path: Path = PARAMS) -> Params:
     return parse_params(raw, str(path))
 
 
-def parse_params(raw: object, source: str = "params") -> Params:
+def library_params(changes: Mapping[str, Any]) -> LibraryParams:
+    """The defaults of `recipe=quick`, which `params.yaml` holds too, with changed values.
+
+    `changes` is {section: {key: value}}; raises `InputError` as `parse_params`.
+    """
+    files = ("config.yaml", "recipe/quick.yaml")
+    presets = [yaml.safe_load((PRESETS / name).read_text()) for name in files]
+    raw = {
+        name: {**presets[0].get(name, {}), **presets[1].get(name, {})}
+        for name in LibraryParams.model_fields
+    }
+    for name, values in changes.items():
+        raw[name] = {**raw.get(name, {}), **values} if isinstance(values, Mapping) else values
+    return parse_params(raw, "PDiff", LibraryParams)
+
+
+def parse_params(raw: object, source: str = "params", kind: type[P] = Params) -> P:
     """Check the nested dict `raw`; raise `InputError` naming every wrong key in one line."""
     missing = [  # what presets leave to the user, which Hydra writes as ???
         f"{section}.{key}={key.upper()}"
@@ -502,17 +546,18 @@ def parse_params(raw: object, source: str = "params") -> Params:
     if missing:
         raise InputError(f"{source}: these presets want more: -S {' -S '.join(missing)}")
     try:
-        return Params.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(map(_named, error.errors()))) from None
+        found = (_named(problem, kind) for problem in error.errors())
+        raise InputError(f"{source}: " + "; ".join(found)) from None
 
 
-def _named(problem: Mapping[str, Any]) -> str:
+def _named(problem: Mapping[str, Any], kind: type[Section]) -> str:
     """One problem that pydantic found: the key, and what is wrong or allowed."""
     location = problem["loc"]
     key = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
-        owner = Params if len(location) == 1 else Params.model_fields[location[0]].annotation
+        owner = kind if len(location) == 1 else kind.model_fields[location[0]].annotation
         return f"unknown key {key}; known: {', '.join(sorted(owner.model_fields))}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and len(location) < 2:  # of several values together

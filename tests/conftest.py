@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from pdiff.config import Params, parse_params
@@ -78,6 +76,9 @@ def change(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def composed(*overrides: str, presets: Path = ROOT / "pdiff/conf") -> dict[str, Any]:
     """The parameters that presets give."""
+    from hydra import compose, initialize_config_dir  # tests of the library do without
+    from omegaconf import OmegaConf
+
     with initialize_config_dir(str(presets), version_base=None):
         config = compose("config", overrides=list(overrides))
     OmegaConf.resolve(config)  # as DVC does it

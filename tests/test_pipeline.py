@@ -14,10 +14,9 @@ from pdiff.tracking import made_by
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 ROOMS = (
-    *("paper", "audit", "export", "tracking", "novelty", "baselines", "datasets", "nets"),
-    *("autoencoder", "evaluation", "images", "parameters", "diffusion", "core"),
-    *("limits", "config", "system"),
-    "outputs",
+    *("cli", "api", "paper", "audit", "export", "tracking", "novelty", "baselines", "datasets"),
+    *("nets", "autoencoder", "evaluation", "images", "parameters", "diffusion", "core"),
+    *("limits", "config", "system", "outputs"),
 )
 """The order of the house, top to bottom: an import points down this list only."""
 NO_NUMBERS = ("system", "tracking", "config", "outputs", "__init__")

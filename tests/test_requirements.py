@@ -1,8 +1,10 @@
-"""The lock file pins what requirements.txt and requirements-dev.txt ask for."""
+"""pyproject.toml, requirements files and lock files ask for the same packages."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 
 import pytest
@@ -22,6 +24,43 @@ LOCKED = {canonicalize_name(found.name): found for found in lines("requirements.
 
 
 WANTED = [*lines("requirements.txt"), *lines("requirements-dev.txt")]
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize(
+    ("file", "declared"),
+    [
+        (
+            "requirements.txt",
+            [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["pipeline"]],
+        ),
+        ("requirements-dev.txt", PROJECT["optional-dependencies"]["dev"]),
+    ],
+)
+def test_a_file_of_ranges_has_those_of_pyproject(file, declared):
+    found = sorted(map(str, lines(file)))
+    assert found == sorted(str(Requirement(text)) for text in declared)
+
+
+def test_the_lock_of_uv_is_that_of_pyproject_with_the_versions_of_the_lock():
+    text = (ROOT / "uv.lock").read_text()
+    packages = tomllib.loads(text)["package"]
+    versions = {package["name"]: package["version"] for package in packages}
+    pins = {name: next(iter(found.specifier)).version for name, found in LOCKED.items()}
+    assert {name: versions.get(name) for name in pins} == pins
+    (own,) = (package for package in packages if package["name"] == PROJECT["name"])
+    declared = {(None, text) for text in PROJECT["dependencies"]}
+    for extra, texts in PROJECT["optional-dependencies"].items():
+        declared |= {(extra, text) for text in texts}
+    wanted = own["metadata"]["requires-dist"]
+    assert {
+        (re.sub(r".*'(.*)'", r"\1", entry["marker"]) if "marker" in entry else None, entry["name"])
+        for entry in wanted
+    } == {(extra, canonicalize_name(Requirement(text).name)) for extra, text in declared}
+    hosts = set(re.findall(r"https?://([^/\"]+)", text))
+    assert hosts == {"pypi.org", "files.pythonhosted.org"}  # and no mirror
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)

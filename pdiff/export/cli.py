@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pdiff.export",
+        prog="pdiff export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -65,7 +65,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pdiff.paper", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pdiff table", description=__doc__)
     parser.add_argument("table", help=f"one of {', '.join([*names(), *WRITE])}")
     parser.add_argument("--recipe", default=PAPER.recipe, help="recipe preset (default: paper)")
     parser.add_argument("--data", help=f"data preset (default: {PAPER.data}, or the table's own)")

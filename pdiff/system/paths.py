@@ -13,8 +13,15 @@ from pdiff.system.errors import disk_error
 
 
 def root() -> Path:
-    """The main checkout, also when DVC runs a stage in a temporary copy of it."""
-    return Path(os.environ.get("DVC_ROOT") or Path(__file__).resolve().parents[2])
+    """The main checkout, also when DVC runs a stage in a temporary copy of it.
+
+    Where p-diff is an installed package it is the checkout around the working directory.
+    """
+    if given := os.environ.get("DVC_ROOT"):
+        return Path(given)
+    here = Path.cwd()
+    places = (Path(__file__).resolve().parents[2], here, *here.parents)
+    return next((place for place in places if (place / "dvc.yaml").is_file()), here)
 
 
 @contextmanager
