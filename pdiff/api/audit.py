@@ -54,7 +54,7 @@ class Audit:
         left, right = figure.subplots(1, 2, sharey=True)
         texts = {
             "max_similarity": "maximum similarity to a checkpoint (IoU of errors)",
-            "steps": "distance to the nearest checkpoint (steps between checkpoints)",
+            "steps": "distance to the nearest checkpoint (steps)",
         }
         for axes, (column, text) in zip((left, right), texts.items(), strict=True):
             for group, part in self.models.groupby("group", sort=False):

@@ -142,7 +142,7 @@ def _natural(path: Path) -> list[int | str]:
     return [int(t) if t.isdecimal() else t for t in re.split("([0-9]+)", path.name)]
 
 
-def listed(states: Any) -> Sequence[State]:
+def listed(states: Any) -> Sequence[Any]:
     """State dicts as they are; those of a folder are read when they are asked for."""
     return _Folder(Path(states)) if isinstance(states, str | Path) else states
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pdiff.tracking import asked_once, warns
+from pdiff.tracking import HINT, asked_once, warns
 from pdiff.tracking.store import Store, open_store
 
 PAUSE_S, LONGEST_S = 10.0, 600.0
@@ -49,14 +49,13 @@ def main() -> bool:
     """Log what comes; whether MLflow lacks any of it."""
     shown = Shown(json.loads(sys.stdin.readline()))
     what = f"{shown.about['stage']} is not shown while it runs"
-    hint = "; `python -m pdiff.tracking sync` logs it later"
     failed, again, pause = False, 0.0, PAUSE_S
     for message in messages():
         shown.unsent += message["points"]
         if time.monotonic() < again:
             continue
         failed = True
-        with warns(what, hint) if pause == PAUSE_S else contextlib.suppress(Exception):
+        with warns(what, HINT) if pause == PAUSE_S else contextlib.suppress(Exception):
             shown.log(message.get("status"))
             failed = False
         if failed:
