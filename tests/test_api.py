@@ -1,6 +1,5 @@
 """The library: checkpoints in, new models out, and what is new about them."""
 
-import io
 import subprocess
 import sys
 import warnings
@@ -15,10 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pdiff import PDiff, outputs
 from pdiff.api.audit import audit
-from pdiff.api.model import make_bar
 from pdiff.config import LibraryParams, library_params
 from pdiff.core.files import load_json
 from pdiff.parameters.stack import StackFile, load_stack
+from pdiff.system import progress as progress_module
 from pdiff.system.errors import InputError
 from tests.conftest import ROOT
 
@@ -186,26 +185,16 @@ def test_it_warns_of_a_generator_that_does_not_fit_and_of_no_other(fitted):
     assert {"r2", "variance_least", "outside", "loss_held_out"} <= good.fit_numbers.keys()
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_terminal_shows_one_bar_for_each_training_unless_they_are_off(monkeypatch, progress):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    PDiff.fit(states(), progress=progress, **SMALL).sample(2)
-    shown = terminal.getvalue()
-    assert [word in shown for word in ("autoencoder", "diffusion model")] == [progress] * 2
-    assert not any(word in shown for word in ("denoiser", "sample"))
-
-
-def test_a_notebook_shows_bars_and_a_file_does_not(monkeypatch):
-    assert make_bar("fit", 1, wanted=True).disable
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    assert not make_bar("fit", 1, wanted=True).disable
-    assert make_bar("fit", 1, wanted=False).disable
+def test_trainings_and_evaluation_show_bars_unless_they_are_off(
+    monkeypatch, capsys, loader, progress
+):
+    monkeypatch.setattr(progress_module, "IN_NOTEBOOK", True)  # pytest is no terminal
+    fitted = PDiff.fit([errs_on(0), errs_on(1)], progress=progress, **SMALL)
+    fitted.audit([errs_on()], Picture(), loader, progress=progress)
+    shown = capsys.readouterr().err
+    words = ("autoencoder", "denoiser", "evaluate")
+    assert [word in shown for word in words] == [progress] * len(words)
 
 
 class Picture(nn.Module):

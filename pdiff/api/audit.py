@@ -14,15 +14,14 @@ import torch
 from jaxtyping import Bool, Float64
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pdiff.api.checkpoints import Stack, State, listed, stacked
-from pdiff.api.model import make_bar
 from pdiff.config import library_params
 from pdiff.evaluation.cut import CutNet
 from pdiff.evaluation.predict import Predictor, wrong
 from pdiff.novelty.iou import max_similarity, max_similarity_among
 from pdiff.system.errors import InputError
+from pdiff.system.progress import bars
 
 COLOURS = {"checkpoints": "#0072b2", "mean of checkpoints": "#000000", "new": "#e69f00"}
 """Okabe and Ito's, which colour-blind readers tell apart; the groups in their order."""
@@ -163,21 +162,11 @@ def _wrong(
     example = next(iter(loader))[0].to(device)
     limit = library_params({}).evaluate.boundary_mib
     rows = zip(*stack.values(), strict=True)
-    models = _Watched(dict(zip(stack, tensors, strict=True)) for tensors in rows)
+    models = [dict(zip(stack, tensors, strict=True)) for tensors in rows]
     predictor = Predictor(CutNet(net, list(stack), example), batches, limit)
-    with make_bar("evaluate", len(models), progress) as models.bar:
-        predictions = predictor.predict(models)
+    with bars(progress):
+        predictions = predictor.predict(models, "evaluate")
     return wrong(predictions, torch.cat(labels).cpu())
-
-
-class _Watched(list):
-    """Models whose turns a bar counts."""
-
-    bar: tqdm
-
-    def __getitem__(self, index: int) -> State:
-        self.bar.update()
-        return super().__getitem__(index)
 
 
 def _prepared(net: nn.Module, stack: Stack, constant: State) -> nn.Module:

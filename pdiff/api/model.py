@@ -4,10 +4,8 @@ It does what the stages `train_autoencoder`, `train_ddpm` and `generate` do, and
 numbers. Axes: K checkpoints, G generated models, D values, L latent length, R directions.
 """
 
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from pdiff.api.checkpoints import STACK, Checkpoints, State
 from pdiff.autoencoder.codec import (
@@ -30,7 +27,7 @@ from pdiff.autoencoder.linear import LinearCodec
 from pdiff.autoencoder.train import train_autoencoder
 from pdiff.config import LibraryParams, library_params
 from pdiff.core.files import load_json, write_json
-from pdiff.core.optimise import Log, check_finite
+from pdiff.core.optimise import check_finite
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import conclusion, missed_bars, one_line
 from pdiff.diffusion.denoiser import Denoiser
@@ -40,13 +37,12 @@ from pdiff.diffusion.schedule import Diffusion
 from pdiff.diffusion.train import train_denoiser
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.subset import Models, Rows
+from pdiff.system.progress import bars
 
 if TYPE_CHECKING:
     from pdiff.api.audit import Audit
 
 CODEC, DENOISER, FACTS = "autoencoder.safetensors", "denoiser.safetensors", "pdiff.json"
-Watch = Callable[[str, int], Log]
-"""`watch(name, steps)` is the log of a training, which a bar shows."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class PDiff:
 
         Args:
             seed: what `seed.model` is to the pipeline.
-            progress: show bars, where a terminal or a notebook can.
+            progress: show bars, or lines where there is neither terminal nor notebook.
             sections: changes of `params.yaml`'s defaults: `ddpm={"steps": 400}`.
 
         Raises:
@@ -82,9 +78,9 @@ class PDiff:
         params = library_params(sections)
         Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
         given, device = Checkpoints.read(checkpoints), get_device()
-        with _bars(progress) as watch:
-            models, codec, encoded = _fit_codec(given, params, seed, device, watch)
-            latents = _fit_latents(models, codec, encoded.to(device), params, seed, watch)
+        with bars(progress):
+            models, codec, encoded = _fit_codec(given, params, seed, device)
+            latents = _fit_latents(models, codec, encoded.to(device), params, seed)
             drawn = latents.sample(params.generate, make_generator(seed, "generate", device=device))
         own = make_generator(seed, "latent_fit", device=device)
         numbers = reconstruction_error(normalised_pairs(codec, models, encoded))
@@ -109,7 +105,7 @@ class PDiff:
         changed = {**self.params.generate.model_dump(), "models": count}
         config = library_params({**self.params.model_dump(), "generate": changed}).generate
         seed, device = self.seed if seed is None else seed, self.latents.held_out.device
-        with _bars(False):
+        with bars(False):
             drawn = self.latents.sample(config, make_generator(seed, "generate", device=device))
             check_finite(drawn, "generated latents")
             decoded = [block for _, block in self.codec.decode(drawn)]
@@ -152,7 +148,7 @@ class PDiff:
 
 
 def _fit_codec(
-    given: Checkpoints, params: LibraryParams, seed: int, device: torch.device, watch: Watch
+    given: Checkpoints, params: LibraryParams, seed: int, device: torch.device
 ) -> tuple[Rows, Codec, Float[Tensor, "K L"]]:
     """The checkpoints where the codec wants them, the codec, and their latents."""
     config = params.autoencoder
@@ -164,8 +160,7 @@ def _fit_codec(
     normalisation = Normalisation.fit(models, config.normalise)
     normalised = normalisation.apply(given.matrix.to(device))
     generator = make_generator(seed, "train_autoencoder", device=device)
-    log = watch("autoencoder", config.steps)
-    net = train_autoencoder(normalised, config, params.noise, generator, log)
+    net = train_autoencoder(normalised, config, params.noise, generator, _no_log)
     norms = config.encode_norm, config.decode_norm
     codec = ConvCodec(given.subset, net, normalisation, *norms)
     return models, codec, codec.encode(models)
@@ -177,7 +172,6 @@ def _fit_latents(
     latents: Float[Tensor, "K L"],
     params: LibraryParams,
     seed: int,
-    watch: Watch,
 ) -> LatentModel:
     """The diffusion model of the latents."""
     config, device = params.ddpm, latents.device
@@ -191,52 +185,13 @@ def _fit_latents(
             return statistics.apply(codec.encode(Models(codec.subset, matrix[rows])))
 
     generator = make_generator(seed, "train_ddpm", device=device)
-    scaled, log = statistics.apply(latents[~held_out]), watch("diffusion model", config.steps)
-    denoiser = train_denoiser(scaled, config, generator, log, encode=encode)
+    scaled = statistics.apply(latents[~held_out])
+    denoiser = train_denoiser(scaled, config, generator, _no_log, encode=encode)
     model = LatentModel(denoiser, statistics, Diffusion.of(config, device), held_out)
     with TemporaryDirectory() as folder:  # the pipeline's way: layouts in memory move last bits
         model.save(path := Path(folder) / DENOISER)
         return LatentModel.load(path, device)
 
 
-def make_bar(name: str, total: int, wanted: bool, file: Any = None) -> tqdm:
-    """A bar that terminals and notebooks show, and files do not."""
-    hidden = None if wanted and "ipykernel" not in sys.modules else not wanted
-    return tqdm(desc=name, total=total, disable=hidden, file=file or sys.stderr)
-
-
-@contextmanager
-def _bars(wanted: bool) -> Iterator[Watch]:
-    """Bars of trainings, also in notebooks; the loops' own, for terminals alone, stay off."""
-    bars: list[tqdm] = []
-    file = sys.stderr
-
-    def watch(name: str, steps: int) -> Log:
-        bar = make_bar(name, steps, wanted, file)
-        bars.append(bar)
-
-        def log(metrics: dict[str, float], step: int) -> None:
-            bar.set_postfix(loss=f"{metrics['loss']:.4g}", refresh=False)
-            bar.update(step + 1 - bar.n)
-
-        return log
-
-    try:
-        with redirect_stderr(_NoTerminal(file)):
-            yield watch
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-class _NoTerminal:
-    """A stream that says it is no terminal."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def isatty(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def _no_log(_metrics: dict[str, float], _step: int) -> None:
+    """The bars show the losses."""

@@ -53,6 +53,26 @@ def test_a_notebook_keeps_its_bar(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("\rtrain:")
 
 
+def test_a_notebook_with_widgets_draws_the_bar():
+    """There tqdm's `display` has other arguments than in a terminal."""
+    code = (
+        "import sys, tqdm.auto, tqdm.notebook\n"
+        "tqdm.auto.tqdm = tqdm.auto.notebook_tqdm = tqdm.notebook.tqdm\n"
+        "from pdiff.system.progress import IN_NOTEBOOK, tqdm\n"
+        "assert IN_NOTEBOOK and len(list(tqdm(range(3), 'train', disable=None))) == 3\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_bars_that_are_not_wanted_are_hidden_until_the_block_ends(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "IN_NOTEBOOK", True)
+    with progress.bars(False):
+        list(tqdm(range(3), "hidden", disable=None))
+    list(tqdm(range(3), "train", disable=None))
+    shown = capsys.readouterr().err
+    assert "train" in shown and "hidden" not in shown
+
+
 def test_a_terminal_has_the_bar_itself():
     ours, theirs = pty.openpty()
     code = "from pdiff.system.progress import tqdm; list(tqdm(range(3), 'train', disable=None))"
