@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from pdiff.paper import cli, experiments, launch, results, worker
+from pdiff.paper import cli, experiments, launch, worker
 from pdiff.paper.launch import array_script, stage_keys
 from pdiff.paper.results import Library
 from pdiff.system.errors import InputError
@@ -108,12 +108,9 @@ def project(tmp_path, monkeypatch) -> Project:
     found.run("git", "init", "-q")
     commit(found)
     monkeypatch.setenv("DVC_ROOT", str(found.path))
-    caches = experiments.code_hashes, results.cache_folder
-    for cached in caches:
-        cached.cache_clear()
+    experiments.code_hashes.cache_clear()
     yield found
-    for cached in caches:
-        cached.cache_clear()
+    experiments.code_hashes.cache_clear()
 
 
 def test_an_engine_that_is_not_here_is_one_line(project, monkeypatch):

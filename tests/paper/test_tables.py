@@ -90,7 +90,7 @@ def test_a_new_table_is_one_entry_in_one_file(tmp_path, monkeypatch):
     monkeypatch.setenv("PDIFF_TRACKING", "off")
     assert cli.main(["99", "--no-run", "--any-code", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table_99.md").read_text()
-    assert text.startswith("# Table 99: a throw-away table")
+    assert "\n# Table 99: a throw-away table\n" in text
     assert "| all | 77.9 / 77.55 / not run | 0 | - |" in text
     assert "| more is better | - | - |" in text
 
