@@ -1,7 +1,6 @@
 """The wheel, outside of the checkout; and the notebook, which uses it as a reader would."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -90,15 +89,12 @@ def test_the_librarys_tests_pass_with_the_wheel(installed):
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_and_its_outputs_are_small_and_without_errors(monkeypatch):
+def test_the_notebook_runs_and_its_committed_outputs_are_small(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, 4)
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in shown)
     assert NOTEBOOK.stat().st_size < 200_000
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     NotebookClient(notebook, timeout=1800).execute()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 200  # a minute where two cores are idle
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
