@@ -93,7 +93,7 @@ def test_a_name_that_is_unknown_or_stands_twice_is_one_line(matrix, capsys):
     assert capsys.readouterr().err.startswith("error: --exp: 2 experiments are named 'tuned'")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_dvc_has_saved_as_an_experiment_is_exported_as_from_the_workspace(
     finished, tmp_path, monkeypatch
 ):
