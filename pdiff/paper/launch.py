@@ -20,16 +20,16 @@ from typing import Any
 import yaml
 
 from pdiff.paper.experiments import Experiment, pipeline
-from pdiff.paper.results import cache_folder
 from pdiff.paper.worker import is_home
 from pdiff.system.errors import InputError, reason
 from pdiff.system.paths import root
-from pdiff.tracking.files import flatten, git, params_sha
+from pdiff.tracking.changed import RESULTS
+from pdiff.tracking.files import cache_folder, flatten, git, params_sha
 from pdiff.tracking.process import git_commit
 
 THREADS = 2
 """Cores that a job asks for: a stage's threads, as `pdiff.system.portable` sets them."""
-RESULTS = ("params.yaml", "dvc.lock", "metrics", "plots", "report", "results")
+UNREAD = (*RESULTS, "results")
 """What may differ from the last commit: no experiment reads it."""
 FORWARDED = ("PDIFF_", "OMP_NUM_THREADS", "MLFLOW_TRACKING_URI")
 """How the variables begin that a job has from whoever asked for it."""
@@ -64,7 +64,7 @@ def launch(experiments: Sequence[Experiment], options: argparse.Namespace) -> di
 
 def committed() -> str:
     """The commit that is checked out; `InputError` if files that Git knows differ from it."""
-    where = (".", *(f":^{path}" for path in RESULTS))
+    where = (".", *(f":^{path}" for path in UNREAD))
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *where, folder=root())
     if changed:
         first = changed.decode().splitlines()[0].split()[-1]
@@ -111,7 +111,7 @@ def with_ray(names: Sequence[str], options: argparse.Namespace) -> dict[str, str
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     run = ray.remote(num_cpus=THREADS, num_gpus=gpus)(subprocess.run)
     waiting, running, printed = list(names), {}, {}
-    _say(f"Ray runs {len(names)} experiments; {_file('NAME.log')} is what each prints")
+    say(f"Ray runs {len(names)} experiments; {_file('NAME.log')} is what each prints")
     while waiting or running:
         while waiting and len(running) < (options.jobs or len(names)):
             name = waiting.pop(0)
@@ -126,7 +126,7 @@ def with_ray(names: Sequence[str], options: argparse.Namespace) -> dict[str, str
             printed[name] = _file(f"{name}.log").read_text()
         except ray.exceptions.RayError as error:
             printed[name] = f"error: Ray: {reason(error)}"
-        _say(f"{name}: ended")
+        say(f"{name}: ended")
     ray.shutdown()
     return printed
 
@@ -138,7 +138,7 @@ def with_slurm(names: Sequence[str], options: argparse.Namespace) -> dict[str, s
     found = subprocess.run(["sinfo", "-h", "-o", "%G"], capture_output=True, text=True, check=False)
     script = _file("array.sh")
     script.write_text(array_script(names, options.jobs, has_gpus="gpu" in found.stdout))
-    _say(f"SLURM runs {len(names)} experiments, {script}; `squeue --name pdiff` shows them")
+    say(f"SLURM runs {len(names)} experiments, {script}; `squeue --name pdiff` shows them")
     command = ["sbatch", "--parsable", "--wait", *shlex.split(options.sbatch), str(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     job = done.stdout.strip().partition(";")[0]
@@ -171,7 +171,8 @@ def array_script(names: Sequence[str], jobs: int | None, *, has_gpus: bool) -> s
     )
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line on stderr, at once."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -27,7 +27,7 @@ from pdiff.novelty.claims import Claim, Kind
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
-from pdiff.tracking.files import Folder, cache_folder, headline, read_json, read_yaml
+from pdiff.tracking.files import Folder, cached, headline, locked_outputs, read_json, read_yaml
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import Source, experiments, workspace
 
@@ -97,7 +97,7 @@ class Result:
     @cached_property
     def _outputs(self) -> dict[str, str]:
         """md5 of each output."""
-        return {out["path"]: out["md5"] for stage in self._stages for out in stage.get("outs", [])}
+        return locked_outputs(self.tree)
 
     @property
     def lock(self) -> str:
@@ -108,8 +108,7 @@ class Result:
         """An output on this machine: in the folder, or in DVC's cache; None if it is not here."""
         found = self.tree.path / path
         if self.tree.revision:
-            md5 = self._outputs.get(str(path), "missing")
-            found = cache_folder() / "files" / "md5" / md5[:2] / md5[2:]
+            found = cached(self._outputs.get(str(path), "missing"))
         return found if found.exists() else None
 
     def frame(self, path: Path) -> pd.DataFrame | None:

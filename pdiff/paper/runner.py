@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pdiff import tracking
 from pdiff.paper.experiments import Experiment, pipeline
-from pdiff.paper.launch import launch
+from pdiff.paper.launch import launch, say
 from pdiff.paper.results import Library, Measured
 from pdiff.system.errors import InputError
 from pdiff.system.paths import root
@@ -108,7 +108,7 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
         else:
             failures[experiment.sha] = last_error(done.stderr + done.stdout)
     if queued:
-        _say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
+        say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
         _dvc("queue", "start", "--jobs", str(jobs), listen=False)
         _wait(queued)
     status = _status()
@@ -126,7 +126,7 @@ def _wait(names: Collection[str]) -> None:
         status = _status()
         ended = {name for name in waiting if status.get(name) not in ("Running", "Queued")}
         for name in sorted(ended):
-            _say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
+            say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
         waiting -= ended
         idle = 0 if "Running" in map(status.get, waiting) else idle + 1
         if waiting and idle > 3:  # a worker that died leaves its tasks queued
@@ -155,7 +155,3 @@ def last_error(text: str) -> str:
     own = [line for line in errors if "failed to run" not in line and "failed to repro" not in line]
     chosen = (own or errors or lines or ["no output"])[-1]
     return re.sub(r"^error: ", "", chosen, flags=re.IGNORECASE)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

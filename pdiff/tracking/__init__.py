@@ -52,8 +52,13 @@ def experiment() -> str:
 
 def seconds_of(params: Any) -> float:
     """How long the stages took that ran for these parameters, all together."""
-    key = files.clean_name(experiment() or files.key_of(params.model_dump(mode="json")))
-    return sum((record["timing"].get("duration_s", 0.0) for record in kept_records(key)), 0.0)
+    found = kept_records(_key(params.model_dump(mode="json")))
+    return sum((record["timing"].get("duration_s", 0.0) for record in found), 0.0)
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    """The name of the folder that the records of these parameters are in."""
+    return files.clean_name(experiment() or files.key_of(values))
 
 
 def runs_folder(key: str = "") -> Path:
@@ -73,7 +78,7 @@ def run(stage: str, params: Any, *sections: str) -> Iterator[files.Log]:
     values = params.model_dump(mode="json")
     about = {
         "id": uuid.uuid4().hex,
-        "key": files.clean_name(experiment() or files.key_of(values)),
+        "key": _key(values),
         "stage": stage,
         "tracked": tracking_is_on(),
         "started": started,

@@ -134,8 +134,7 @@ class Folder:
         """`read`, or what DVC's cache on this machine has of an output that is not in Git."""
         if (data := self.read(path)) is not None:
             return data
-        digest = locked_outputs(self).get(path, "missing")
-        file = cache_folder() / "files" / "md5" / digest[:2] / digest[2:]
+        file = cached(locked_outputs(self).get(path, "missing"))
         return file.read_bytes() if file.is_file() else None
 
     def blobs(self, *names: str) -> dict[str, str]:
@@ -186,6 +185,11 @@ def cache_folder() -> Path:
         if configured := git("config", "-f", name, "cache.dir", folder=root()):
             return (root() / ".dvc" / configured.decode().strip()).resolve()
     return root() / ".dvc" / "cache"
+
+
+def cached(digest: str) -> Path:
+    """Where DVC's cache has a file of this md5, if it has it."""
+    return cache_folder() / "files" / "md5" / digest[:2] / digest[2:]
 
 
 def md5_of(tree: Folder, path: str) -> str | None:

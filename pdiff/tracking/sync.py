@@ -48,7 +48,7 @@ class Source:
         """
         tree, lock = self.tree, files.read_yaml(self.tree, "dvc.lock")
         locked = lock.get("stages", {})
-        outs = {o["path"]: o["md5"] for stage in locked.values() for o in stage.get("outs", [])}
+        outs = files.locked_outputs(tree)
         deps = [(d["path"], d.get("md5")) for s in locked.values() for d in s.get("deps", [])]
         used = [stage.get("params", {}).get("params.yaml") or {} for stage in locked.values()]
         here = files.flatten(files.canonical(files.read_yaml(tree, "params.yaml"))).items()

@@ -2,7 +2,6 @@
 
 import errno
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,15 +24,6 @@ from pdiff.nets.registry import build_net, load_net, save_net
 from pdiff.parameters.stack import load_stack, write_rows
 from pdiff.parameters.subset import select_subset
 from tests.conftest import ROOT, change
-
-
-@pytest.fixture
-def folder(finished, tmp_path, monkeypatch) -> Path:
-    """A copy of a finished pipeline, as working directory."""
-    copy = tmp_path / "project"
-    shutil.copytree(finished, copy)
-    monkeypatch.chdir(copy)
-    return copy
 
 
 def predicted(net: torch.nn.Module) -> torch.Tensor:

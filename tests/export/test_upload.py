@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +25,6 @@ from tests.toys.exports import OWN, toy_project
 from tests.toys.hub import TOKEN
 
 ADDRESS = "hf://user/name"
-
-
-@pytest.fixture
-def folder(finished, tmp_path, monkeypatch) -> Path:
-    """A copy of a finished pipeline, as working directory."""
-    copy = tmp_path / "project"
-    shutil.copytree(finished, copy)
-    monkeypatch.chdir(copy)
-    return copy
 
 
 def uploaded(hub) -> dict[str, bytes]:
