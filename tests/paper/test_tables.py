@@ -500,7 +500,7 @@ def test_table_1_on_another_data_set_has_each_net_once():
 def project(tmp_path):
     """A tiny recipe, in which one row of Table 3c cannot be trained."""
     found = make_project(tmp_path / "project")
-    broken = {"noise": {"latent": 10.0}, "autoencoder": {"lr": 1e30}}
+    broken = {"noise": {"latent": 10.0}, "autoencoder": {"kind": "vae", "lr": 1000.0}}
     path = found.path / "pdiff/conf/ablation/latent_x100.yaml"
     path.write_text("# @package _global_\n" + yaml.safe_dump(broken))
     commit(found)

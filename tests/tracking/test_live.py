@@ -174,7 +174,8 @@ def test_a_server_that_is_down_or_hangs_costs_one_warning_and_no_time(
 
 
 STAGE = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from pdiff import tracking
 from pdiff.tracking import live
 from tests.toys.tracked import toy
