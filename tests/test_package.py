@@ -53,7 +53,7 @@ def run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_wheel_holds_the_presets_and_templates(installed):
     code = "from importlib.resources import files\nfrom pdiff.config import library_params\n"
     code += "library_params({})\n"
@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_presets_and_templates(installed):
     assert {name for name in wanted if not name.endswith((".py", ".pyc"))} <= {*held}
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_installed_package_is_imported_from_the_wheel_in_three_seconds(installed):
     code = "import pdiff, resource, sys\nassert 'torch' not in sys.modules\n"
     code += "used = resource.getrusage(resource.RUSAGE_SELF)\n"
@@ -72,12 +72,12 @@ def test_the_installed_package_is_imported_from_the_wheel_in_three_seconds(insta
     assert Path(place).is_relative_to(installed) and float(seconds) < 3
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_installed_command_shows_its_help(installed):
     assert "verdict" in run(installed, "pdiff", "--help")
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_librarys_tests_pass_with_the_wheel(installed):
     (installed / "tests").mkdir()
     for name in ("conftest.py", "test_api.py"):
@@ -88,7 +88,7 @@ def test_the_librarys_tests_pass_with_the_wheel(installed):
     assert " passed" in run(installed, "python", *words)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_the_notebook_runs_and_its_committed_outputs_are_small(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, 4)

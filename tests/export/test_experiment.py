@@ -12,7 +12,9 @@ import yaml
 from pdiff import outputs
 from pdiff.core.files import load_state_dict
 from pdiff.export import main
+from pdiff.tracking.made_by import FILE
 from tests.toys.exports import OWN, toy_project
+from tests.toys.pipeline import STAGES
 from tests.toys.project import GIT, make_project
 
 BEGUN = "refs/exps/ab/cdefabcdefabcdefabcdefabcdefabcdefabcd"
@@ -93,12 +95,16 @@ def test_a_name_that_is_unknown_or_stands_twice_is_one_line(matrix, capsys):
     assert capsys.readouterr().err.startswith("error: --exp: 2 experiments are named 'tuned'")
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_what_dvc_has_saved_as_an_experiment_is_exported_as_from_the_workspace(
     finished, tmp_path, monkeypatch
 ):
     project = make_project(tmp_path / "pdiff")
     shutil.copytree(finished, project.path, dirs_exist_ok=True)
+    for stage in STAGES:  # `finished` has not run as a DVC project
+        record = project.path / FILE.format(stage)
+        record.parent.mkdir(exist_ok=True)
+        record.write_text("unknown\n")
     project.dvc("commit", "--force")
     project.dvc("exp", "save", "--name", "kept")
     monkeypatch.chdir(project.path)

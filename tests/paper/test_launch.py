@@ -186,7 +186,7 @@ def prepared(label: str) -> str:
     return lock["stages"]["prepare"]["outs"][0]["md5"]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_experiments_run_in_clones_and_come_home_and_done_ones_do_not_run_again(
     project, monkeypatch
 ):

@@ -51,7 +51,6 @@ def test_an_ablation_runs_only_what_follows_the_autoencoder(project):
     project.undo()
 
 
-@pytest.mark.nightly
 def test_an_experiment_is_brought_back_by_its_name(project, tmp_path):
     """And what differs from the last commit is said, with the command that keeps it."""
     mine = project.copy(tmp_path / "mine")
@@ -85,7 +84,6 @@ def test_a_wrong_parameter_stops_the_run_and_keeps_what_was_there(project):
     project.undo()
 
 
-@pytest.mark.nightly
 def test_a_commit_over_other_parameters_code_or_metrics_is_found_and_not_logged(project, tmp_path):
     forged = project.copy(tmp_path / "forged")
     sync = (sys.executable, "-m", "pdiff.tracking", "sync")
