@@ -110,6 +110,13 @@ class DataConfig(Section):
     """Std of Gaussian pixel noise (pixels in [0, 1]): fresh in training, fixed in evaluation."""
 
 
+class TaskConfig(Section):
+    name: str
+    """A file of `pdiff/tasks`."""
+    options: dict[str, Any]
+    """What that task alone has; its file says what there is."""
+
+
 class BaseConfig(Section):
     net: str
     """A timm name, one of `pdiff.nets.minis`, or `FILE.py:NAME`: NAME(num_classes=N) makes it."""
@@ -321,6 +328,7 @@ class Params(Section):
     """All of `params.yaml`."""
 
     seed: SeedConfig
+    task: TaskConfig
     data: DataConfig
     base: BaseConfig
     subset: SubsetConfig

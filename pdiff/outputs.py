@@ -35,6 +35,7 @@ TRAJECTORY_CURVE = Path("plots/evaluate_generated.csv")
 
 SUMMARY = Path("report/summary.csv")
 SIMILARITY = Path("report/similarity.csv")
+EXAMPLES = Path("report/examples.png")
 SCATTER_FIGURE = Path("report/scatter.png")
 SIMILARITY_FIGURE = Path("report/similarity.png")
 AUDIT = Path("report/audit")

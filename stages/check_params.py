@@ -19,26 +19,21 @@ def main() -> None:
     import torch
 
     from pdiff.core.files import write_text
-    from pdiff.datasets.registry import check_images
     from pdiff.diffusion.denoiser import Denoiser
-    from pdiff.nets.given import build_for, list_checkpoints, load_checkpoints
-    from pdiff.nets.own import check_watch
-    from pdiff.nets.registry import check_net, check_size
+    from pdiff.nets.given import list_checkpoints, load_checkpoints
     from pdiff.parameters.subset import select_subset
+    from pdiff.tasks.registry import make_task
 
     ddpm = params.ddpm
     with torch.device("meta"):
         Denoiser(params.autoencoder.latent_dim, ddpm.channels, ddpm.kernel_size)
-    check_net(params.base.net)
-    check_watch(params.base.net, params.base.watch)
-    check_images(params.data)
+    task = make_task(params)
+    task.check()
     folder, count = params.finetune.folder, params.finetune.checkpoints
     paths = []
     if folder is not None:
         paths = list_checkpoints(fetched(folder, "finetune.folder"), count)
-    net, classes = build_for(params.base, params.data.size, paths)
-    check_size(net, params.base.net, params.data.size, classes)
-    subset = select_subset(net, params.subset.select)
+    subset = select_subset(task.start(paths), params.subset.select)
     list(load_checkpoints(paths[:1], subset))
     check_limits(params, subset.length)
     _check_audit(params, subset.length)

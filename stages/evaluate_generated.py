@@ -12,35 +12,38 @@ from pdiff.config import load_params
 from pdiff.core.files import load_tensor, write_json
 from pdiff.core.runtime import get_device
 from pdiff.evaluation.predictions import (
-    Evaluation,
     load_predictions,
     not_finite,
     numbered,
+    save_picture,
     save_predictions,
 )
 from pdiff.images.batches import load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.system.paths import root
+from pdiff.tasks.registry import make_task
 from stages import stage, warn
 
 
 def main() -> None:
     params, device, work = load_params(), get_device(), root() / ".work"
-    images, net = load_images(outputs.IMAGES, device), load_net(outputs.BASE, device)
+    task, images = make_task(params), load_images(outputs.IMAGES, device)
+    net = load_net(outputs.BASE, device, task.build)
     codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     latents = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
     names, path = ("trajectories", "trajectory_steps"), outputs.GENERATED_LATENTS
     samples = [load_tensor(path, name, device) for name in names]
-    sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
-    evaluation = Evaluation(net, codec.subset.names, images, params.data, *sizes)
+    evaluation = task.evaluation(net, codec.subset.names, images)
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
-    with tracking.run("evaluate_generated", params, "seed", "evaluate", "baselines") as log:
+    with tracking.run("evaluate_generated", params, "seed", "task", "evaluate", "baselines") as log:
         with decoded(codec, made, work) as groups:
             groups["generated"] = StackFile(outputs.GENERATED)
             evaluation.predict_groups("validation", groups)
             evaluation.predict_groups("test", groups)
+            shown = StackFile(outputs.CHECKPOINTS)[0], groups["generated"][0]
+            save_picture(outputs.EXAMPLES, evaluation.picture(shown))
         curve = follow(codec, *samples, evaluation, log, work)
         originals, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
         metrics = reconstruction(evaluation, originals["original"])
@@ -55,7 +58,7 @@ def main() -> None:
             warn(f"logits are not finite, and count as wrong, of {numbered(broken)}")
         metrics["generated_not_finite"] = len(broken.get("generated", ()))
         log.summary(metrics)
-        save_predictions(outputs.PREDICTIONS_GENERATED, evaluation.predictions, images)
+        save_predictions(outputs.PREDICTIONS_GENERATED, evaluation)
         write_json(outputs.TRAJECTORY_METRICS, metrics)
         curve.write(outputs.TRAJECTORY_CURVE)
 

@@ -11,25 +11,26 @@ from pdiff.baselines.originals import from_originals, greedy_soup, soup_of
 from pdiff.config import load_params
 from pdiff.core.files import write_json
 from pdiff.core.runtime import get_device
-from pdiff.evaluation.predictions import Evaluation, check_finite, save_predictions
-from pdiff.images.batches import chance, load_images
+from pdiff.evaluation.predictions import check_finite, save_predictions
+from pdiff.images.batches import load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
+from pdiff.tasks.registry import make_task
 from stages import stage, warn
 
 
 def main() -> None:
     params, device = load_params(), get_device()
-    images, net = load_images(outputs.IMAGES, device), load_net(outputs.BASE, device)
+    task, images = make_task(params), load_images(outputs.IMAGES, device)
+    net = load_net(outputs.BASE, device, task.build)
     originals, audit = StackFile(outputs.CHECKPOINTS), params.novelty.audit
-    sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
-    evaluation = Evaluation(net, originals.subset.names, images, params.data, *sizes)
+    evaluation = task.evaluation(net, originals.subset.names, images)
 
     groups = from_originals(originals, params.baselines, params.seed.base, audit=audit)
     unseen = {"held_back": outputs.HELD_BACK, "fresh": outputs.FRESH} if audit else {}
     stacks = {group: StackFile(path) for group, path in unseen.items()}
     groups |= {group: stack for group, stack in stacks.items() if len(stack)}
-    with tracking.run("evaluate_originals", params, "seed", "evaluate", "baselines") as log:
+    with tracking.run("evaluate_originals", params, "seed", "task", "evaluate", "baselines") as log:
         validation = evaluation.predict_groups("validation", groups)
         check_finite(validation, ("original", *stacks))
         soup, accuracies = [], []
@@ -43,11 +44,11 @@ def main() -> None:
         test = evaluation.predict_groups("test", groups)
         check_finite(test, ("original", *stacks))
         means = {g: evaluation.accuracy("test", found).mean().item() for g, found in test.items()}
-        if means["original"] <= (guess := chance(images.test.labels)):
+        if means["original"] <= (guess := task.chance(images.test)):
             reached = f"{means['original']:.4f}; guessing reaches {guess:.4f}"
             warn(f"the originals' mean test accuracy is {reached}")
         log.summary(means)
-        save_predictions(outputs.PREDICTIONS_ORIGINALS, evaluation.predictions, images)
+        save_predictions(outputs.PREDICTIONS_ORIGINALS, evaluation)
         write_json(outputs.GREEDY_SOUP, {"members": soup, "validation_accuracy": accuracies})
 
 

@@ -16,16 +16,18 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset
 from pdiff.system.hub import fetched
+from pdiff.tasks.registry import make_task
 from stages import stage
 
 
 def main() -> None:
     params, device = load_params(), get_device()
     config, count = params.finetune, params.finetune.checkpoints
-    net = load_net(outputs.BASE, device)
+    task = make_task(params)
+    net = load_net(outputs.BASE, device, task.build)
     subset = select_subset(net, params.subset.select)
 
-    with tracking.run("finetune", params, "seed", "data", "subset", "finetune") as log:
+    with tracking.run("finetune", params, "seed", "task", "data", "subset", "finetune") as log:
         curve = Curve(log, "finetune", "loss", "lr")
         if config.folder is not None:
             folder = fetched(config.folder, "finetune.folder")
@@ -35,7 +37,7 @@ def main() -> None:
         else:
             images = load_images(outputs.IMAGES, device)
             generators = run_generators(params.seed.base, "finetune", config.runs, device)
-            rows = finetune_runs(net, subset, images.train, params.data, config, generators, curve)
+            rows = finetune_runs(net, subset, images.train, task, config, generators, curve)
             held_back = config.held_back
         write_rows(outputs.CHECKPOINTS, subset, count, islice(rows, count))
         write_rows(outputs.HELD_BACK, subset, held_back, rows)

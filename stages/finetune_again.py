@@ -11,6 +11,7 @@ from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset, spread_evenly
+from pdiff.tasks.registry import make_task
 from stages import stage
 
 
@@ -20,16 +21,17 @@ def main() -> None:
     made = config.fresh_runs * min(
         config.checkpoints // config.fresh_runs, config.checkpoints_of_a_run
     )
-    net = load_net(outputs.BASE, device)
+    task = make_task(params)
+    net = load_net(outputs.BASE, device, task.build)
     subset = select_subset(net, params.subset.select)
     # checkpoints from elsewhere were trained in a way that is not known here
     wanted = config.fresh_checkpoints if params.novelty.audit and config.folder is None else 0
 
-    with tracking.run("finetune_again", params, "seed", "data", "subset", "finetune") as log:
+    with tracking.run("finetune_again", params, "seed", "task", "data", "subset", "finetune") as log:
         kept = spread_evenly(made, wanted)
         images = load_images(outputs.IMAGES, device).train
         generators = run_generators(params.seed.base, "finetune_again", config.fresh_runs, device)
-        rows = finetune_runs(net, subset, images, params.data, config, generators, lambda *_: None)
+        rows = finetune_runs(net, subset, images, task, config, generators, lambda *_: None)
         chosen = (row for index, row in enumerate(rows if kept else ()) if index in kept)
         write_rows(outputs.FRESH, subset, len(kept), chosen)
         log.summary({"checkpoints": len(kept)})

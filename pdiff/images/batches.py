@@ -1,6 +1,7 @@
 """Image sets: how they are split, kept on disk, and given out in batches.
 
-A split is one tensor of small images (`ImageSplit`) or a list of files (`ImageFiles`).
+A split is one tensor of small images (`ImageSplit`), a list of files (`ImageFiles`), or what a task
+other than classification needs (`Examples`).
 
 Axes: N images, B batch, C = 3 channels, S the side that the net sees.
 """
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from pdiff.config import DataConfig
 from pdiff.core.files import load_tensors, save_tensors
+from pdiff.images.examples import Examples
 from pdiff.images.listed import ImageFiles, read_paths
 from pdiff.images.pixels import ImageSplit
 from pdiff.system.errors import InputError
 
-Split = ImageSplit | ImageFiles
+Split = ImageSplit | ImageFiles | Examples
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,22 @@ def save_images(path: Path, images: ImageSet) -> None:
         tensors |= {f"{name}.{key}": tensor for key, tensor in split.tensors().items()}
         if isinstance(split, ImageFiles):
             header["root"] = split.root
+        elif isinstance(split, Examples):
+            header["examples"] = True
     save_tensors(path, tensors, **header)
 
 
 def load_images(path: Path, device: torch.device | str = "cpu") -> ImageSet:
     """The image set that `save_images` wrote; `InputError` if it is missing or broken."""
     tensors, header = load_tensors(path)
-    if f"{SPLITS[0]}.labels" not in tensors or "classes" not in header:
+    if "classes" not in header or not any(name.startswith(SPLITS) for name in tensors):
         raise InputError(f"{path} is not an image set")
     splits = {}
     for name in SPLITS:
         own = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(name)}
+        if "examples" in header:
+            splits[name] = Examples(own)
+            continue
         if "paths" in own:
             own |= {"paths": read_paths(own["paths"]), "root": header["root"]}
         splits[name] = (ImageFiles if "paths" in own else ImageSplit)(**own)

@@ -4,10 +4,12 @@ Axes: N images, B batch.
 """
 
 import math
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -20,17 +22,32 @@ from pdiff.core.optimise import (
     save_progress,
     train_step,
 )
-from pdiff.images.batches import EvaluationBatches, ImageSet, Split, training_batches
+from pdiff.images.batches import EvaluationBatches, ImageSet, Split
 from pdiff.system.errors import InputError
 from pdiff.system.progress import tqdm
 from pdiff.system.resume import Checkpointer
 from pdiff.system.speed import measured
 
 
+class Objective(Protocol):
+    """What training asks of a task (`pdiff.tasks`)."""
+
+    metric: str
+    larger_is_better: bool
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Any, ...]]: ...
+
+    def loss(self, net: nn.Module, batch: tuple[Any, ...]) -> Float[Tensor, ""]: ...
+
+    def score(self, net: nn.Module, split: Split, batch_size: int) -> float: ...
+
+
 def train_base(
     net: nn.Module,
     images: ImageSet,
-    data: DataConfig,
+    task: Objective,
     config: BaseConfig,
     generator: torch.Generator,
     log: Log,
@@ -38,23 +55,23 @@ def train_base(
 ) -> tuple[float, dict[str, Tensor]]:
     """Train all of `net` and leave it at its first best validation epoch.
 
-    fp32, cross entropy, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
+    fp32, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
 
     Returns:
-        That epoch's validation accuracy, and each parameter of one axis (norms and biases) from
+        That epoch's score on the validation split, and each parameter of one axis (norms and biases) from
         the start to the last epoch, (E + 1, length).
     """
     vectors = {name: value for name, value in net.named_parameters() if value.ndim == 1}
     if config.epochs == 0:
-        accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
-        return accuracy, {name: value[None] for name, value in vectors.items()}
+        score = task.score(net, images.validation, config.batch_size)
+        return score, {name: value[None] for name, value in vectors.items()}
     optimizer = make_optimizer(config.optimizer, net.parameters(), config.lr, config.weight_decay)
     schedule = CosineAnnealingLR(optimizer, T_max=config.epochs)
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
     progress = load_progress(resume, parts, generator)
     if not progress:
         epochs = {name: [value.detach().clone()] for name, value in vectors.items()}
-        progress = {"best": -1.0, "best_state": {}, "curve": [], "epochs": epochs}
+        progress = {"best": None, "best_state": {}, "curve": [], "epochs": epochs}
     for epoch, metrics in enumerate(progress["curve"]):
         log(metrics, epoch)
 
@@ -64,17 +81,17 @@ def train_base(
     )
     for epoch in bar:
         with measured(images=len(images.train)):
-            loss = _epoch(net, images.train, data, config.batch_size, optimizer, generator)
+            loss = _epoch(net, images.train, task, config.batch_size, optimizer, generator)
         schedule.step()
-        accuracy = measure_accuracy(net, images.validation, data, config.batch_size)
-        if accuracy > progress["best"]:
-            progress["best"] = accuracy
+        score, best = task.score(net, images.validation, config.batch_size), progress["best"]
+        if best is None or (score > best if task.larger_is_better else score < best):
+            progress["best"] = score
             progress["best_state"] = {k: v.clone() for k, v in net.state_dict().items()}
         for name, value in vectors.items():
             progress["epochs"][name].append(value.detach().clone())
-        progress["curve"].append({"loss": loss, "validation_accuracy": accuracy})
+        progress["curve"].append({"loss": loss, f"validation_{task.metric}": score})
         log(progress["curve"][-1], epoch)
-        bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
+        bar.set_postfix({"loss": f"{loss:.3f}", task.metric: f"{score:.3f}"})
         save_progress(resume, parts, generator, progress)
     net.load_state_dict(progress["best_state"])
     return progress["best"], {k: torch.stack(values) for k, values in progress["epochs"].items()}
@@ -83,7 +100,7 @@ def train_base(
 def _epoch(
     net: nn.Module,
     split: Split,
-    data: DataConfig,
+    task: Objective,
     batch_size: int,
     optimizer: Optimizer,
     generator: torch.Generator,
@@ -92,10 +109,10 @@ def _epoch(
     torch.manual_seed(draw_seed(generator))  # of dropout and drop path
     net.train()
     total, count = torch.zeros((), device=split.labels.device), 0
-    for images, labels in training_batches(split, data, batch_size, generator):
-        loss = train_step(optimizer, lambda x=images, y=labels: functional.cross_entropy(net(x), y))
-        total += loss * len(labels)
-        count += len(labels)
+    for batch in task.batches(split, batch_size, generator):
+        loss = train_step(optimizer, lambda batch=batch: task.loss(net, batch))
+        total += loss * len(batch[-1])
+        count += len(batch[-1])
     return finite(total.item() / count, "base")
 
 

@@ -11,13 +11,12 @@ from itertools import chain, count
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pdiff.config import DataConfig, FinetuneConfig
+from pdiff.config import FinetuneConfig
 from pdiff.core.optimise import Log, autocast, draw_seed, make_optimizer, train_step
-from pdiff.images.batches import Split, training_batches
-from pdiff.nets.base import finite
+from pdiff.images.batches import Split
+from pdiff.nets.base import Objective, finite
 from pdiff.parameters.subset import Subset, spread_evenly
 from pdiff.system.progress import tqdm
 from pdiff.system.speed import counted
@@ -27,7 +26,7 @@ def finetune_runs(
     net: nn.Module,
     subset: Subset,
     images: Split,
-    data: DataConfig,
+    task: Objective,
     config: FinetuneConfig,
     generators: Sequence[torch.Generator],
     log: Log,
@@ -47,7 +46,7 @@ def finetune_runs(
         def log_after(metrics: dict[str, float], step: int, first: int = first) -> None:
             log(metrics, first + step)
 
-        rows = finetune(copy.deepcopy(net), subset, images, data, alone, generator, log_after)
+        rows = finetune(copy.deepcopy(net), subset, images, task, alone, generator, log_after)
         yield from (row for index, row in enumerate(rows) if index in share or index >= length)
 
 
@@ -55,7 +54,7 @@ def finetune(
     net: nn.Module,
     subset: Subset,
     images: Split,
-    data: DataConfig,
+    task: Objective,
     config: FinetuneConfig,
     generator: torch.Generator,
     log: Log,
@@ -74,14 +73,14 @@ def finetune(
     optimizer = make_optimizer(config.optimizer, chosen, config.lr, config.weight_decay)
     schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
     torch.manual_seed(draw_seed(generator))  # of dropout and drop path
-    passes = (training_batches(images, data, config.batch_size, generator) for _ in count())
+    passes = (task.batches(images, config.batch_size, generator) for _ in count())
     batches = chain.from_iterable(passes)
     first_steps = {"train": math.inf, "eval": 0, "eval_after_1": 1, "eval_after_2": 2}
 
     def batch_loss() -> Float[Tensor, ""]:
-        pixels, labels = next(batches)
-        with autocast(pixels.device):
-            return functional.cross_entropy(net(pixels), labels)
+        batch = next(batches)
+        with autocast(chosen[0].device):
+            return task.loss(net, batch)
 
     steps = config.save_after + (config.checkpoints + config.held_back) * config.save_every
     with tqdm(total=steps, desc="finetune", disable=None) as bar:

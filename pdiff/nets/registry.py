@@ -5,7 +5,7 @@ timm takes seconds to import, so functions import it that need it.
 
 import difflib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -205,10 +205,15 @@ def save_net(path: Path, net: nn.Module, name: str, classes: int, size: int) -> 
     save_tensors(path, net.state_dict(), net=name, classes=classes, size=size)
 
 
-def load_net(path: Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The net that `save_net` wrote, in eval mode; `InputError` if the file is anything else."""
+def load_net(
+    path: Path, device: torch.device | str = "cpu", build: Callable[..., nn.Module] = build_net
+) -> nn.Module:
+    """The net that `save_net` wrote, in eval mode; `InputError` if the file is anything else.
+
+    `build` makes the net of a name, a number of classes and a size.
+    """
     state, header = load_tensors(path, device)
     with whole(path):
-        net = build_net(header["net"], header["classes"], header["size"])
+        net = build(header["net"], header["classes"], header["size"])
         net.load_state_dict(state)
     return net.to(device).eval()

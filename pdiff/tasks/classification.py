@@ -1,0 +1,71 @@
+"""Classification, the paper's task: cross entropy, and the share of images in the right class.
+
+Axes: B batch, C classes; images are (B, 3, S, S).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pdiff.evaluation.predictions import ClassEvaluation
+from pdiff.images.batches import ImageSet, Split, chance, training_batches
+from pdiff.nets.base import measure_accuracy
+from pdiff.nets.given import build_for
+from pdiff.nets.own import check_watch
+from pdiff.nets.registry import build_net, check_net, check_size
+from pdiff.tasks.registry import Task
+
+Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"]]
+"""Images and their classes."""
+
+
+class Classification(Task):
+    def check(self) -> None:
+        from pdiff.datasets.registry import check_images  # what reads images retrains nothing
+
+        base = self.params.base
+        check_net(base.net)
+        check_watch(base.net, base.watch)
+        check_images(self.data)
+
+    def start(self, checkpoints: list[Path]) -> nn.Module:
+        base, size = self.params.base, self.data.size
+        net, classes = build_for(base, size, checkpoints)
+        check_size(net, base.net, size, classes)
+        return net
+
+    def read(self, generator: torch.Generator) -> ImageSet:
+        from pdiff.datasets.prepare import prepare_images
+
+        return prepare_images(self.data, generator)
+
+    def build(self, name: str, classes: int, size: int, **options: bool | Path | None) -> nn.Module:
+        return build_net(name, classes, size, **options)
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator
+    ) -> Iterator[Batch]:
+        return training_batches(split, self.data, batch_size, generator)
+
+    def loss(self, net: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        images, classes = batch
+        return functional.cross_entropy(net(images), classes)
+
+    def score(self, net: nn.Module, split: Split, batch_size: int) -> float:
+        return measure_accuracy(net, split, self.data, batch_size)
+
+    def chance(self, split: Split) -> float:
+        return chance(split.labels)
+
+    def evaluation(
+        self, net: nn.Module, names: Sequence[str], images: ImageSet
+    ) -> ClassEvaluation:
+        sizes = self.params.evaluate.batch_size, self.params.evaluate.boundary_mib
+        return ClassEvaluation(net, names, images, self.data, *sizes)
+
+
+TASK = Classification

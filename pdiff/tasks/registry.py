@@ -1,0 +1,102 @@
+"""What the pipeline asks of a task; all between checkpoints and generated models is the same.
+
+A file of this folder is a task: it defines `TASK`, a class derived from `Task`, and is asked for
+as `task.name`, the file's name. Nothing else lists the tasks.
+
+Axes: B batch.
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pdiff.config import Params, Section, parse_params
+from pdiff.evaluation.predictions import Evaluation
+from pdiff.images.batches import ImageSet, Split
+from pdiff.system.errors import InputError
+
+Batch = tuple[Any, ...]
+"""What one step trains on; its last part has one entry for each image."""
+
+
+class Task(ABC):
+    """A task with its options, for one image set."""
+
+    Options: ClassVar[type[Section]] = Section
+    """The keys of `task.options`."""
+    metric: ClassVar[str] = "accuracy"
+    """What `score` is called in tables."""
+    larger_is_better: ClassVar[bool] = True
+
+    def __init__(self, params: Params) -> None:
+        """Raises `InputError` for options that the task does not have."""
+        self.params, self.data = params, params.data
+        self.options = parse_params(params.task.options, "task.options", self.Options)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise `InputError` for what cannot work, before any image is read."""
+
+    @abstractmethod
+    def start(self, checkpoints: list[Path]) -> nn.Module:
+        """The net as it starts, on the CPU, which takes the images; `InputError` if it cannot.
+
+        `checkpoints` are the state dicts that the user gives, if any.
+        """
+
+    @abstractmethod
+    def read(self, generator: torch.Generator) -> ImageSet:
+        """The three splits; `InputError` for files that are missing or broken."""
+
+    @abstractmethod
+    def build(
+        self,
+        name: str,
+        classes: int,
+        size: int,
+        *,
+        pretrained: bool = False,
+        weights: Path | None = None,
+        new_head: bool = True,
+    ) -> nn.Module:
+        """The net of that name; arguments and errors as `pdiff.nets.registry.build_net`."""
+
+    @abstractmethod
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator
+    ) -> Iterator[Batch]:
+        """One pass over a split in random order, as training sees it."""
+
+    @abstractmethod
+    def loss(self, net: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """What base training and fine-tuning minimise."""
+
+    @abstractmethod
+    def score(self, net: nn.Module, split: Split, batch_size: int) -> float:
+        """The task's `metric` of the whole net on a split, in eval mode."""
+
+    def chance(self, split: Split) -> float:  # noqa: ARG002 - for tasks that know
+        """What a net reaches that has learned nothing."""
+        return 0.0
+
+    @abstractmethod
+    def evaluation(self, net: nn.Module, names: Sequence[str], images: ImageSet) -> Evaluation:
+        """What evaluates models that differ from `net` in the parameters `names`."""
+
+
+def make_task(params: Params) -> Task:
+    """The task that `params` name; `InputError` lists those that there are."""
+    name = params.task.name
+    known = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p != Path(__file__))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"task.name: unknown {name!r}; known: {', '.join(known)}{hint}")
+    return import_module(f"pdiff.tasks.{name}").TASK(params)
