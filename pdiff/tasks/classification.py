@@ -5,13 +5,13 @@ Axes: B batch, C classes; images are (B, 3, S, S).
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pdiff.evaluation.predictions import ClassEvaluation
 from pdiff.images.batches import ImageSet, Split, chance, training_batches
 from pdiff.nets.base import measure_accuracy
 from pdiff.nets.given import build_for
@@ -19,13 +19,16 @@ from pdiff.nets.own import check_watch
 from pdiff.nets.registry import build_net, check_net, check_size
 from pdiff.tasks.registry import Task
 
+if TYPE_CHECKING:
+    from pdiff.evaluation.predictions import ClassEvaluation
+
 Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"]]
 """Images and their classes."""
 
 
 class Classification(Task):
     def check(self) -> None:
-        from pdiff.datasets.registry import check_images  # what reads images retrains nothing
+        from pdiff.datasets.registry import check_images
 
         base = self.params.base
         check_net(base.net)
@@ -63,7 +66,9 @@ class Classification(Task):
 
     def evaluation(
         self, net: nn.Module, names: Sequence[str], images: ImageSet
-    ) -> ClassEvaluation:
+    ) -> "ClassEvaluation":
+        from pdiff.evaluation.predictions import ClassEvaluation  # what evaluates retrains nothing
+
         sizes = self.params.evaluate.batch_size, self.params.evaluate.boundary_mib
         return ClassEvaluation(net, names, images, self.data, *sizes)
 

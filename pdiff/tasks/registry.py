@@ -11,16 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.config import Params, Section, parse_params
-from pdiff.evaluation.predictions import Evaluation
 from pdiff.images.batches import ImageSet, Split
 from pdiff.system.errors import InputError
+
+if TYPE_CHECKING:  # what evaluates retrains nothing
+    from pdiff.evaluation.predictions import Evaluation
 
 Batch = tuple[Any, ...]
 """What one step trains on; its last part has one entry for each image."""
@@ -87,7 +89,7 @@ class Task(ABC):
         return 0.0
 
     @abstractmethod
-    def evaluation(self, net: nn.Module, names: Sequence[str], images: ImageSet) -> Evaluation:
+    def evaluation(self, net: nn.Module, names: Sequence[str], images: ImageSet) -> "Evaluation":
         """What evaluates models that differ from `net` in the parameters `names`."""
 
 
