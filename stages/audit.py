@@ -36,7 +36,10 @@ def main() -> None:
         facts = {"data": data, "net": params.base.net, "seed": params.seed, "noise": params.noise}
         codec = f"{params.autoencoder.kind}, {params.autoencoder.latent_dim} latents"
         facts |= {"autoencoder": codec, "sampler": params.generate.sampler}
-        metrics = write_audit(outputs.AUDIT, evidence, fit, facts) if evidence else {}
+        metrics = {}
+        if evidence:
+            parts = evidence, fit, facts, table, outputs.EXAMPLES
+            metrics = write_audit(outputs.AUDIT, *parts)
         log.summary(metrics)
         write_json(outputs.AUDIT_METRICS, metrics)
     if said:

@@ -27,13 +27,13 @@ def main() -> None:
     ddpm = params.ddpm
     with torch.device("meta"):
         Denoiser(params.autoencoder.latent_dim, ddpm.channels, ddpm.kernel_size)
-    task = make_task(params)
-    task.check()
+    task = make_task(params.task, params.data)
+    task.check(params.base)
     folder, count = params.finetune.folder, params.finetune.checkpoints
     paths = []
     if folder is not None:
         paths = list_checkpoints(fetched(folder, "finetune.folder"), count)
-    subset = select_subset(task.start(paths), params.subset.select)
+    subset = select_subset(task.start(params.base, paths), params.subset.select)
     list(load_checkpoints(paths[:1], subset))
     check_limits(params, subset.length)
     _check_audit(params, subset.length)

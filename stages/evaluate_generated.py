@@ -28,13 +28,14 @@ from stages import stage, warn
 
 def main() -> None:
     params, device, work = load_params(), get_device(), root() / ".work"
-    task, images = make_task(params), load_images(outputs.IMAGES, device)
+    task, images = make_task(params.task, params.data), load_images(outputs.IMAGES, device)
     net = load_net(outputs.BASE, device, task.build)
     codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     latents = load_tensor(outputs.LATENTS, "latents", device)  # (K, L)
     names, path = ("trajectories", "trajectory_steps"), outputs.GENERATED_LATENTS
     samples = [load_tensor(path, name, device) for name in names]
-    evaluation = task.evaluation(net, codec.subset.names, images)
+    sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
+    evaluation = task.evaluation(net, codec.subset.names, images, *sizes)
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
     with tracking.run("evaluate_generated", params, "seed", "task", "evaluate", "baselines") as log:
@@ -42,8 +43,8 @@ def main() -> None:
             groups["generated"] = StackFile(outputs.GENERATED)
             evaluation.predict_groups("validation", groups)
             evaluation.predict_groups("test", groups)
-            shown = StackFile(outputs.CHECKPOINTS)[0], groups["generated"][0]
-            save_picture(outputs.EXAMPLES, evaluation.picture(shown))
+            shown = [StackFile(outputs.CHECKPOINTS)[0], groups["generated"][0]]
+            save_picture(outputs.EXAMPLES, *evaluation.picture(shown))
         curve = follow(codec, *samples, evaluation, log, work)
         originals, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
         metrics = reconstruction(evaluation, originals["original"])

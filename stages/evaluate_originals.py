@@ -21,10 +21,11 @@ from stages import stage, warn
 
 def main() -> None:
     params, device = load_params(), get_device()
-    task, images = make_task(params), load_images(outputs.IMAGES, device)
+    task, images = make_task(params.task, params.data), load_images(outputs.IMAGES, device)
     net = load_net(outputs.BASE, device, task.build)
     originals, audit = StackFile(outputs.CHECKPOINTS), params.novelty.audit
-    evaluation = task.evaluation(net, originals.subset.names, images)
+    sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
+    evaluation = task.evaluation(net, originals.subset.names, images, *sizes)
 
     groups = from_originals(originals, params.baselines, params.seed.base, audit=audit)
     unseen = {"held_back": outputs.HELD_BACK, "fresh": outputs.FRESH} if audit else {}

@@ -23,7 +23,7 @@ from stages import stage
 def main() -> None:
     params, device = load_params(), get_device()
     config, count = params.finetune, params.finetune.checkpoints
-    task = make_task(params)
+    task = make_task(params.task, params.data)
     net = load_net(outputs.BASE, device, task.build)
     subset = select_subset(net, params.subset.select)
 

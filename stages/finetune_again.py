@@ -21,13 +21,15 @@ def main() -> None:
     made = config.fresh_runs * min(
         config.checkpoints // config.fresh_runs, config.checkpoints_of_a_run
     )
-    task = make_task(params)
+    task = make_task(params.task, params.data)
     net = load_net(outputs.BASE, device, task.build)
     subset = select_subset(net, params.subset.select)
     # checkpoints from elsewhere were trained in a way that is not known here
     wanted = config.fresh_checkpoints if params.novelty.audit and config.folder is None else 0
 
-    with tracking.run("finetune_again", params, "seed", "task", "data", "subset", "finetune") as log:
+    with tracking.run(
+        "finetune_again", params, "seed", "task", "data", "subset", "finetune"
+    ) as log:
         kept = spread_evenly(made, wanted)
         images = load_images(outputs.IMAGES, device).train
         generators = run_generators(params.seed.base, "finetune_again", config.fresh_runs, device)

@@ -4,6 +4,8 @@ predictions, metrics of earlier stages -> one row per model, bootstrap replicate
 paper's figures, and headline numbers that begin with the fit of the generator
 """
 
+import math
+
 from pdiff import outputs, tracking
 from pdiff.baselines.registry import of_the_paper
 from pdiff.config import load_params
@@ -19,20 +21,23 @@ def main() -> None:
     params = load_params()
     split = params.novelty.split
     files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
-    guess = chance(summary.load_groups(files[:1], split)[1])
-    wrong = summary.load_wrong(files, split)
-    choosing = summary.load_wrong(files, "validation" if split == "test" else "test")
+    other = "validation" if split == "test" else "test"
+    scores = summary.gather_scores(files, split, other)
+    wrong, choosing = (summary.load_wrong(files, name) for name in (split, other))
     codec = load_json(outputs.AUTOENCODER_METRICS)
     latents = load_json(outputs.GENERATE_METRICS)["latent_fit"]
-    base = load_json(outputs.BASE_METRICS)[f"base_{split}_accuracy"]
+    metric = scores.metric if scores else "accuracy"
+    # the score of another task has no level that guessing reaches
+    guess = -math.inf if scores else chance(summary.load_groups(files[:1], split)[1])
+    base = load_json(outputs.BASE_METRICS)[f"base_{split}_{metric}"]
     drop = load_json(outputs.TRAJECTORY_METRICS)["accuracy_drop"]
 
     with tracking.run("novelty", params, "seed", "evaluate", "baselines", "novelty") as log:
-        models = summary.model_table(wrong, choosing)
+        models = summary.model_table(wrong, choosing, scores)
         groups = [group for group in wrong if of_the_paper(group, params.baselines)]
         shown = models[models["group"].isin(groups)].reset_index(drop=True)
         errors = {group: wrong[group] for group in groups}
-        table = summary.summary_table(shown, errors)
+        table = summary.summary_table(shown, errors, scores)
         numbers = summary.headline(table, shown)
         fit = fit_numbers(codec, latents, numbers["similarity"])
         missed = missed_bars(fit, params.generate, params.autoencoder.min_r2)
@@ -44,7 +49,7 @@ def main() -> None:
         save_replicates(outputs.BOOTSTRAP, replicates)
         summary.save_table(outputs.SUMMARY, table)
         summary.save_table(outputs.SIMILARITY, summary.similarity_table(errors))
-        scatter, _ = pictures.plot_scatter(shown, split, groups, note=" ".join(said))
+        scatter, _ = pictures.plot_scatter(shown, split, groups, None, " ".join(said), metric)
         similarities, _ = pictures.plot_similarities(shown)
         pictures.save_figure(scatter, outputs.SCATTER_FIGURE)
         pictures.save_figure(similarities, outputs.SIMILARITY_FIGURE)

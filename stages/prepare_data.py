@@ -15,7 +15,7 @@ def main() -> None:
     params = load_params()
     generator = make_generator(params.seed.base, "prepare_data")
     with tracking.run("prepare_data", params, "seed", "task", "data") as log:
-        images = make_task(params).read(generator)
+        images = make_task(params.task, params.data).read(generator)
         log.summary({f"{name}_images": len(getattr(images, name)) for name in SPLITS})
         log.summary({"classes": len(images.classes)})
         save_images(outputs.IMAGES, images)

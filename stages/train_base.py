@@ -21,7 +21,7 @@ from stages import stage, warn
 
 def main() -> None:
     params, device = load_params(), get_device()
-    task = make_task(params)
+    task = make_task(params.task, params.data)
     images = load_images(outputs.IMAGES, device)
     generator = make_generator(params.seed.base, "train_base", device=device)
     config, classes, size = params.base, len(images.classes), params.data.size

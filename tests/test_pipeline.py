@@ -14,8 +14,8 @@ from pdiff.tracking import made_by
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 ROOMS = (
-    *("cli", "api", "paper", "audit", "export", "tracking", "novelty", "baselines", "datasets"),
-    *("nets", "autoencoder", "evaluation", "images", "parameters", "diffusion", "core"),
+    *("cli", "api", "paper", "audit", "export", "tracking", "novelty", "baselines", "tasks"),
+    *("datasets", "nets", "autoencoder", "evaluation", "images", "parameters", "diffusion", "core"),
     *("limits", "config", "system", "outputs"),
 )
 """The order of the house, top to bottom: an import points down this list only."""
@@ -44,12 +44,18 @@ def room(path: Path) -> str:
     return path.relative_to(ROOT / "pdiff").parts[0].removesuffix(".py")
 
 
+TASK = {"pdiff/tasks/registry.py", "pdiff/tasks/${task.name}.py"}
+"""The part of a room that a stage depends on: its own task alone."""
+
+
 def reached(path: Path) -> set[str]:
-    """Rooms that a stage's results depend on."""
+    """Rooms that a stage's results depend on; of the tasks see below."""
     seen, todo = set(), {path}
     while todo:
         current = todo.pop()
         seen.add(current)
+        if current.is_relative_to(ROOT / "pdiff/tasks"):
+            continue
         found = {p for p in _imports(current) if p.is_relative_to(ROOT / "pdiff")}
         todo |= {p for p in found if room(p) not in NO_NUMBERS} - seen
     return {f"pdiff/{room(p)}" for p in seen - {path}}
@@ -58,10 +64,31 @@ def reached(path: Path) -> set[str]:
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "check_params"])
 def test_deps_name_every_room_that_a_stage_reaches(stage):
     deps = set(PIPELINE[stage]["deps"])
-    assert {dep for dep in deps if dep.startswith("pdiff/")} == reached(
-        ROOT / "stages" / f"{stage}.py"
-    )
+    rooms = reached(ROOT / "stages" / f"{stage}.py")
+    if "pdiff/tasks" in rooms:
+        rooms = rooms - {"pdiff/tasks"} | TASK
+    if stage == "prepare_data":  # which alone asks a task to read
+        rooms.add("pdiff/datasets")
+    assert {dep for dep in deps if dep.startswith("pdiff/")} == rooms
     assert f"stages/{stage}.py" in deps
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pdiff/tasks").glob("[a-z]*.py")), ids=str)
+def test_a_task_imports_what_reads_and_what_evaluates_where_it_does_so(path):
+    """Then training depends on neither, and the rest is what every stage with a task depends on."""
+    tree, only = ast.parse(path.read_text()), {"datasets": {"check", "read"}}
+    only["evaluation"] = {"evaluation"}
+    shared = {*PIPELINE["train_base"]["deps"], "pdiff/parameters", "pdiff/tasks"}
+    methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    typed = [node for part in tree.body if isinstance(part, ast.If) for node in part.body]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.module.startswith("pdiff."):
+            continue
+        name = node.module.split(".")[1]
+        if f"pdiff/{name}" in shared or name in NO_NUMBERS or node in typed:
+            continue
+        inside = {method.name for method in methods if node in ast.walk(method)}
+        assert inside & only[name], f"{path}: {node.module}"
 
 
 @pytest.mark.parametrize("name", ["train_base", "finetune", "train_autoencoder", "train_ddpm"])

@@ -49,9 +49,16 @@ class Fit(NamedTuple):
 
 
 def write_audit(
-    folder: Path, evidence: Evidence, fit: Fit, facts: Mapping[str, str]
+    folder: Path,
+    evidence: Evidence,
+    fit: Fit,
+    facts: Mapping[str, str],
+    summary: pd.DataFrame,
+    examples: Path,
 ) -> dict[str, float | None]:
     """Write every analysis and `report.html` into `folder`; return the headline numbers.
+
+    `summary` is `summary.csv`, `examples` a picture that says itself what it shows.
 
     The report says first what was found (`finding`), then whether the generator learned and how
     its models differ from the main rivals, then what the analyses found. `facts` say what was run.
@@ -71,6 +78,9 @@ def write_audit(
     steps = distance_summary(places(evidence)).set_index("group")["nearest_relative"]
     images = f"{len(evidence.labels):,} {evidence.split} images"
     top["finding"] = finding(groups, images, steps, fit.fits)
+    with Image.open(examples) as picture:
+        top["pictures"][examples] = picture.text["Description"]
+    top["scores"] = score_table(summary)
     write_report(folder / "report.html", fit, facts, top, sections)
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
@@ -100,6 +110,15 @@ def lead(
     missed = missed_bars(metrics["fit"], config, min_r2)
     word, numbers = conclusion(missed), describe(metrics["fit"], metrics["similarity"])
     return Fit(not missed, f"{word} {warned.removeprefix(word).strip()}".strip(), numbers)
+
+
+def score_table(summary: pd.DataFrame) -> pd.DataFrame | None:
+    """Each group's scores, by what they are called; None where the accuracy is the score."""
+    if "score" not in summary:
+        return None
+    kinds = ("mean", "std", "best", "chosen")
+    names = {f"score_{kind}": f"{summary['score'][0]} {kind}" for kind in kinds}
+    return summary[["group", *names, "models"]].rename(columns=names)
 
 
 def finding(groups: pd.DataFrame, images: str, steps: pd.Series, fits: bool) -> str:
@@ -147,7 +166,8 @@ def write_report(
     """Write the page: the `finding` and the fit, the main rivals, a picture, then the sections.
 
     `top` and each section have `pictures` (alternative text by PNG), a `table` or None, and where
-    its `csv` lies; `top` has the `finding` and the table of groups, a section its `analysis`.
+    its `csv` lies; `top` has the `finding`, the table of groups and that of `scores` or None, a
+    section its `analysis`.
     """
     strict = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **strict)

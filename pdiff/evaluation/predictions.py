@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int16, Int64, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
@@ -61,8 +62,8 @@ class Evaluation(ABC):
         """
 
     @abstractmethod
-    def picture(self, models: Models) -> UInt8[Tensor, "3 H W"]:
-        """An original and a generated model, in this order, on test images."""
+    def picture(self, models: Models) -> tuple[UInt8[Tensor, "3 H W"], str]:
+        """An original and a generated model, in this order, on test images; what it shows."""
 
     def predict(
         self, split: str, models: Models, progress: str | None = None
@@ -116,22 +117,29 @@ class ClassEvaluation(Evaluation):
         with measured(models=len(models), predictions=len(models) * len(images)):
             return self._predictor.predict(models, progress), None
 
-    def picture(self, models: Models) -> UInt8[Tensor, "3 H W"]:
+    def picture(self, models: Models) -> tuple[UInt8[Tensor, "3 H W"], str]:
         """Test images that both get wrong, that the original alone does, and the generated alone.
 
         A row each, at most `SHOWN` images; the IoU of wrong predictions counts these.
         """
         test = self.images.test
         original, generated = wrong(self.predict("test", models), test.labels.cpu())
+        parts = (original & generated, original & ~generated, generated & ~original)
         rows = []
-        for chosen in (original & generated, original & ~generated, generated & ~original):
+        for chosen in parts:
             row = torch.ones(SHOWN, 3, self._data.size, self._data.size)
             index = chosen.nonzero().flatten()[:SHOWN].to(test.labels.device)
             if len(index):
                 (pixels,) = test.take(index).evaluated(SHOWN, self._data)
                 row[: len(index)] = pixels.cpu()
             rows.append(row)
-        return grid(torch.cat(rows), SHOWN)
+        both, first, second = (int(chosen.sum()) for chosen in parts)
+        words = (
+            f"Test images that the first original and the first generated model both get wrong "
+            f"({both}), that the original alone does ({first}), that the generated alone does "
+            f"({second}); a row each, at most {SHOWN} images."
+        )
+        return grid(torch.cat(rows), SHOWN), words
 
 
 def grid(pixels: Float[Tensor, "N 3 H W"], columns: int) -> UInt8[Tensor, "3 _ _"]:
@@ -142,10 +150,13 @@ def grid(pixels: Float[Tensor, "N 3 H W"], columns: int) -> UInt8[Tensor, "3 _ _
     return (whole.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def save_picture(path: Path, picture: UInt8[Tensor, "3 H W"]) -> None:
-    """PNG; the same bytes each time."""
+def save_picture(path: Path, picture: UInt8[Tensor, "3 H W"], words: str) -> None:
+    """PNG that holds `words`, what it shows, as its description; the same bytes each time."""
+    info = PngInfo()
+    info.add_text("Description", words)
+    image = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
     with replacing(path) as partial:
-        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(partial, "PNG", optimize=True)
+        image.save(partial, "PNG", optimize=True, pnginfo=info)
 
 
 def not_finite(groups: Groups) -> dict[str, list[int]]:

@@ -58,8 +58,8 @@ def train_base(
     fp32, the rate on a cosine to 0 stepped per epoch, as in the authors' code.
 
     Returns:
-        That epoch's score on the validation split, and each parameter of one axis (norms and biases) from
-        the start to the last epoch, (E + 1, length).
+        That epoch's score on the validation split, and each parameter of one axis (norms and
+        biases) from the start to the last epoch, (E + 1, length).
     """
     vectors = {name: value for name, value in net.named_parameters() if value.ndim == 1}
     if config.epochs == 0:

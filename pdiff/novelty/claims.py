@@ -17,8 +17,9 @@ import numpy as np
 from pdiff.config import NoveltyConfig
 from pdiff.novelty.inference import equivalence_p, holm, t_interval, t_p, t_power
 
-Kind = Literal["accuracy", "similarity"]
-"""What a difference is of: accuracies as fractions, or IoU of wrong predictions."""
+Kind = Literal["accuracy", "similarity", "score"]
+"""What a difference is of: accuracies as fractions, IoU of wrong predictions, or the score of a
+task other than classification, in the units that papers print."""
 Word = Literal["better", "worse", "equal within the margin", "unknown"]
 ALPHA = 0.05
 """The error of each kind of word over all primary claims, and of each interval on its own."""
@@ -44,10 +45,12 @@ class Claim:
 
 
 def shown(value: float, kind: Kind) -> str:
-    """A difference with its sign, in percentage points or IoU; `-` for NaN."""
+    """A difference with its sign, in percentage points, IoU or the score's unit; `-` for NaN."""
     if math.isnan(value):
         return "-"
-    return f"{100 * value:+.2f}" if kind == "accuracy" else f"{value:+.3f}"
+    if kind == "similarity":
+        return f"{value:+.3f}"
+    return f"{100 * value if kind == 'accuracy' else value:+.2f}"
 
 
 def bracket(low: float, high: float, kind: Kind) -> str:

@@ -51,14 +51,18 @@ def plot_scatter(
     named: Collection[str] = MAIN,
     front: Bool[np.ndarray, " M"] | None = None,
     note: str = "",
+    metric: str = "accuracy",
 ) -> Picture:
     """Accuracy against maximum similarity, a small point a model, and what it shows in words.
 
     The paper's Figures 3, 4 and 5a. Large markers are the means of the `named` groups, with a line
     through levels of one kind; all others are grey. `front` marks the models that a line joins.
     The picture shows the range of originals and generated models and names the groups below it;
-    `note` stands under it.
+    `note` stands under it. Another `metric` is in the column `score`.
     """
+    scored = metric != "accuracy"
+    if scored:
+        models = models.assign(accuracy=models["score"] / 100)
     if not models["max_similarity"].notna().any():
         return empty_figure("no model has a maximum similarity")
     figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
@@ -78,14 +82,15 @@ def plot_scatter(
         best = models[front].sort_values(["max_similarity", "accuracy"])
         axes.step(best["max_similarity"], 100 * best["accuracy"], "k-", where="post", lw=1.1)
         lines.append(Line2D([], [], color="black", lw=1.1, label=f"Pareto front ({len(best)})"))
-    axes.set(xlabel=SIMILARITY, ylabel=f"{reported} accuracy (%)")
+    axes.set(xlabel=SIMILARITY, ylabel=f"{reported} {metric}" + " (%)" * (not scored))
     _focus(axes, models, models["group"].isin(groups) | (front is not None))
     if note:
         figure.supxlabel(fill(note, 80), x=0.01, ha="left", **NOTE)
     tidy(axes)
     group_legend(figure, models["group"], groups, lines)
-    said = {g: f"{100 * a:.2f} % at {m:.3f}" for g, m, a in means.loc[groups].itertuples()}
-    return figure, f"Mean accuracy at mean maximum similarity: {in_words(said)}."
+    unit = "" if scored else " %"
+    said = {g: f"{100 * a:.2f}{unit} at {m:.3f}" for g, m, a in means.loc[groups].itertuples()}
+    return figure, f"Mean {metric} at mean maximum similarity: {in_words(said)}."
 
 
 def _draw_means(axes: Axes, x: pd.Series, y: pd.Series, groups: Sequence[str]) -> None:

@@ -6,17 +6,17 @@ Axes: M models of a group, N images of the split that is reported, V of the one 
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from pdiff.baselines.registry import ordered
 from pdiff.evaluation.predict import wrong
-from pdiff.evaluation.predictions import Groups, load_predictions
+from pdiff.evaluation.predictions import Groups, load_predictions, load_scores
 from pdiff.novelty.bootstrap import Replicates, interval_around
 from pdiff.novelty.iou import (
     best_of_n,
@@ -44,11 +44,35 @@ def load_wrong(paths: Iterable[Path], split: str) -> dict[str, Bool[Tensor, "_ _
     return {group: wrong(rows, labels) for group, rows in predictions.items()}
 
 
-def model_table(errors: Wrong, choosing: Wrong) -> pd.DataFrame:
+class Scores(NamedTuple):
+    """The scores of a task other than classification."""
+
+    metric: str
+    larger_is_better: bool
+    reported: Mapping[str, Float[Tensor, " _"]]
+    """{group: (M,)} on the split that is reported."""
+    choosing: Mapping[str, Float[Tensor, " _"]]
+    """The same on the other split."""
+
+    def best(self, values: pd.Series) -> int:
+        """Index of the best value."""
+        return values.idxmax() if self.larger_is_better else values.idxmin()
+
+
+def gather_scores(paths: Iterable[Path], split: str, other: str) -> Scores | None:
+    """The scores in files of predictions; None where the accuracy is the score."""
+    paths, found = list(paths), []
+    for name in (split, other):
+        parts = [load_scores(path, name) for path in paths]
+        found.append({group: own for groups, *_ in parts for group, own in groups.items()})
+    return Scores(*parts[0][1:], *found) if found[0] else None
+
+
+def model_table(errors: Wrong, choosing: Wrong, scores: Scores | None = None) -> pd.DataFrame:
     """One row per model: group, index, accuracy, accuracy on the split that chooses, similarity.
 
     Accuracies are fractions. `max_similarity` is the IoU with the most similar original; an
-    original leaves out itself.
+    original leaves out itself. With scores there are `score` and `choosing_score` too.
     """
     tables, original = {}, errors["original"]
     for group in ordered(errors):
@@ -58,13 +82,18 @@ def model_table(errors: Wrong, choosing: Wrong) -> pd.DataFrame:
             "choosing_accuracy": (~choosing[group]).float().mean(1),
             "max_similarity": max_similarity_among(own) if same else max_similarity(own, original),
         }
+        if scores:
+            columns |= {"score": scores.reported[group], "choosing_score": scores.choosing[group]}
         tables[group] = pd.DataFrame({name: v.double().numpy() for name, v in columns.items()})
     return pd.concat(tables, names=["group", "model"]).reset_index()
 
 
-def summary_table(models: pd.DataFrame, errors: Wrong) -> pd.DataFrame:
+def summary_table(
+    models: pd.DataFrame, errors: Wrong, scores: Scores | None = None
+) -> pd.DataFrame:
     """One row per group. Accuracies are fractions; `chosen` is the accuracy of the model that the
-    other split would choose; `similarity_within` is the mean IoU among a group's own models."""
+    other split would choose; `similarity_within` is the mean IoU among a group's own models.
+    With scores there are `score`, what they are called, and the same numbers of them."""
     rows = []
     for group, part in models.groupby("group", sort=False):
         accuracies, similar = part["accuracy"], part["max_similarity"]
@@ -74,6 +103,10 @@ def summary_table(models: pd.DataFrame, errors: Wrong) -> pd.DataFrame:
         row |= {"max_similarity_mean": similar.mean(), "max_similarity_low": similar.min()}
         row |= {"max_similarity_high": similar.max()}
         row |= {"similarity_within": similarity_within(errors[group]), "models": len(part)}
+        if scores:
+            own, chosen = part["score"], scores.best(part["choosing_score"])
+            row |= {"score": scores.metric, "score_mean": own.mean(), "score_std": own.std()}
+            row |= {"score_best": own[scores.best(own)], "score_chosen": own[chosen]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -143,7 +176,13 @@ def headline(summary: pd.DataFrame, models: pd.DataFrame) -> dict[str, Any]:
         similarity[f"generated_max_{name}"] = rows["generated"][f"max_similarity_{name}"]
     for group in ("generated", "reconstructed"):
         similarity[f"{group}_within"] = rows[group]["similarity_within"]
-    return {"accuracy": accuracy, "similarity": similarity, "n": n}
+    found = {"accuracy": accuracy, "similarity": similarity, "n": n}
+    if "score" in summary:
+        means = {f"{group}_mean": row["score_mean"] for group, row in rows.items()}
+        means["ensemble"] = means.pop("ensemble_mean")
+        best = {f"{group}_best": rows[group]["score_best"] for group in pair}
+        found["score"] = best | means
+    return found
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:

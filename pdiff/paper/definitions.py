@@ -4,7 +4,7 @@
 everywhere else.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -90,7 +90,8 @@ def table(name: str) -> Table:
     entry = dict(_read(TABLES)["tables"][name])
     measures, default = entry.pop("measures", []), entry.pop("default", None)
     columns, cells = entry.pop("columns", measures), entry.pop("cells", {})
-    rows = tuple(_cells(cells, columns) if cells else _rows(entry.pop("rows", {}), columns))
+    task = [f"task={entry.pop('task')}"] if "task" in entry else []
+    rows = tuple(_cells(cells, columns, task) if cells else _rows(entry.pop("rows", {}), columns))
     claims = [(text, (a, measure), (b, measure)) for text, a, b, measure in entry.pop("claims", [])]
     if rows and not cells:
         default = default or next((r.label for r in rows if not r.overrides), rows[-1].label)
@@ -111,12 +112,14 @@ def _rows(rows: Mapping[str, Any], columns: list[str]) -> Iterator[Row]:
         yield Row(name, overrides, _fractions(columns, row.get("paper", [])), log)
 
 
-def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterator[Row]:
+def _cells(
+    cells: Mapping[str, Mapping[str, Any]], columns: list[str], task: Sequence[str]
+) -> Iterator[Row]:
     for outer, inner in cells.items():
         for other, paper in inner.items():
             by_data = outer in _read(TABLES)["names"]["data"]
             data, net = (outer, other) if by_data else (other, outer)
-            overrides = (f"data={data}", f"net={net}")
+            overrides = (*task, f"data={data}", f"net={net}")
             title = f"{label('data', data)}, {label('net', net)}"
             log = " ".join(["recipe=paper", *overrides])
             yield Row(title, overrides, _fractions(columns, paper), log)
@@ -124,7 +127,8 @@ def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterat
 
 def _fractions(columns: list[str], values: list[float]) -> dict[str, float]:
     pairs = zip(columns, values, strict=bool(values))
-    return {name: value if "similarity" in name else value / 100 for name, value in pairs}
+    as_printed = ("similarity", "score")
+    return {n: value if any(map(n.__contains__, as_printed)) else value / 100 for n, value in pairs}
 
 
 @cache

@@ -25,7 +25,8 @@ from pdiff.tracking.process import git_commit
 READING = (
     "Each cell: paper / authors' log / **ours** [95 % interval]; accuracies in %, - where there "
     "is no number. The interval is a bootstrap over test images and models, averaged over the "
-    "seeds; ± is the standard deviation over seeds. n: seeds x generated models."
+    "seeds; for the score of another task it is Student's over seeds. ± is the standard deviation "
+    "over seeds. n: seeds x generated models."
 )
 
 
@@ -104,8 +105,10 @@ def _cell(line: Any) -> str:
 def _number(value: float, measure: str, digits: int = 2) -> str:
     if math.isnan(value):
         return "-"
-    similarity = kind_of(measure) == "similarity"
-    return f"{value:.{digits + 1}f}" if similarity else f"{100 * value:.{digits}f}"
+    kind = kind_of(measure)
+    if kind == "similarity":
+        return f"{value:.{digits + 1}f}"
+    return f"{value if kind == 'score' else 100 * value:.{digits}f}"
 
 
 def grid(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:

@@ -23,7 +23,8 @@ from jaxtyping import Float
 from pdiff import outputs
 from pdiff.diffusion.bars import NUMBERS
 from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
-from pdiff.novelty.claims import Claim, Kind
+from pdiff.novelty.claims import ALPHA, Claim, Kind
+from pdiff.novelty.inference import t_interval
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
@@ -39,6 +40,12 @@ MEASURES = {  # heading, and name in its section of metrics/novelty.json
     "ensemble": ("ensemble", "ensemble"),
     "generated_best": ("generated, best", "generated_best"),
     "generated_mean": ("generated, mean", "generated_mean"),
+    "score_original_best": ("originals, best", "original_best"),
+    "score_original_mean": ("originals, mean", "original_mean"),
+    "score_ensemble": ("ensemble", "ensemble"),
+    "score_noise": ("noise 0.05, mean", "noised_0.05_mean"),
+    "score_generated_best": ("generated, best", "generated_best"),
+    "score_generated_mean": ("generated, mean", "generated_mean"),
     "original_similarity": ("maximum similarity, originals", "original_max_mean"),
     "original_similarity_low": ("maximum similarity, originals, lowest", "original_max_low"),
     "original_similarity_high": ("maximum similarity, originals, highest", "original_max_high"),
@@ -50,6 +57,8 @@ MEASURES = {  # heading, and name in its section of metrics/novelty.json
 
 def kind_of(measure: str) -> Kind:
     """Also the section of metrics/novelty.json that has it."""
+    if measure.startswith("score"):
+        return "score"
     return "similarity" if "similarity" in measure else "accuracy"
 
 
@@ -201,7 +210,12 @@ class Measured:
         return float(self.values(measure).std(skipna=False))
 
     def interval(self, measure: str) -> tuple[float, float]:
-        """95 %, over images and models and averaged over seeds; NaN without replicates."""
+        """95 %, over images and models and averaged over seeds; NaN without replicates.
+
+        That of a score is Student's, over seeds.
+        """
+        if kind_of(measure) == "score":
+            return t_interval(self.values(measure).to_numpy(), ALPHA)
         return interval_around(self.value(measure), self.replicates(measure))
 
     def replicates(self, measure: str) -> Float[np.ndarray, " R"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pdiff.config import BaseConfig
 from pdiff.images.batches import ImageSet, Split, chance, training_batches
 from pdiff.nets.base import measure_accuracy
 from pdiff.nets.given import build_for
@@ -27,18 +28,16 @@ Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"]]
 
 
 class Classification(Task):
-    def check(self) -> None:
+    def check(self, base: BaseConfig) -> None:
         from pdiff.datasets.registry import check_images
 
-        base = self.params.base
         check_net(base.net)
         check_watch(base.net, base.watch)
         check_images(self.data)
 
-    def start(self, checkpoints: list[Path]) -> nn.Module:
-        base, size = self.params.base, self.data.size
-        net, classes = build_for(base, size, checkpoints)
-        check_size(net, base.net, size, classes)
+    def start(self, base: BaseConfig, checkpoints: list[Path]) -> nn.Module:
+        net, classes = build_for(base, self.data.size, checkpoints)
+        check_size(net, base.net, self.data.size, classes)
         return net
 
     def read(self, generator: torch.Generator) -> ImageSet:
@@ -49,9 +48,7 @@ class Classification(Task):
     def build(self, name: str, classes: int, size: int, **options: bool | Path | None) -> nn.Module:
         return build_net(name, classes, size, **options)
 
-    def batches(
-        self, split: Split, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Batch]:
+    def batches(self, split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         return training_batches(split, self.data, batch_size, generator)
 
     def loss(self, net: nn.Module, batch: Batch) -> Float[Tensor, ""]:
@@ -65,12 +62,16 @@ class Classification(Task):
         return chance(split.labels)
 
     def evaluation(
-        self, net: nn.Module, names: Sequence[str], images: ImageSet
+        self,
+        net: nn.Module,
+        names: Sequence[str],
+        images: ImageSet,
+        batch_size: int,
+        boundary_mib: int,
     ) -> "ClassEvaluation":
         from pdiff.evaluation.predictions import ClassEvaluation  # what evaluates retrains nothing
 
-        sizes = self.params.evaluate.batch_size, self.params.evaluate.boundary_mib
-        return ClassEvaluation(net, names, images, self.data, *sizes)
+        return ClassEvaluation(net, names, images, self.data, batch_size, boundary_mib)
 
 
 TASK = Classification

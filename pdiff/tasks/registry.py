@@ -8,7 +8,7 @@ Axes: B batch.
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pdiff.config import Params, Section, parse_params
+from pdiff.config import (
+    BaseConfig,
+    DataConfig,
+    Section,
+    TaskConfig,
+    parse_params,
+)
 from pdiff.images.batches import ImageSet, Split
 from pdiff.system.errors import InputError
 
@@ -37,17 +43,16 @@ class Task(ABC):
     """What `score` is called in tables."""
     larger_is_better: ClassVar[bool] = True
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, options: Mapping[str, Any], data: DataConfig) -> None:
         """Raises `InputError` for options that the task does not have."""
-        self.params, self.data = params, params.data
-        self.options = parse_params(params.task.options, "task.options", self.Options)
+        self.data, self.options = data, parse_params(options, "task.options", self.Options)
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, base: BaseConfig) -> None:
         """Raise `InputError` for what cannot work, before any image is read."""
 
     @abstractmethod
-    def start(self, checkpoints: list[Path]) -> nn.Module:
+    def start(self, base: BaseConfig, checkpoints: list[Path]) -> nn.Module:
         """The net as it starts, on the CPU, which takes the images; `InputError` if it cannot.
 
         `checkpoints` are the state dicts that the user gives, if any.
@@ -71,9 +76,7 @@ class Task(ABC):
         """The net of that name; arguments and errors as `pdiff.nets.registry.build_net`."""
 
     @abstractmethod
-    def batches(
-        self, split: Split, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Batch]:
+    def batches(self, split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """One pass over a split in random order, as training sees it."""
 
     @abstractmethod
@@ -84,21 +87,28 @@ class Task(ABC):
     def score(self, net: nn.Module, split: Split, batch_size: int) -> float:
         """The task's `metric` of the whole net on a split, in eval mode."""
 
-    def chance(self, split: Split) -> float:  # noqa: ARG002 - for tasks that know
+    def chance(self, split: Split) -> float:
         """What a net reaches that has learned nothing."""
         return 0.0
 
     @abstractmethod
-    def evaluation(self, net: nn.Module, names: Sequence[str], images: ImageSet) -> "Evaluation":
+    def evaluation(
+        self,
+        net: nn.Module,
+        names: Sequence[str],
+        images: ImageSet,
+        batch_size: int,
+        boundary_mib: int,
+    ) -> "Evaluation":
         """What evaluates models that differ from `net` in the parameters `names`."""
 
 
-def make_task(params: Params) -> Task:
-    """The task that `params` name; `InputError` lists those that there are."""
-    name = params.task.name
+def make_task(config: TaskConfig, data: DataConfig) -> Task:
+    """The task of that name; `InputError` lists those that there are."""
+    name = config.name
     known = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p != Path(__file__))
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"task.name: unknown {name!r}; known: {', '.join(known)}{hint}")
-    return import_module(f"pdiff.tasks.{name}").TASK(params)
+    return import_module(f"pdiff.tasks.{name}").TASK(config.options, data)
