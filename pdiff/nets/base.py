@@ -5,7 +5,7 @@ Axes: N images, B batch.
 
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from pdiff.system.resume import Checkpointer
 from pdiff.system.speed import measured
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What training asks of a task (`pdiff.tasks`)."""
 

@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pdiff import tasks
 from pdiff.config import (
     BaseConfig,
     DataConfig,
@@ -106,7 +108,7 @@ class Task(ABC):
 def make_task(config: TaskConfig, data: DataConfig) -> Task:
     """The task of that name; `InputError` lists those that there are."""
     name = config.name
-    known = sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p != Path(__file__))
+    known = sorted({m.name for m in iter_modules(tasks.__path__)} - {"registry"})
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

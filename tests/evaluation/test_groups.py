@@ -9,7 +9,7 @@ import torch
 from pdiff.baselines.originals import greedy_soup
 from pdiff.datasets.prepare import prepare_images
 from pdiff.evaluation.predict import CutNet, predict_plain
-from pdiff.evaluation.predictions import Evaluation, load_predictions, save_predictions
+from pdiff.evaluation.predictions import ClassEvaluation, load_predictions, save_predictions
 from pdiff.images.batches import EvaluationBatches
 from pdiff.parameters.subset import Models, Subset, spread_evenly
 from tests.toys.nets import small_net
@@ -43,7 +43,7 @@ def case(tiny):
 def chosen(case, boundary_mib: int):
     """Predictions of the originals and of those that a greedy soup takes, and these."""
     net, originals, images, data = case
-    evaluation = Evaluation(net, NAMES, images, data, 30, boundary_mib)
+    evaluation = ClassEvaluation(net, NAMES, images, data, 30, boundary_mib)
     groups = {"original": originals}
     found = evaluation.predict_groups("validation", groups)["original"]
     predict = partial(evaluation.predict, "validation")
@@ -51,7 +51,7 @@ def chosen(case, boundary_mib: int):
     groups["more"] = Models(originals.subset, originals.block(slice(0, 8))[soup])
     for split in ("validation", "test"):
         evaluation.predict_groups(split, groups)
-    return evaluation.predictions, soup
+    return evaluation, soup
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +60,23 @@ def found(case):
 
 
 def test_what_is_chosen_after_the_validation_split_is_evaluated_on_both(found):
-    predictions, soup = found
+    evaluation, soup = found
     assert 1 <= len(soup) <= 8
-    for groups in predictions.values():
+    for groups in evaluation.predictions.values():
         assert torch.equal(groups["more"], groups["original"][soup])
 
 
 def test_each_split_has_the_predictions_of_its_own_images(case, found):
     net, originals, images, data = case
-    for split, predictions in found[0].items():
+    for split, predictions in found[0].predictions.items():
         batches = list(EvaluationBatches(getattr(images, split), data, 30))
         expected = predict_plain(net, originals, lambda batches=batches: batches)
         assert torch.equal(predictions["original"], expected)
 
 
 def test_predictions_come_back_from_disk_by_split_and_group(case, found, tmp_path):
-    save_predictions(tmp_path / "file", found[0], case[2])
-    for split, predictions in found[0].items():
+    save_predictions(tmp_path / "file", found[0])
+    for split, predictions in found[0].predictions.items():
         again, labels = load_predictions(tmp_path / "file", split)
         torch.testing.assert_close(again, predictions, rtol=0, atol=0)
         assert torch.equal(labels, getattr(case[2], split).labels)
@@ -102,12 +102,12 @@ def test_memory_for_boundaries_changes_neither_predictions_nor_the_choice(case, 
     little = chosen(case, 1)
     assert sum(passed) == 2 + 400 * (1 + 7 + 1) + 500  # anew for each candidate, and for the soup
     assert much[1] == little[1]
-    torch.testing.assert_close(much[0], little[0], rtol=0, atol=0)
+    torch.testing.assert_close(much[0].predictions, little[0].predictions, rtol=0, atol=0)
 
 
 def test_the_test_images_are_not_passed_again_where_they_choose(case, passed):
     net, originals, images, data = case
     data = data.model_copy(update={"split": "paper"})
-    predictions, _ = chosen((net, originals, images, data), 64)
+    predictions = chosen((net, originals, images, data), 64)[0].predictions
     assert torch.equal(predictions["test"]["more"], predictions["validation"]["more"])
     assert sum(passed) == 2 + 400

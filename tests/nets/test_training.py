@@ -13,13 +13,14 @@ from pdiff.core.optimise import seeded
 from pdiff.core.runtime import make_generator
 from pdiff.datasets.prepare import prepare_images
 from pdiff.images.batches import ImageSet, load_images, training_batches
-from pdiff.nets import base as base_training
 from pdiff.nets.base import measure_accuracy, train_base
 from pdiff.nets.finetune import finetune, finetune_runs
 from pdiff.nets.registry import build_net, load_net
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
+from pdiff.tasks import classification
+from pdiff.tasks.registry import Task, make_task
 from tests.toys.pipeline import run_stages
 from tests.toys.training import FakeResume
 
@@ -43,6 +44,11 @@ def images(tiny: Params) -> ImageSet:
     return prepare_images(tiny.data, seed(0))
 
 
+@pytest.fixture(scope="module")
+def task(tiny: Params) -> Task:
+    return make_task(tiny.task, tiny.data)
+
+
 def new_net():
     return seeded(lambda: build_net("test_resnet", 10, 32), seed(1))
 
@@ -52,13 +58,13 @@ def cosine(lr, end, step, steps):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_base_training_equals_a_plain_loop(images, tiny, monkeypatch, name):
+def test_base_training_equals_a_plain_loop(images, tiny, monkeypatch, name, task):
     net, plain, points = new_net(), new_net(), []
     changes = {"epochs": 3, "lr": 5e-3, "weight_decay": 0.1, "optimizer": name}
     config = tiny.base.model_copy(update=changes)
     accuracies = iter((0.1, 0.2, 0.3))  # the last epoch is the best
-    monkeypatch.setattr(base_training, "measure_accuracy", lambda *_: next(accuracies))
-    train_base(net, images, tiny.data, config, seed(2), lambda m, step: points.append(m["loss"]))
+    monkeypatch.setattr(classification, "measure_accuracy", lambda *_: next(accuracies))
+    train_base(net, images, task, config, seed(2), lambda m, step: points.append(m["loss"]))
 
     optimizer, generator = OPTIMIZERS[name](plain.parameters(), 5e-3), seed(2)
     for epoch in range(3):
@@ -75,17 +81,17 @@ def test_base_training_equals_a_plain_loop(images, tiny, monkeypatch, name):
     torch.testing.assert_close(net.state_dict(), plain.state_dict(), atol=1e-5, rtol=1e-4)
 
 
-def test_the_net_is_that_of_the_first_of_the_best_epochs(images, tiny, monkeypatch):
+def test_the_net_is_that_of_the_first_of_the_best_epochs(images, tiny, monkeypatch, task):
     accuracies, states = iter((0.3, 0.9, 0.5, 0.9)), []
 
     def scripted(net, *_):
         states.append(copy.deepcopy(net.state_dict()))
         return next(accuracies)
 
-    monkeypatch.setattr(base_training, "measure_accuracy", scripted)
+    monkeypatch.setattr(classification, "measure_accuracy", scripted)
     net, config = new_net(), tiny.base.model_copy(update={"epochs": 4})
     start = net.state_dict()["bn1.weight"].clone()
-    accuracy, epochs = train_base(net, images, tiny.data, config, seed(2), ignore)
+    accuracy, epochs = train_base(net, images, task, config, seed(2), ignore)
     assert accuracy == 0.9
     torch.testing.assert_close(net.state_dict(), states[1], rtol=0, atol=0)
     expected = torch.stack([start, *(state["bn1.weight"] for state in states)])
@@ -93,11 +99,11 @@ def test_the_net_is_that_of_the_first_of_the_best_epochs(images, tiny, monkeypat
     assert {value.ndim for value in epochs.values()} == {2}
 
 
-def test_no_epoch_leaves_the_weights_as_they_are(images, tiny):
+def test_no_epoch_leaves_the_weights_as_they_are(images, tiny, task):
     net, points = new_net(), []
     config = tiny.base.model_copy(update={"epochs": 0})
     log = lambda *_: points.append(_)  # noqa: E731
-    accuracy, epochs = train_base(net, images, tiny.data, config, seed(2), log)
+    accuracy, epochs = train_base(net, images, task, config, seed(2), log)
     assert torch.equal(epochs["fc.bias"], net.fc.bias[None])
     torch.testing.assert_close(net.state_dict(), new_net().state_dict(), rtol=0, atol=0)
     assert accuracy == measure_accuracy(net, images.validation, tiny.data, 50)
@@ -123,12 +129,12 @@ def test_a_base_net_without_finite_logits_has_no_accuracy(images, tiny, value):
         measure_accuracy(net, images.validation, tiny.data, 7)
 
 
-def test_a_resumed_training_gives_the_same_bits(tiny, images):
+def test_a_resumed_training_gives_the_same_bits(tiny, images, task):
     def train(resume=None):
         net, curve = new_net(), []
         log = lambda metrics, step: curve.append((step, metrics))  # noqa: E731
         config = tiny.base.model_copy(update={"epochs": 3})
-        _, epochs = train_base(net, images, tiny.data, config, seed(2), log, resume)
+        _, epochs = train_base(net, images, task, config, seed(2), log, resume)
         return net.state_dict() | epochs, curve
 
     whole, whole_curve = train()
@@ -141,7 +147,7 @@ def test_a_resumed_training_gives_the_same_bits(tiny, images):
 
 
 @pytest.fixture
-def tune(images, tiny):
+def tune(images, tiny, task):
     """Fine-tune a new net: the checkpoints (K, D), the net, the subset and the logged rates."""
 
     def run(expression="last_norms:2", **changes):
@@ -149,7 +155,7 @@ def tune(images, tiny):
         subset = select_subset(net, expression)
         config = tiny.finetune.model_copy(update={"held_back": 0} | changes)
         log = lambda metrics, step: rates.update({step: metrics["lr"]})  # noqa: E731
-        rows = finetune(net, subset, images.train, tiny.data, config, seed(3), log)
+        rows = finetune(net, subset, images.train, task, config, seed(3), log)
         return torch.stack(list(rows)), net, subset, rates
 
     return run
@@ -193,16 +199,16 @@ def test_checkpoints_are_kept_as_often_and_as_late_as_they_shall(tune):
     assert torch.equal(tune(checkpoints=8, held_back=4)[0], every)  # they follow in the same run
 
 
-def test_several_runs_leave_an_equal_share_each_spread_over_the_run(images, tiny):
+def test_several_runs_leave_an_equal_share_each_spread_over_the_run(images, tiny, task):
     net, subset = new_net(), select_subset(new_net(), "last_norms:2")
     config = tiny.finetune.model_copy(update={"checkpoints": 6, "runs": 2, "held_back": 3})
     curve = {}
     log = lambda metrics, step: curve.update({step: metrics["loss"]})  # noqa: E731
-    arguments = net, subset, images.train, tiny.data, config, [seed(3), seed(4)], log
+    arguments = net, subset, images.train, task, config, [seed(3), seed(4)], log
     found = torch.stack(list(finetune_runs(*arguments)))
     whole = config.model_copy(update={"checkpoints": config.steps, "runs": 1})
     alone = [
-        list(finetune(copy.deepcopy(net), subset, images.train, tiny.data, whole, seed(s), ignore))
+        list(finetune(copy.deepcopy(net), subset, images.train, task, whole, seed(s), ignore))
         for s in (3, 4)
     ]
     wanted = [run[index] for run in alone for index in (0, 6, 11)] + alone[1][12:]
@@ -226,7 +232,7 @@ def test_batch_norm_modes_update_running_statistics_as_often_as_they_say(tune, m
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_finetuning_keeps_no_activation_from_before_the_subset(images, tiny, mode):
+def test_finetuning_keeps_no_activation_from_before_the_subset(images, tiny, mode, task):
     net, outputs, kept = build_net("resnet18", 10, 32), [], set()
     for name, module in net.named_modules():
         if not list(module.children()):
@@ -237,7 +243,7 @@ def test_finetuning_keeps_no_activation_from_before_the_subset(images, tiny, mod
     keep = lambda value: kept.add(value.data_ptr()) or value  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         subset = select_subset(net, "last_norms:2")
-        list(finetune(net, subset, images.train, tiny.data, config, seed(3), ignore))
+        list(finetune(net, subset, images.train, task, config, seed(3), ignore))
     before = outputs[: [name for name, _ in outputs].index("layer4.1.bn1")]
     assert len(before) > 40
     *earlier, norm_input = [output.data_ptr() for _, output in before]
@@ -267,12 +273,12 @@ def test_the_test_accuracy_is_that_of_the_test_images(ran):
     assert found[0] != found[1]
 
 
-def test_the_fresh_run_is_another_one_and_its_checkpoints_are_spread_evenly(ran):
+def test_the_fresh_run_is_another_one_and_its_checkpoints_are_spread_evenly(ran, task):
     folder, params, net, images = ran
     subset = select_subset(net, params.subset.select)
     config = params.finetune.model_copy(update={"held_back": 0})
     generator = make_generator(3, "finetune_again")
-    rows = list(finetune(net, subset, images.train, params.data, config, generator, ignore))
+    rows = list(finetune(net, subset, images.train, task, config, generator, ignore))
     _, first = load_stack(folder / "data/checkpoints.safetensors")
     _, again = load_stack(folder / "data/fresh.safetensors")
     assert torch.equal(again, torch.stack(rows)[[0, 3, 6, 8, 11]])
