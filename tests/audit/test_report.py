@@ -19,7 +19,7 @@ from pdiff.audit import report
 from pdiff.audit.analysis import Analysis, analyses
 from pdiff.audit.report import Fit, cell, columns, finding, heading, lead, number, write_audit
 from pdiff.config import GenerateConfig
-from tests.toys.audit import SIZES, toy_evidence, toy_matrices
+from tests.toys.audit import SIZES, toy_evidence, toy_matrices, toy_summary
 from tests.toys.runs import FIT
 
 CHROME = shutil.which("chromium") or shutil.which("google-chrome")
@@ -40,7 +40,8 @@ def attributes(text: str, tag: str = r"\w+") -> list[dict[str, str]]:
 def audited(tmp_path_factory) -> tuple[Path, dict]:
     """An audit with real pictures, and its headline numbers."""
     folder = tmp_path_factory.mktemp("audit")
-    return folder, write_audit(folder, toy_evidence(), FITS, {"data": "made up"})
+    others = toy_summary(tmp_path_factory.mktemp("examples"))
+    return folder, write_audit(folder, toy_evidence(), FITS, {"data": "made up"}, *others)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ def text(audited) -> str:
 def test_every_analysis_leaves_its_files_and_the_report_holds_its_pictures(audited, text):
     expected = {f"{name}.csv" for name in TABLES} | {f"{name}.png" for name in FIGURES}
     assert {path.name for path in audited[0].iterdir()} == expected | {"report.html"}
-    assert text.count("data:image/png") == len(FIGURES)
+    assert text.count("data:image/png") == len(FIGURES) + 1  # and test images
+    assert 'alt="4 by 4 pixels."' in text
 
 
 def test_every_element_is_closed_and_nothing_is_fetched(text):
@@ -85,8 +87,13 @@ def test_all_images_decode_and_say_what_they_show(text):
         with Image.open(BytesIO(content)) as picture:
             picture.load()
             assert picture.size == (int(image["width"]), int(image["height"]))
-            assert picture.mode == "P" and len(content) < 60_000
-            assert set(picture.info) <= {"dpi", "transparency"}  # no time, no program
+            assert len(content) < 60_000
+            assert set(picture.info) <= {
+                "dpi",
+                "transparency",
+                "Description",
+            }  # no time, no program
+            assert picture.mode == ("RGB" if "Description" in picture.info else "P")
         assert image["alt"].endswith(".")
         assert re.search(r"\d", image["alt"]), "an alternative text says what was found"
         assert f"<figcaption>{image['alt']}</figcaption>" in text
@@ -110,10 +117,11 @@ def test_all_text_is_escaped(tmp_path, monkeypatch, text):
     part["csv"].touch()
     section = {"analysis": Analysis("x", 1, **words), "table": pd.DataFrame({evil: [evil]}), **part}
     top = {"finding": evil, "table": pd.DataFrame({"group": ["held_back"]}), **part}
+    top["scores"] = pd.DataFrame({"group": ["held_back"], evil: [evil]})
     report.write_report(tmp_path / "r.html", Fit(False, evil, evil), {evil: evil}, top, [section])
     found = (tmp_path / "r.html").read_text()
     assert "<b>" not in found
-    assert found.count("&lt;b&gt;&amp;") == 13
+    assert found.count("&lt;b&gt;&amp;") == 15
 
 
 def test_the_same_evidence_gives_the_same_bytes(audited, tmp_path, monkeypatch):
@@ -121,7 +129,7 @@ def test_the_same_evidence_gives_the_same_bytes(audited, tmp_path, monkeypatch):
     drawn = [replace(each, figures={}) for each in analyses() if each.name != "pareto"]
     shown = [analyses()[0], *drawn]
     monkeypatch.setattr(report, "analyses", lambda: shown)
-    write_audit(tmp_path, toy_evidence(), FITS, {})
+    write_audit(tmp_path, toy_evidence(), FITS, {}, *toy_summary(tmp_path / "images"))
     assert {path.name for path in tmp_path.glob("*.csv")} == {f"{name}.csv" for name in TABLES}
     for path in (*tmp_path.glob("*.csv"), tmp_path / "pareto.png"):
         assert path.read_bytes() == (audited[0] / path.name).read_bytes(), path.name
@@ -153,7 +161,9 @@ def test_an_analysis_is_added_by_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "analyses", lambda: shown)
     unseen = ("held_back", "fresh")
     kept = {g: m for g, m in toy_matrices().items() if g not in unseen}
-    found = write_audit(tmp_path / "out", toy_evidence(kept), FITS, {})
+    found = write_audit(
+        tmp_path / "out", toy_evidence(kept), FITS, {}, *toy_summary(tmp_path / "images")
+    )
     assert found["z_fresh"] is None and found["z_held_back"] is None  # not defined
     text = (tmp_path / "out/report.html").read_text()
     assert found["most_models"] == 12

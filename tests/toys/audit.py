@@ -1,5 +1,6 @@
 """Hand-made evidence: what the stage hands to the audit, without a pipeline."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pdiff.audit.evidence import Evidence
+from pdiff.evaluation.predictions import save_picture
 from pdiff.novelty.bootstrap import bootstrap
 from pdiff.novelty.summary import model_table
 
@@ -47,6 +49,13 @@ def toy_wrong(images: int = 200) -> dict[str, Tensor]:
 def toy_models(wrong: dict[str, Tensor]) -> pd.DataFrame:
     """One row per model, where the split that chooses is the one that is reported."""
     return model_table(wrong, wrong)
+
+
+def toy_summary(folder: Path) -> tuple[pd.DataFrame, Path]:
+    """A table of groups without scores, and a picture of test images in `folder`."""
+    path = folder / "examples.png"
+    save_picture(path, torch.zeros(3, 4, 4, dtype=torch.uint8), "4 by 4 pixels.")
+    return pd.DataFrame({"group": ["original"]}), path
 
 
 def toy_evidence(
