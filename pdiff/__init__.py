@@ -13,6 +13,7 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
     tracking/     the comparison of experiments and its MLflow mirror
     novelty/      IoU, summaries, intervals, claims (paper, Section 4)
     baselines/    the groups of models that generated ones are compared with
+    tasks/        what the net is for: reading, loss, score; classification is the paper's
     datasets/     image sets by name -> train, validation, test
     nets/         base nets by name; base training; fine-tuning; checkpoints from elsewhere
     autoencoder/  the parameter autoencoder and its codec (Section 2.3)
