@@ -15,19 +15,20 @@ SHOWN = ("original", "ensemble", "reconstructed", "generated")
 def accuracies(
     summary: pd.DataFrame, replicates: Mapping[str, Replicates], split: str, word: str
 ) -> list[str]:
-    """Two lines: how accurate the groups are; whether the generator fits, and differences.
+    """Two lines: how good the groups are; whether the generator fits, and differences.
 
-    `summary` is `summary.csv`.
+    `summary` is `summary.csv`. The score of a task other than classification has no interval.
     """
-    means = summary.set_index("group")["accuracy_mean"]
-    gaps = []
+    scored, scale = "score" in summary, 1 if "score" in summary else 100
+    kind, name = ("score", summary["score"][0]) if scored else ("accuracy", "accuracy (%)")
+    means, gaps = summary.set_index("group")[f"{kind}_mean"], []
     for rival in ("original", "ensemble"):
         gap = means["generated"] - means[rival]
         draws = replicates["generated"].accuracy - replicates[rival].accuracy
-        interval = bracket(*interval_around(gap, draws), "accuracy")
-        gaps.append(f"generated - {label(rival)} {shown(gap, 'accuracy')} {interval}")
-    groups = ", ".join(f"{label(group)} {100 * means[group]:.2f}" for group in SHOWN)
-    return [f"{split} accuracy (%): {groups}", f"the generator {word}; {'; '.join(gaps)}"]
+        interval = "" if scored else f" {bracket(*interval_around(gap, draws), kind)}"
+        gaps.append(f"generated - {label(rival)} {shown(gap, kind)}{interval}")
+    groups = ", ".join(f"{label(group)} {scale * means[group]:.2f}" for group in SHOWN)
+    return [f"{split} {name}: {groups}", f"the generator {word}; {'; '.join(gaps)}"]
 
 
 def where(seconds: float, report: Path, keep: str) -> list[str]:

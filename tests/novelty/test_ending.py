@@ -47,6 +47,11 @@ def test_a_run_ends_with_six_lines():
         "the generator fits; generated - original +2.00 [+2.00, +2.00]; "
         "generated - ensemble -3.00 [-3.00, -3.00]",
     ]
+    scores = table.assign(score="mIoU", score_mean=table["accuracy_mean"] * 50)
+    assert accuracies(scores, draws, "test", "fits") == [
+        "test mIoU: original 45.00, ensemble 47.50, reconstructed 45.50, generated 46.00",
+        "the generator fits; generated - original +1.00; generated - ensemble -1.50",
+    ]
     assert where(723.4, Path("report/audit/report.html"), "git commit") == [
         "its stages took 12 min 3 s",
         "report:  report/audit/report.html",
