@@ -34,7 +34,7 @@ table: install
 ifdef T
 	python -m pdiff.paper $(T) $(ARGS)
 else
-	@python -m pdiff.tracking table $(ARGS)
+	@python -m pdiff.tracking compare $(ARGS)
 endif
 
 # DVC's own view of its experiments: the numbers that metrics/ has, and the parameters that changed

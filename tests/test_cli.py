@@ -18,7 +18,7 @@ BOUND = {
     "table": (pdiff.paper.cli, ["3c", "--dry-run"]),
     "verdict": (pdiff.paper.cli, ["verdict", "3c", "--dry-run"]),
     "export": (pdiff.export.cli, ["3c", "--dry-run"]),
-    "compare": (pdiff.tracking.__main__, ["table", "3c", "--dry-run"]),
+    "compare": (pdiff.tracking.__main__, ["compare", "3c", "--dry-run"]),
     "ui": (pdiff.tracking.__main__, ["ui", "3c", "--dry-run"]),
     "sync": (pdiff.tracking.__main__, ["sync", "3c", "--dry-run"]),
 }

@@ -82,7 +82,9 @@ def write_rows(path: Path, subset: Subset, count: int, rows: Iterable[Float[Tens
     def parts() -> Iterator[Part]:
         for index, row in enumerate(rows):
             if not row.isfinite().all():
-                raise InputError(f"checkpoints: number {index} of {count} is not finite")
+                raise InputError(
+                    f"finetune.lr: checkpoint {index} of {count} is not finite; give a smaller rate"
+                )
             yield index, slice(0, subset.length), row[None]
 
     _write(path, subset, count, parts())

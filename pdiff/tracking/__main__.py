@@ -17,21 +17,21 @@ DAMAGED = re.compile("not a database|malformed|unable to open|schema|revision|no
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; the exit code comes back."""
-    parser = argparse.ArgumentParser(prog="python -m pdiff.tracking", description=__doc__)
-    known = "sync: log what MLflow lacks; table: sync, then compare; ui: sync, then serve"
-    parser.add_argument("command", choices=("sync", "table", "ui"), help=known)
+    parser = argparse.ArgumentParser(prog="pdiff", description=__doc__)
+    known = "sync: log what MLflow lacks; compare: sync, then show a table; ui: sync, then serve"
+    parser.add_argument("command", choices=("sync", "compare", "ui"), help=known)
     parser.add_argument("--port", type=int, default=5000, help="of ui")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="of table")
-    form.add_argument("--csv", action="store_true", help="of table")
+    form.add_argument("--markdown", action="store_true", help="of compare")
+    form.add_argument("--csv", action="store_true", help="of compare")
     options = parser.parse_args(arguments)
     try:
         if options.command == "ui" and not tracking_uri().startswith("http"):
             ui.check_port(options.port)
         if (news := sync()) or options.command == "sync":
-            out = sys.stderr if options.command == "table" else sys.stdout
+            out = sys.stderr if options.command == "compare" else sys.stdout
             print(f"sync: {news or 'nothing is missing'}", file=out, flush=True)
-        if options.command == "table":
+        if options.command == "compare":
             show_table(options.markdown, options.csv)
         return ui.serve(options.port) if options.command == "ui" else 0
     except Exception as error:  # MLflow, its database and its server have dozens of kinds

@@ -64,7 +64,7 @@ def test_models_rows_and_blocks_are_read_from_the_file(path, matrix, monkeypatch
 def test_a_stack_that_is_not_finite_is_refused_and_the_old_one_stays(path, matrix):
     before = path.read_bytes()
     matrix[3, 2] = float("nan")
-    with pytest.raises(InputError, match="checkpoints: number 3 of 5 is not finite"):
+    with pytest.raises(InputError, match=r"finetune\.lr: checkpoint 3 of 5 is not finite"):
         write_rows(path, SUBSET, len(matrix), matrix)
     assert path.read_bytes() == before
     assert [other.name for other in path.parent.iterdir()] == [path.name]

@@ -286,7 +286,7 @@ def databricks(monkeypatch) -> None:
 DELETE = "mlflow.db: sync rebuilds it"
 
 
-@pytest.mark.parametrize("command", ["sync", "table", "ui"])
+@pytest.mark.parametrize("command", ["sync", "compare", "ui"])
 @pytest.mark.parametrize(
     ("trouble", "messages"),
     [
@@ -376,7 +376,7 @@ def test_a_server_that_answers_anything_else_is_one_line(
 ):
     with _Server(status) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-        for command in ("sync", "table", "ui"):
+        for command in ("sync", "compare", "ui"):
             assert main([command]) == 1
             (line,) = capfd.readouterr().err.splitlines()
             assert line.startswith("error: ") and "rebuilds" not in line
