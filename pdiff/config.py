@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -140,7 +140,19 @@ class SubsetConfig(Section):
     """`last_norms:N`, `all`, or names and patterns of layers or parameters."""
 
 
+class ZooConfig(Section):
+    align: bool
+    """Bring the neurons of every net to the order, the signs and the scale of the base net's, where
+    that leaves its logits as they are."""
+    at_once: PositiveInt
+    """Nets that are trained at once; fewer need less memory."""
+
+
 class FinetuneConfig(Section):
+    zoo: ZooConfig | None
+    """Null fine-tunes the base net. Else each of `runs` nets starts from new weights, and leaves
+    all the checkpoints that `steps`, `save_after` and `save_every` give. Held back are further
+    nets, and so are the fresh ones."""
     folder: str | None
     """Take the checkpoints from the state dicts in this folder instead: nothing is trained.
     `hf://USER/NAME@COMMIT` is a repository of the hub."""
@@ -177,6 +189,11 @@ class FinetuneConfig(Section):
     def available(self) -> int:
         """Checkpoints that a run of `steps` can leave."""
         return max(self.steps - self.save_after, 0) // self.save_every
+
+    @property
+    def zoo_nets(self) -> int:
+        """Nets of a zoo that the stage finetune trains, those held back included."""
+        return self.runs + self.held_back // self.available
 
     @property
     def checkpoints_of_a_run(self) -> int:
@@ -282,7 +299,17 @@ class EvaluateConfig(Section):
     """Warn when reconstructed checkpoints lose more mean test accuracy than this."""
 
 
+class ZooRivalsConfig(Section):
+    steps: PositiveInt
+    """Training steps of each of the two autoencoders, S_KDE's and SANE's."""
+    kde_seed: Literal["shared", "independent"]
+    """`shared`: one draw for all latent dimensions (or tokens), as both released codes have it, so
+    that a sample is a training latent plus one constant. `independent`: a draw for each."""
+
+
 class BaselinesConfig(Section):
+    zoo: ZooRivalsConfig | None
+    """Generators of the zoo's literature, and soups of nets that are not aligned; null for none."""
     noise_levels: tuple[NonNegativeFloat, ...]
     """Noise-added copies of originals: std in units of each tensor's own std."""
     noised_models: PositiveInt
@@ -392,6 +419,7 @@ def _conflicts(params: Params) -> Iterator[str]:
             yield f"finetune.{key}: {runs} must divide finetune.checkpoints: {finetune.checkpoints}"
     if finetune.runs > 1 and finetune.folder is not None:
         yield f"finetune.runs: {finetune.runs} runs cannot be told apart in finetune.folder; give 1"
+    yield from _conflicts_of_zoo(params)
     if autoencoder.kind == "linear" and autoencoder.latent_dim >= finetune.checkpoints:
         yield (
             f"autoencoder.latent_dim: {autoencoder.latent_dim} is more than the "
@@ -415,6 +443,32 @@ def _conflicts(params: Params) -> Iterator[str]:
         if count > MEMORY:
             yield too_much(key, count)
     yield from _divergent(params)
+
+
+def _conflicts_of_zoo(params: Params) -> Iterator[str]:
+    """What a zoo of independent nets needs, and its rivals."""
+    finetune = params.finetune
+    if finetune.zoo is None:
+        if params.baselines.zoo is not None:
+            yield "baselines.zoo: needs independent nets, finetune.zoo; give null"
+        return
+    if finetune.folder is not None:
+        yield "finetune.zoo and finetune.folder exclude each other: give one"
+    if params.subset.select != "all":
+        yield f"subset.select: {params.subset.select} must be all with finetune.zoo"
+    each = finetune.available
+    if finetune.checkpoints != finetune.runs * each:
+        yield (
+            f"finetune.checkpoints: {finetune.checkpoints} must be {finetune.runs * each}: with "
+            f"finetune.zoo each of finetune.runs: {finetune.runs} nets leaves {each}"
+        )
+    if each and finetune.held_back % each:
+        yield f"finetune.held_back: {finetune.held_back} must be a multiple of {each}, whole nets"
+    if finetune.fresh_runs > finetune.runs:
+        yield (
+            f"finetune.fresh_runs: {finetune.fresh_runs} is more than finetune.runs: "
+            f"{finetune.runs}, which a zoo cannot have"
+        )
 
 
 def too_much(key: str, count: int) -> str:
@@ -565,7 +619,10 @@ def _named(problem: Mapping[str, Any], kind: type[Section]) -> str:
     location = problem["loc"]
     key = ".".join(map(str, location))
     if problem["type"] == "extra_forbidden":
-        owner = kind if len(location) == 1 else kind.model_fields[location[0]].annotation
+        owner = kind
+        for part in location[:-1]:
+            found = owner.model_fields[part].annotation
+            owner = next(t for t in (*get_args(found), found) if t is not type(None))
         return f"unknown key {key}; known: {', '.join(sorted(owner.model_fields))}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and len(location) < 2:  # of several values together

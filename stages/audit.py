@@ -65,9 +65,12 @@ def gather(params: Params) -> Evidence:
     coded = codec.decode, load_tensor(outputs.LATENTS, "latents", device)
     kind, soup = params.autoencoder.kind, load_json(outputs.GREEDY_SOUP)["members"]
     matrices = all_matrices(given, soup, *coded, params.baselines, params.seed, kind)
-    tables = pd.read_csv(outputs.MODELS), by_group(pd.read_csv(outputs.BOOTSTRAP))
+    models, labels = pd.read_csv(outputs.MODELS), predictions[1]
+    groups = {group: rows for group, rows in predictions[0].items() if group in matrices}
+    models = models[models["group"].isin(groups)].reset_index(drop=True)  # not a zoo's generators
+    tables = models, by_group(pd.read_csv(outputs.BOOTSTRAP))
     near = neighbours(params.finetune, params.novelty.neighbours)
-    return Evidence(*predictions, matrices, *tables, near, params.novelty.split)
+    return Evidence(groups, labels, matrices, *tables, near, params.novelty.split)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pdiff import outputs, tracking
 from pdiff.autoencoder.codec import load_codec
 from pdiff.baselines.latents import decoded, follow, reconstruction
 from pdiff.baselines.registry import draw_groups
+from pdiff.baselines.zoos import Zoo, keep_best
 from pdiff.config import load_params
 from pdiff.core.files import load_tensor, write_json
 from pdiff.core.runtime import get_device
@@ -38,13 +39,18 @@ def main() -> None:
     evaluation = task.evaluation(net, codec.subset.names, images, *sizes)
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
+    known, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")
+    rates = evaluation.accuracy("validation", known["original"])
+    zoo = Zoo(StackFile(outputs.CHECKPOINTS), rates)
     with tracking.run("evaluate_generated", params, "seed", "task", "evaluate", "baselines") as log:
         with decoded(codec, made, work) as groups:
             groups["generated"] = StackFile(outputs.GENERATED)
+            groups |= draw_groups(zoo, params.baselines, params.seed.model, audit=audit, rated=True)
             evaluation.predict_groups("validation", groups)
             evaluation.predict_groups("test", groups)
             shown = [StackFile(outputs.CHECKPOINTS)[0], groups["generated"][0]]
             save_picture(outputs.EXAMPLES, *evaluation.picture(shown))
+        keep_best(evaluation)
         curve = follow(codec, *samples, evaluation, log, work)
         originals, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
         metrics = reconstruction(evaluation, originals["original"])

@@ -1,4 +1,5 @@
-"""Go on training the subset alone and keep it after every few steps, or take given checkpoints.
+"""Go on training the subset alone and keep it after every few steps, train a zoo of nets, or take
+given checkpoints.
 
 images, base net -> checkpoints (K, D), those that follow them in the last run and are held back
 """
@@ -13,6 +14,7 @@ from pdiff.images.batches import load_images
 from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.given import list_checkpoints, load_checkpoints
 from pdiff.nets.registry import load_net
+from pdiff.nets.zoo import zoo_runs
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset
 from pdiff.system.hub import fetched
@@ -34,6 +36,11 @@ def main() -> None:
             paths = list_checkpoints(folder, count, config.held_back)
             held_back = len(paths) - count
             rows = load_checkpoints(paths, subset)
+        elif config.zoo is not None:
+            images = load_images(outputs.IMAGES, device)
+            generators = run_generators(params.seed.base, "finetune", config.zoo_nets, device)
+            rows = zoo_runs(net, subset, images.train, params.data, config, generators, curve)
+            held_back = config.held_back
         else:
             images = load_images(outputs.IMAGES, device)
             generators = run_generators(params.seed.base, "finetune", config.runs, device)

@@ -9,6 +9,7 @@ from pdiff.core.runtime import get_device, run_generators
 from pdiff.images.batches import load_images
 from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.registry import load_net
+from pdiff.nets.zoo import zoo_runs
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset, spread_evenly
 from pdiff.tasks.registry import make_task
@@ -33,7 +34,8 @@ def main() -> None:
         kept = spread_evenly(made, wanted)
         images = load_images(outputs.IMAGES, device).train
         generators = run_generators(params.seed.base, "finetune_again", config.fresh_runs, device)
-        rows = finetune_runs(net, subset, images, task, config, generators, lambda *_: None)
+        make = finetune_runs if config.zoo is None else zoo_runs
+        rows = make(net, subset, images, task, config, generators, lambda *_: None)
         chosen = (row for index, row in enumerate(rows if kept else ()) if index in kept)
         write_rows(outputs.FRESH, subset, len(kept), chosen)
         log.summary({"checkpoints": len(kept)})

@@ -62,6 +62,10 @@ class Family:
     """The highest level for K originals."""
     kind: str | None = None
     """The only `autoencoder.kind` that has it."""
+    zoo: bool = False
+    """Only zoos of independent nets have it (`baselines.zoo`)."""
+    rated: bool = False
+    """It is made of the originals with their validation accuracies, and of `seed.model`."""
     make: Callable[[Any, Draw], Any] | None = None
     """Makes one group: parameters from the originals, or latents from the originals' latents. None
     where a stage leaves the models on disk or chooses them."""
@@ -77,12 +81,14 @@ _GENERATED = "Latents from the diffusion model, decoded."
 _SOUP = "The mean of originals, each added if the mean gets no worse on the choosing split."
 _HELD_BACK = "The checkpoints that follow the K, which nothing learns from."
 _FRESH = "Checkpoints of fine-tuning runs that nothing learns from, with other batches."
+_SANE_SUB = "The ten models of SANE_KDE30 that do best on the validation split."
 
 FAMILIES: dict[str, Family] = {
     "generated": Family("generated", 30, _GENERATED, paper=True, codec=True),
     "held_back": Family("held back", 80, _HELD_BACK),
     "fresh": Family("fresh run", 90, _FRESH),
     "soup_greedy": Family("greedy soup", 130, _SOUP),
+    "sane_sub": Family("SANE_SUB", 63, _SANE_SUB),
 }
 """By name: those that no function makes, and those that `baseline` adds."""
 
@@ -101,16 +107,24 @@ def baseline(label: str, order: int, **facts: Any) -> Callable:
 
 
 def draw_groups(
-    known: Any, config: BaselinesConfig, seed: int, *, audit: bool, kind: str | None = None
+    known: Any,
+    config: BaselinesConfig,
+    seed: int,
+    *,
+    audit: bool,
+    kind: str | None = None,
+    rated: bool = False,
 ) -> dict[str, Any]:
     """Every group that a function makes of `known`, by name, in the order of tables.
 
     These are parameters made of the originals, or, with the `kind` of an autoencoder, latents made
-    of the originals' latents. Without an audit they are the paper's alone.
+    of the originals' latents; `rated` makes those of a `Zoo`. Without an audit they are the paper's
+    alone.
     """
     groups = {}
     for family, entry in FAMILIES.items():
         ours = entry.make and entry.codec == (kind is not None) and entry.kind in (None, kind)
+        ours = ours and entry.rated == rated and (config.zoo is not None or not entry.zoo)
         for level in entry.wanted(config, audit) if ours and (audit or entry.paper) else ():
             if level is None or level <= entry.most(len(known)):
                 groups[name(family, level)] = entry.make(known, Draw(family, level, config, seed))

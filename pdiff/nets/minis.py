@@ -1,4 +1,4 @@
-"""The small classifiers that p-diff generates whole: the paper's five minis and a 3-layer CNN.
+"""The small classifiers that p-diff generates whole: the paper's five minis and two 3-layer CNNs.
 
 Axes: B batch, S image side, C channels, H and W sides of a feature map, N tokens, E features.
 The nets are those of the paper's Appendix A.2, with sizes from the authors' code and, for 10
@@ -214,6 +214,26 @@ class CNNMedium(Mini):
         self.classifier = nn.Linear(20, classes)
 
 
+class CNNSmall(Mini):
+    """The CNN of the model zoos, 2,464 parameters: (B, 3, 28, 28) -> (B, classes).
+
+    It sees one channel, the mean of the three. Schuerholt et al. 2022, "Model Zoos", their `CNN-s`.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            *(nn.Conv2d(1, 8, 5), nn.MaxPool2d(2), nn.Tanh()),
+            *(nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), nn.Tanh()),
+            *(nn.Conv2d(6, 4, 2), nn.Tanh(), nn.Flatten()),
+            *(nn.Linear(4 * 3 * 3, 20), nn.Tanh()),
+        )
+        self.classifier = nn.Linear(20, classes)
+
+    def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        return self.convs(images.mean(1, keepdim=True))
+
+
 MINIS: dict[str, tuple[Callable[[int], nn.Module], int]] = {
     "convnet_mini": (ConvNetMini, 64),
     "mlp_mini": (MLPMini, 64),
@@ -221,5 +241,6 @@ MINIS: dict[str, tuple[Callable[[int], nn.Module], int]] = {
     "vit_mini": (ViTMini, 64),
     "convnext_mini": (ConvNeXtMini, 64),
     "cnn_medium": (CNNMedium, 32),
+    "cnn_small": (CNNSmall, 28),
 }
 """By name: what builds the net for a number of classes, and the image side it is made for."""
