@@ -21,6 +21,7 @@ def main() -> None:
     from pdiff.core.files import write_text
     from pdiff.diffusion.denoiser import Denoiser
     from pdiff.nets.given import list_checkpoints, load_checkpoints
+    from pdiff.nets.zoo import check_zoo
     from pdiff.parameters.subset import select_subset
     from pdiff.tasks.registry import make_task
 
@@ -33,7 +34,10 @@ def main() -> None:
     paths = []
     if folder is not None:
         paths = list_checkpoints(fetched(folder, "finetune.folder"), count)
-    subset = select_subset(task.start(params.base, paths), params.subset.select)
+    net = task.start(params.base, paths)
+    subset = select_subset(net, params.subset.select)
+    if params.finetune.zoo is not None:
+        check_zoo(net, subset, params.finetune, torch.randn(4, 3, *[params.data.size] * 2))
     list(load_checkpoints(paths[:1], subset))
     check_limits(params, subset.length)
     _check_audit(params, subset.length)

@@ -39,7 +39,7 @@ def main() -> None:
     evaluation = task.evaluation(net, codec.subset.names, images, *sizes)
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
-    known, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")
+    known, labels = load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")
     rates = evaluation.accuracy("validation", known["original"])
     zoo = Zoo(StackFile(outputs.CHECKPOINTS), rates)
     with tracking.run("evaluate_generated", params, "seed", "task", "evaluate", "baselines") as log:
@@ -50,7 +50,7 @@ def main() -> None:
             evaluation.predict_groups("test", groups)
             shown = [StackFile(outputs.CHECKPOINTS)[0], groups["generated"][0]]
             save_picture(outputs.EXAMPLES, *evaluation.picture(shown))
-        keep_best(evaluation)
+        keep_best(evaluation.predictions, labels)
         curve = follow(codec, *samples, evaluation, log, work)
         originals, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
         metrics = reconstruction(evaluation, originals["original"])

@@ -20,7 +20,8 @@ from torch.nn import functional
 from pdiff.baselines.originals import Made, generator_of, matrix
 from pdiff.baselines.registry import Draw, baseline
 from pdiff.core.optimise import Recipe, optimise, seeded
-from pdiff.evaluation.predictions import Evaluation
+from pdiff.evaluation.predict import accuracy
+from pdiff.evaluation.predictions import Predictions
 from pdiff.parameters.align import Chain
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.subset import Models, Rows, Subset
@@ -44,12 +45,12 @@ class Zoo:
         return len(self.originals)
 
 
-@baseline("soup of {}, not aligned", order=125, levels="soups", most=lambda count: count, zoo=True)
+@baseline("soup of {}, not aligned", order=126, levels="soups", most=lambda count: count, zoo=True)
 def soup_shuffled(originals: Rows, draw: Draw) -> Rows:
     """The mean of N random originals whose neurons are in a random order, as if never aligned."""
-    layers = Chain.of_shapes(originals.subset)
 
     def row(index: int) -> Float[Tensor, " D"]:
+        layers = Chain.of_shapes(originals.subset)
         generator = generator_of(draw.seed, index)
         chosen = torch.randperm(len(originals), generator=generator)[: draw.level].tolist()
         rows = [layers.shuffled(originals.row(k).cpu(), generator) for k in chosen]
@@ -70,12 +71,12 @@ def sane_kde30(zoo: Zoo, draw: Draw) -> Rows:
     return _generated(zoo, draw, Tokens, SANE_BANDWIDTH)
 
 
-def keep_best(evaluation: Evaluation) -> None:
-    """Add SANE_SUB to the predictions: those draws of SANE_KDE30 that validation images choose."""
-    if "sane_kde30" in evaluation.predictions["validation"]:
-        drawn = evaluation.predictions["validation"]["sane_kde30"]
-        best = evaluation.accuracy("validation", drawn).sort(descending=True, stable=True)[1]
-        for groups in evaluation.predictions.values():
+def keep_best(predictions: Predictions, labels: Int64[Tensor, " N"]) -> None:
+    """Add SANE_SUB: the draws of SANE_KDE30 that validation images, with these labels, choose."""
+    drawn = predictions["validation"].get("sane_kde30")
+    if drawn is not None:
+        best = accuracy(drawn, labels).sort(descending=True, stable=True)[1]
+        for groups in predictions.values():
             groups["sane_sub"] = groups["sane_kde30"][best[:KEPT]]
 
 
@@ -144,11 +145,10 @@ def _transformer(width: int) -> nn.Module:
 
 def token_index(subset: Subset) -> Int64[Tensor, "T F"]:
     """Where the numbers of each neuron stand in a flat net, its bias last; D beyond its end."""
-    places = Subset(subset.shapes).unflatten(torch.arange(subset.length)[None])
+    places = torch.arange(subset.length).split(subset.sizes)
     layers: dict[str, list[Tensor]] = {}
-    for name, own in places.items():
-        part = own[0].flatten(1) if own.ndim > 2 else own[0][:, None]
-        layers.setdefault(name.rpartition(".")[0], []).append(part)
+    for (name, shape), own in zip(subset.shapes.items(), places, strict=True):
+        layers.setdefault(name.rpartition(".")[0], []).append(own.view(shape[0], -1))
     tokens = [row for parts in layers.values() for row in torch.cat(parts, 1)]
     longest = max(map(len, tokens))
     return torch.stack(

@@ -115,14 +115,14 @@ def _train(
     )
     schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
     streams = [_stream(images, data, config.batch_size, own) for own in generators]
+    in_turn = images.labels.device.type == "cpu"
     net.train()
     with tqdm(total=config.steps, desc=title, disable=None) as bar:
         each = config.batch_size * len(streams)
         for step in counted(range(1, config.steps + 1), steps=1, images=each):
             pixels, labels = map(torch.stack, zip(*map(next, streams), strict=True))
-            loss = train_step(
-                optimizer, lambda x=pixels, y=labels: losses(net, stacked, x, y).sum()
-            )
+            batch = net, stacked, pixels, labels
+            loss = train_step(optimizer, lambda b=batch: losses(*b, in_turn=in_turn).sum())
             schedule.step()
             if step % 10 == 0 or step == 1:
                 value = finite(loss.item() / len(streams), "finetune")
@@ -147,17 +147,19 @@ def losses(
     stacked: Stacked,
     pixels: Float[Tensor, "N B C S S"],
     labels: Int64[Tensor, "N B"],
+    *,
+    in_turn: bool,
 ) -> Float[Tensor, " N"]:
     """Cross entropy of each net on its own batch.
 
-    On a GPU one kernel serves all nets. On the CPU, whose grouped convolutions take 2.5 times as
-    long as plain ones (CNN with 10,853 parameters, one core), nets take turns within the program.
+    `in_turn` runs one net after another: grouped convolutions, which `vmap` makes of all nets, take
+    1 to 2.5 times as long on a CPU. On a GPU they save its many small kernels.
     """
 
     def loss(own: Stacked, x: Tensor, y: Tensor) -> Float[Tensor, ""]:
         return functional.cross_entropy(functional_call(net, own, (x,)), y)
 
-    if pixels.device.type != "cpu":
+    if not in_turn:
         return vmap(loss, randomness="different")(stacked, pixels, labels)
     shape = pixels.shape
     pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(shape)

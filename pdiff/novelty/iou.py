@@ -55,6 +55,22 @@ def best_of_n(accuracy: Float[Tensor, " M"], n: int) -> float:
     count = len(accuracy)
     if not 1 <= n <= count:
         raise ValueError(f"best of {n} out of {count} models; n must lie in 1 to {count}")
-    ordered = accuracy.double().sort().values.tolist()
-    total = math.comb(count, n)
+    return _last_of_n(accuracy.double().sort().values.tolist(), n)
+
+
+def chosen_of_n(accuracy: Float[Tensor, " M"], choosing: Float[Tensor, " M"], n: int) -> float:
+    """Expected accuracy of the one, of `n` models drawn from M, that does best in `choosing`.
+
+    `choosing` are accuracies on the images that choose; models that are equal there are chosen
+    equally often. Exact, as `best_of_n`, which chooses by the accuracy itself.
+    """
+    values, place = choosing.unique(return_inverse=True)  # rising
+    sums = torch.zeros(len(values)).double().index_add_(0, place, accuracy.double())
+    means = (sums / place.bincount())[place]  # of the models that are equal in choosing
+    return _last_of_n(means[place.argsort()].tolist(), n)
+
+
+def _last_of_n(ordered: list[float], n: int) -> float:
+    """Expected value of the one, of `n` drawn without replacement, that stands last in the list."""
+    total = math.comb(len(ordered), n)
     return sum(math.comb(i, n - 1) / total * value for i, value in enumerate(ordered))

@@ -3,14 +3,14 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from pdiff import tracking
-from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
+from pdiff.paper.definitions import DEFAULT, Row, Table, label, names, table
 from pdiff.paper.experiments import Setting, shareable
 from pdiff.paper.fit import RECIPES, write_fit
 from pdiff.paper.launch import LAUNCHERS
@@ -27,7 +27,7 @@ VERDICT, FIT, ONE_OR_THIRTY = "verdict", "fit", "runs"
 WRITE = {VERDICT: write_verdict, FIT: write_fit, ONE_OR_THIRTY: write_runs}
 """Tables over whole pipelines."""
 PAPER = Setting("paper", *(override.partition("=")[2] for override in DEFAULT))
-SAME_IMAGES = {"cifar10_images": "cifar10", "cifar100_images": "cifar100"}
+SAME_IMAGES = {"cifar10_images": "cifar10", "cifar100_images": "cifar100", "mnist_images": "mnist"}
 """Presets that read the images of another one from files of another kind."""
 
 
@@ -111,8 +111,10 @@ def make_table(options: argparse.Namespace, command: str) -> int:
         print(plan(options.full))
         return 0
     seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
-    rows = _measured(chosen_rows(wanted, options), _filled(named), seeds)
-    if not complete(wanted.file, rows, rows, options):
+    asked = _measured(chosen_rows(wanted, options), _filled(named), seeds)
+    beside = wanted.rows if wanted.zoo and options.data else ()
+    rows = asked + _measured(beside, PAPER, seeds[:1])
+    if not complete(wanted.file, asked, rows, options):
         return 0
     folder = options.out or result_folder(named)
     paths, frame = write(wanted, rows, folder, command, options.full)
@@ -198,14 +200,25 @@ def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
         if unknown := sorted(set(labels) - set(known)):
             raise InputError(f"--rows: unknown {', '.join(unknown)}; known: {', '.join(known)}")
         rows = [row for row in rows if row.label in labels]
+    if wanted.zoo and options.data:
+        rows = list(_zoos(wanted, options.data))
     return _cells_of(rows, options) if wanted.own_cells else rows
+
+
+def _zoos(wanted: Table, data: str) -> Iterator[Row]:
+    """A zoo of each net, with the paper's numbers of the same images."""
+    cells = (row for row in wanted.rows if f"data={SAME_IMAGES.get(data, data)}" in row.overrides)
+    paper = next((row.paper for row in cells), {})
+    for net in wanted.zoo:
+        overrides = (f"data={data}", f"net={net}", "checkpoints=zoo")
+        yield Row(f"{label('data', data)}, {label('net', net)}, zoo", overrides, paper)
 
 
 def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
-    if data := options.data:
+    if (data := options.data) and "checkpoints=zoo" not in rows[0].overrides:
         papers = f"data={SAME_IMAGES.get(data, data)}"
         nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
         same = [row for row in rows if papers in row.overrides]

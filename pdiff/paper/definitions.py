@@ -71,6 +71,10 @@ class Table:
     paper: Any = None
     """The paper's numbers in a table without experiments."""
     draw: str | None = None
+    zoo: tuple[str, ...] = ()
+    """Nets of which `--data` takes a zoo, in place of the paper's cells, which it shows beside."""
+    note: str = ""
+    """What a reader must know of the paper's numbers."""
 
     @property
     def file(self) -> str:
@@ -96,6 +100,7 @@ def table(name: str) -> Table:
     if rows and not cells:
         default = default or next((r.label for r in rows if not r.overrides), rows[-1].label)
         claims = [(text, (default, a), (default, b)) for text, a, b in GENERAL] + claims
+    entry["zoo"] = tuple(entry.get("zoo", ()))
     entry |= {"measures": tuple(measures), "rows": rows, "claims": tuple(claims)}
     return Table(name, own_cells=bool(cells), **entry)
 

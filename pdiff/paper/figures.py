@@ -21,6 +21,8 @@ from pdiff.system.errors import InputError
 PAIR = ("original", "generated")
 LINES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000", "#56B4E9")
 MARKERS = "Dos^vP"
+ZOO = ("generated", "s_kde30", "sane_kde30", "interpolated", "soup_8", "soup_shuffled_8")
+"""Groups of a zoo's picture."""
 SHOWN = 64
 """Values of each tensor that the heat map shows: more cannot be told apart."""
 
@@ -109,6 +111,21 @@ def scatter_together(rows: Sequence[Measured]) -> plt.Figure:
         own.set_xlabel(f"generated less original, {unit}", fontsize=8)
         own.tick_params(labelsize=8)
     return _finish(figure, cloud, columns=5)
+
+
+def zoo_panels(rows: Sequence[Measured]) -> plt.Figure:
+    """Accuracy against maximum similarity of a zoo's generators and averages, a panel a zoo."""
+    rows = [row for row in rows if _has_run(row)]
+    shape = {"figsize": (5.0 * len(rows), 4.6), "sharey": True, "squeeze": False}
+    figure, panels = plt.subplots(1, len(rows), layout="constrained", **shape)
+    for axes, row in zip(panels[0], rows, strict=True):
+        axes.set_title(row.row.label, fontsize=10)
+        axes.set_xlabel("maximum similarity to an original")
+        _points(axes, row, "original", "#A6A6A6", "o", "original")
+        for group, colour, marker in zip(ZOO, LINES, MARKERS, strict=True):
+            _points(axes, row, group, colour, marker, label(group))
+    panels[0][0].set_ylabel("test accuracy (%)")
+    return _finish(figure, panels[0][0], columns=4)
 
 
 def trajectories(rows: Sequence[Measured]) -> plt.Figure:
@@ -202,5 +219,5 @@ def heat_map(rows: Sequence[Measured]) -> plt.Figure:
     return figure
 
 
-FIGURES = (scatter_panels, scatter_together, trajectories, violins, heat_map)
+FIGURES = (scatter_panels, scatter_together, zoo_panels, trajectories, violins, heat_map)
 DRAW: dict[str, Callable[[Sequence[Measured]], plt.Figure]] = {f.__name__: f for f in FIGURES}

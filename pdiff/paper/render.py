@@ -72,7 +72,9 @@ def markdown(table: Table, rows: Sequence[Measured], frame: pd.DataFrame, comman
         cells.append([name, *map(_cell, own.itertuples()), count, commit or "-"])
         failed += [f"- {name}: {status}"] if status.startswith("failed") else []
     heads = ["", *(MEASURES[m][0] for m in table.measures), "n", "commit"]
-    lines = [READING, "", *grid(heads, cells)]
+    if table.zoo:  # many measures and few rows
+        heads, *cells = map(list, zip(heads, *cells, strict=True))
+    lines = [READING, *([table.note.strip()] if table.note else []), "", *grid(heads, cells)]
     if table.claims:  # differences without a word: a table has one base net, a claim needs several
         by_label = {row.row.label: row for row in rows}
         known = [c for c in table.claims if {c[1][0], c[2][0]} <= by_label.keys()]

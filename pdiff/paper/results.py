@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
 from pdiff import outputs
+from pdiff.baselines.registry import label
 from pdiff.diffusion.bars import NUMBERS
 from pdiff.novelty.bootstrap import Replicates, by_group, interval_around
 from pdiff.novelty.claims import ALPHA, Claim, Kind
 from pdiff.novelty.inference import t_interval
+from pdiff.novelty.iou import chosen_of_n
 from pdiff.paper.definitions import Row
 from pdiff.paper.experiments import CODE, Experiment, code_hashes
 from pdiff.system.paths import root
@@ -53,6 +56,13 @@ MEASURES = {  # heading, and name in its section of metrics/novelty.json
     "generated_similarity_low": ("maximum similarity, lowest", "generated_max_low"),
     "generated_similarity_high": ("maximum similarity, highest", "generated_max_high"),
 }
+
+ZOO = ("original", "generated", "s_kde30", "sane_kde30", "interpolated", "gaussian_full")
+ZOO += ("latent_gaussian", "soup_2", "soup_8", "soup_32", "soup_shuffled_2", "soup_shuffled_8")
+"""Groups of Table 7 that show their mean, and the best of `DRAWN` by validation."""
+DRAWN = 50
+MEASURES |= {f"{g}_mean": (f"{label(g)}, mean", f"{g}_mean") for g in (*ZOO[2:], "sane_sub")}
+MEASURES |= {f"{g}_of_50": (f"{label(g)}, best of {DRAWN}", f"{g}_of_50") for g in ZOO}
 
 
 def kind_of(measure: str) -> Kind:
@@ -83,6 +93,18 @@ class Result:
             for end in ("low", "high"):
                 own = table.loc[table["group"] == "original", f"max_similarity_{end}"]
                 found[f"similarity.original_max_{end}"] = own.mean()
+        return found
+
+    @cached_property
+    def zoo(self) -> dict[str, float]:
+        """Mean accuracy of every group, and expected test accuracy of the best of `DRAWN` models by
+        validation where it has as many; empty where the models are not on this machine."""
+        found, models = {}, self.frame(outputs.MODELS)
+        for group, own in models.groupby("group") if models is not None else ():
+            found[f"accuracy.{group}_mean"] = own["accuracy"].mean()
+            if len(own) >= DRAWN:
+                both = (torch.tensor(own[c].to_numpy()) for c in ("accuracy", "choosing_accuracy"))
+                found[f"accuracy.{group}_of_50"] = chosen_of_n(*both, DRAWN)
         return found
 
     @property
@@ -199,7 +221,8 @@ class Measured:
     def values(self, measure: str) -> pd.Series:
         """One number a seed that has run; NaN where the experiment has none."""
         name = f"{kind_of(measure)}.{MEASURES[measure][1]}"
-        return pd.Series([result.metrics.get(name) for result in self.found], dtype=float)
+        found = [r.metrics[name] if name in r.metrics else r.zoo.get(name) for r in self.found]
+        return pd.Series(found, dtype=float)
 
     def value(self, measure: str) -> float:
         """The mean over seeds; NaN where nothing has run."""
@@ -220,9 +243,12 @@ class Measured:
 
     def replicates(self, measure: str) -> Float[np.ndarray, " R"]:
         """The mean over seeds of replicates that are paired on the images; empty without any."""
-        group, _, statistic = measure.partition("_")
-        statistic = "accuracy" if statistic in ("", "mean") else statistic
-        draws = [getattr(groups[group], statistic) for groups in self._groups]
+        if measure.endswith("_of_50"):
+            return np.zeros(0)
+        parts = measure.rpartition("_mean") if measure.endswith("_mean") else measure.partition("_")
+        group, _, statistic = parts
+        known = [groups[group] for groups in self._groups if group in groups]
+        draws = [getattr(own, statistic or "accuracy") for own in known]
         alike = len({len(own) for own in draws}) == 1
         return sum(draws) / len(draws) if alike else np.zeros(0)
 
