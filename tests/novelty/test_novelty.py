@@ -7,6 +7,7 @@ import torch
 
 from pdiff.novelty.iou import (
     best_of_n,
+    chosen_of_n,
     max_similarity,
     max_similarity_among,
     similarity_within,
@@ -60,6 +61,20 @@ def test_best_of_n_is_the_mean_over_all_draws(n):
     accuracy = torch.tensor([0.3, 0.9, 0.5, 0.7, 0.5])
     draws = [max(draw) for draw in combinations(accuracy.tolist(), n)]
     assert best_of_n(accuracy, n) == pytest.approx(sum(draws) / len(draws))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_model_chosen_of_n_is_the_mean_over_all_draws(n):
+    accuracy = torch.tensor([0.3, 0.9, 0.5, 0.7, 0.5], dtype=torch.float64)
+    choosing = [0.2, 0.1, 0.8, 0.4, 0.6]  # chooses another model than the best
+    draws = [accuracy[max(draw, key=lambda i: choosing[i])] for draw in combinations(range(5), n)]
+    expected = float(sum(draws) / len(draws))
+    assert chosen_of_n(accuracy, torch.tensor(choosing), n) == pytest.approx(expected)
+
+
+def test_models_that_are_equal_in_choosing_are_chosen_equally_often():
+    accuracy, choosing = torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0.5, 0.5, 0.1])
+    assert chosen_of_n(accuracy, choosing, 3) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("n", [0, 6])

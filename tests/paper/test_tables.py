@@ -30,7 +30,7 @@ from pdiff.paper.runner import last_error
 from pdiff.tracking.files import Folder
 from tests.conftest import ROOT
 from tests.toys.project import commit, make_project
-from tests.toys.runs import leave
+from tests.toys.runs import cells, leave
 
 CONF = ROOT / "pdiff/conf"
 
@@ -491,6 +491,54 @@ def test_table_1_on_another_data_set_has_each_net_once():
     labels = [row.label for row in rows_of("1", "--data", "digits")]
     assert labels[:2] == ["digits, ResNet-18", "digits, ResNet-50"]
     assert len(labels) == 6
+
+
+def test_table_7_on_a_folder_takes_zoos_beside_the_papers_numbers():
+    rows = rows_of("7", "--data", "mnist_images")
+    assert [row.label for row in rows] == [
+        "MNIST, 3-layer CNN of the zoos, zoo",
+        "MNIST, 3-layer CNN, zoo",
+    ]
+    assert rows[0].overrides == ("data=mnist_images", "net=cnn_small", "checkpoints=zoo")
+    assert [row.paper["s_kde30_mean"] for row in rows] == pytest.approx([0.686] * 2)
+    (grey,) = rows_of("7", "--data", "cifar10_grey", "--net", "cnn_small")
+    assert grey.overrides[:2] == ("data=cifar10_grey", "net=cnn_small") and grey.paper == {}
+
+
+def test_table_7_without_data_has_the_papers_cells():
+    assert [row.overrides for row in rows_of("7")] == [
+        ("data=mnist", "net=cnn_medium"),
+        ("data=svhn", "net=cnn_medium"),
+    ]
+
+
+def test_a_zoos_table_says_what_is_beside_it_and_how_to_run_the_papers_cells(
+    tmp_path, monkeypatch, image_folder
+):
+    monkeypatch.setenv("PDIFF_TRACKING", "off")
+    arguments = ["7", "--data", "mnist_images", "-S", f"data.root={image_folder}", "--no-run"]
+    assert cli.main([*arguments, "--recipe", "quick", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "table_7.md").read_text()
+    assert "equal SANE's published numbers" in text and "one training latent plus one" in text
+    heads = cells(text, " |")
+    assert heads[0] == "" and len(heads) == 5  # two zoos, the paper's two
+    assert cells(text, "SANE_SUB, mean", 4)[2:] == ["86.7 / - / not run", "72.3 / - / not run"]
+    assert "dvc exp run -S recipe=paper -S data=svhn -S net=cnn_medium -S seed.model=0" in text
+    commands = [line for line in text.splitlines() if "data=mnist " in line]
+    assert commands and not any("data.root" in line for line in commands)
+
+
+def test_a_zoos_result_gives_means_and_the_best_of_fifty_by_validation(tmp_path):
+    models = pd.DataFrame({"group": ["soup_8"] * 50 + ["sane_sub"] * 2})
+    models["accuracy"] = [i / 100 for i in range(50)] + [0.7, 0.9]
+    models["choosing_accuracy"] = [1 - i / 100 for i in range(50)] + [0.1, 0.2]
+    save_table(tmp_path / outputs.MODELS, models)
+    found = Result(Folder(tmp_path), "unknown", "x").zoo
+    assert found == {
+        "accuracy.soup_8_mean": pytest.approx(0.245),
+        "accuracy.soup_8_of_50": 0.0,  # validation prefers the worst
+        "accuracy.sane_sub_mean": pytest.approx(0.8),
+    }
 
 
 # for real, on a tiny pipeline
