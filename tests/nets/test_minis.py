@@ -33,6 +33,7 @@ def layers(net, kind):
         ("vit_mini", 2 + 4 * 2 + 1),
         ("convnext_mini", 4 + 7 + 1),
         ("cnn_medium", 0),
+        ("cnn_small", 0),
     ],
 )
 def test_a_mini_net_has_parameters_alone_and_treats_images_one_by_one(name, norms):
@@ -121,3 +122,10 @@ def test_convnext_mini_starts_near_the_identity_from_small_weights_and_no_biases
     for layer in layers(net, nn.Conv2d | nn.Linear):
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.2)
         assert not layer.bias.any()
+
+
+def test_cnn_small_has_the_zoos_number_of_parameters_and_sees_the_mean_channel():
+    net, batch = build("cnn_small"), images("cnn_small", 2)
+    assert sum(value.numel() for value in net.parameters()) == 2464
+    grey = batch.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(net(grey), net(batch))
