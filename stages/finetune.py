@@ -39,7 +39,7 @@ def main() -> None:
         elif config.zoo is not None:
             images = load_images(outputs.IMAGES, device)
             generators = run_generators(params.seed.base, "finetune", config.zoo_nets, device)
-            rows = zoo_runs(net, subset, images.train, params.data, config, generators, curve)
+            rows = zoo_runs(net, subset, images.train, task, config, generators, curve)
             held_back = config.held_back
         else:
             images = load_images(outputs.IMAGES, device)

@@ -8,16 +8,15 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, count
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pdiff.config import DataConfig, FinetuneConfig
+from pdiff.config import FinetuneConfig
 from pdiff.core.optimise import Log, draw_seed, make_optimizer, train_step
-from pdiff.images.batches import Split, training_batches
-from pdiff.nets.base import finite
+from pdiff.images.batches import Split
+from pdiff.nets.base import Objective, finite
 from pdiff.parameters.align import Chain
 from pdiff.parameters.subset import Subset
 from pdiff.system.errors import InputError
@@ -26,10 +25,17 @@ from pdiff.system.speed import counted
 
 Stacked = dict[str, Tensor]
 """{parameter name: (N, *shape)}."""
+Batch = tuple[Tensor, ...]
+"""What one net trains on in a step, images first and one label for each of them last."""
 
 
-def check_zoo(net: nn.Module, subset: Subset, config: FinetuneConfig, size: int) -> None:
-    """Raise `InputError` if a zoo of this net cannot be trained, or not be aligned."""
+def check_zoo(
+    net: nn.Module, subset: Subset, config: FinetuneConfig, images: Float[Tensor, "B C S S"]
+) -> None:
+    """Raise `InputError` if a zoo of this net cannot be trained, or not be aligned.
+
+    Alignment is tried on `images`.
+    """
     for name, module in net.named_modules():
         own = list(module.parameters(recurse=False))
         if getattr(module, "running_mean", None) is not None:
@@ -42,14 +48,14 @@ def check_zoo(net: nn.Module, subset: Subset, config: FinetuneConfig, size: int)
                 "would give each net of the zoo its own start; give another net"
             )
     if config.zoo.align:
-        Chain.of(net, subset, size)
+        Chain.of(net, subset, images)
 
 
 def zoo_runs(
     net: nn.Module,
     subset: Subset,
     images: Split,
-    data: DataConfig,
+    task: Objective,
     config: FinetuneConfig,
     generators: Sequence[torch.Generator],
     log: Log,
@@ -60,14 +66,17 @@ def zoo_runs(
     checkpoint is brought to the order of the neurons of `net`, the base net, which is not changed.
     `log` gets the mean loss of the nets that are trained first.
     """
-    check_zoo(net, subset, config, data.size)
+    device = images.labels.device
+    (pixels, *_) = next(task.batches(images, 4, torch.Generator(device).manual_seed(0)))
+    check_zoo(net, subset, config, pixels)
     width = config.zoo.at_once
     groups = [generators[start : start + width] for start in range(0, len(generators), width)]
     for index, group in enumerate(groups):
         title = f"zoo, {index + 1} of {len(groups)}"
         own_log = log if index == 0 else _silent
-        found = list(_train(copy.deepcopy(net), images, data, config, group, own_log, title))
-        yield from _aligned(torch.stack(found, 1).flatten(0, 1), net, subset, data.size, config)
+        found = list(_train(copy.deepcopy(net), images, task, config, group, own_log, title))
+        rows = torch.stack(found, 1).flatten(0, 1)  # net by net
+        yield from _aligned(rows, net, subset, pixels) if config.zoo.align else rows
 
 
 def _silent(*_: object) -> None:
@@ -75,12 +84,9 @@ def _silent(*_: object) -> None:
 
 
 def _aligned(
-    rows: Float[Tensor, "M D"], net: nn.Module, subset: Subset, size: int, config: FinetuneConfig
+    rows: Float[Tensor, "M D"], net: nn.Module, subset: Subset, images: Float[Tensor, "B C S S"]
 ) -> Iterator[Float[Tensor, " D"]]:
-    if not config.zoo.align:
-        yield from rows
-        return
-    layers = Chain.of(net, subset, size)
+    layers = Chain.of(net, subset, images)
     base = torch.cat([net.get_parameter(name).detach().flatten() for name in subset.names])
     reference = layers.balanced(base.cpu())
     yield from (layers.aligned(row, reference) for row in rows.cpu())
@@ -102,7 +108,7 @@ def new_nets(net: nn.Module, generators: Sequence[torch.Generator]) -> Stacked:
 def _train(
     net: nn.Module,
     images: Split,
-    data: DataConfig,
+    task: Objective,
     config: FinetuneConfig,
     generators: Sequence[torch.Generator],
     log: Log,
@@ -114,15 +120,15 @@ def _train(
         config.optimizer, list(stacked.values()), config.lr, config.weight_decay
     )
     schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
-    streams = [_stream(images, data, config.batch_size, own) for own in generators]
+    streams = [_stream(images, task, config.batch_size, own) for own in generators]
     in_turn = images.labels.device.type == "cpu"
     net.train()
     with tqdm(total=config.steps, desc=title, disable=None) as bar:
         each = config.batch_size * len(streams)
         for step in counted(range(1, config.steps + 1), steps=1, images=each):
-            pixels, labels = map(torch.stack, zip(*map(next, streams), strict=True))
-            batch = net, stacked, pixels, labels
-            loss = train_step(optimizer, lambda b=batch: losses(*b, in_turn=in_turn).sum())
+            batches = tuple(map(torch.stack, zip(*map(next, streams), strict=True)))
+            settings = net, task, stacked, batches
+            loss = train_step(optimizer, lambda s=settings: losses(*s, in_turn=in_turn).sum())
             schedule.step()
             if step % 10 == 0 or step == 1:
                 value = finite(loss.item() / len(streams), "finetune")
@@ -135,34 +141,44 @@ def _train(
 
 
 def _stream(
-    images: Split, data: DataConfig, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+    images: Split, task: Objective, batch_size: int, generator: torch.Generator
+) -> Iterator[Batch]:
     """Whole batches, pass after pass; all nets need batches of one size."""
-    passes = (training_batches(images, data, batch_size, generator) for _ in count())
-    return (batch for batch in chain.from_iterable(passes) if len(batch[1]) == batch_size)
+    passes = (task.batches(images, batch_size, generator) for _ in count())
+    return (batch for batch in chain.from_iterable(passes) if len(batch[-1]) == batch_size)
+
+
+class _Loss(nn.Module):
+    """The loss of a net, as a module whose parameters `functional_call` replaces."""
+
+    def __init__(self, net: nn.Module, task: Objective) -> None:
+        super().__init__()
+        self.net, self._task = net, task
+
+    def forward(self, *batch: Tensor) -> Float[Tensor, ""]:
+        return self._task.loss(self.net, batch)
 
 
 def losses(
-    net: nn.Module,
-    stacked: Stacked,
-    pixels: Float[Tensor, "N B C S S"],
-    labels: Int64[Tensor, "N B"],
-    *,
-    in_turn: bool,
+    net: nn.Module, task: Objective, stacked: Stacked, batches: Batch, *, in_turn: bool
 ) -> Float[Tensor, " N"]:
-    """Cross entropy of each net on its own batch.
+    """The loss of each net on its own batch, of which each tensor of `batches` (N, B, ...) has one.
 
     `in_turn` runs one net after another: grouped convolutions, which `vmap` makes of all nets, take
     1 to 2.5 times as long on a CPU. On a GPU they save its many small kernels.
     """
+    module = _Loss(net, task)
 
-    def loss(own: Stacked, x: Tensor, y: Tensor) -> Float[Tensor, ""]:
-        return functional.cross_entropy(functional_call(net, own, (x,)), y)
+    def loss(own: Stacked, batch: Batch) -> Float[Tensor, ""]:
+        return functional_call(module, {f"net.{name}": v for name, v in own.items()}, batch)
 
     if not in_turn:
-        return vmap(loss, randomness="different")(stacked, pixels, labels)
-    shape = pixels.shape
-    pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last).view(shape)
-    parts = zip(*(value.unbind() for value in stacked.values()), strict=True)
-    nets = [dict(zip(stacked, part, strict=True)) for part in parts]
-    return torch.stack([loss(*each) for each in zip(nets, pixels, labels, strict=True)])
+        return vmap(loss, randomness="different")(stacked, batches)
+    nets = zip(*(value.unbind() for value in stacked.values()), strict=True)
+    found = []
+    for values, batch in zip(nets, zip(*batches, strict=True), strict=True):
+        fast = tuple(  # convolutions run in half of the time
+            x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch
+        )
+        found.append(loss(dict(zip(stacked, values, strict=True)), fast))
+    return torch.stack(found)

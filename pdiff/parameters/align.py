@@ -92,18 +92,17 @@ class Chain:
         return cls(subset, tuple(Hidden(a, b, weights[a][0]) for a, b in pairs))
 
     @classmethod
-    def of(cls, net: nn.Module, subset: Subset, size: int) -> "Chain":
-        """The chain of a net for images of `size` pixels, with what its logits do not change by.
+    def of(cls, net: nn.Module, subset: Subset, images: Float[Tensor, "B C S S"]) -> "Chain":
+        """The chain of a net, with what its logits of `images` do not change by.
 
         Every symmetry is tried. `InputError` if the logits change with the order of neurons.
         """
-        device = next(net.parameters()).device
-        images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+        device = images.device
         state = {name: net.get_parameter(name).detach() for name in subset.names}
 
         @torch.no_grad()
         def logits(own: State) -> Tensor:
-            return functional_call(net.eval(), own, (images.to(device),))
+            return functional_call(net.eval(), own, (images,))
 
         expected = logits(state)
         least = EQUAL * expected.abs().max()

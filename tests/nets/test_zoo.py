@@ -13,6 +13,7 @@ from pdiff.nets.zoo import check_zoo, losses, new_nets, zoo_runs
 from pdiff.parameters.align import Chain
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
+from pdiff.tasks.registry import make_task
 from tests.conftest import change, composed
 
 ZOO = ("net=cnn_small", "checkpoints=zoo")
@@ -44,12 +45,16 @@ def seeds(*numbers):
     return [torch.Generator().manual_seed(number) for number in numbers]
 
 
+def task_of(params):
+    return make_task(params.task, params.data)
+
+
 def run(net, images, params, generators, **zoo):
     """The checkpoints of a zoo, (M, D)."""
     own = {"zoo": params.finetune.zoo.model_copy(update={"align": False} | zoo)}
     config: FinetuneConfig = params.finetune.model_copy(update=own)
     subset = select_subset(net, "all")
-    rows = zoo_runs(net, subset, images, params.data, config, generators, lambda *_: None)
+    rows = zoo_runs(net, subset, images, task_of(params), config, generators, lambda *_: None)
     return torch.stack(list(rows))
 
 
@@ -82,11 +87,12 @@ def test_how_many_are_trained_at_once_changes_no_net(net, images, params):
     torch.testing.assert_close(together, apart)
 
 
-def test_one_program_for_all_nets_gives_the_losses_of_nets_in_turn(net, images):
+def test_one_program_for_all_nets_gives_the_losses_of_nets_in_turn(net, params):
     stacked = new_nets(net, seeds(1, 2))
     pixels = torch.randn(2, 5, 3, 28, 28)
     labels = torch.arange(10).view(2, 5)
-    turns, together = (losses(net, stacked, pixels, labels, in_turn=own) for own in (True, False))
+    settings = net, task_of(params), stacked, (pixels, labels)
+    turns, together = (losses(*settings, in_turn=own) for own in (True, False))
     torch.testing.assert_close(turns, together)
     assert turns[0] != turns[1]
 
@@ -103,7 +109,7 @@ def test_each_net_starts_anew_and_the_given_net_stays_as_it_is(net, images, para
 
 def test_aligned_checkpoints_lie_nearer_the_base_net_and_are_the_same_nets(net, images, params):
     plain, aligned = (run(net, images, params, seeds(1), align=own) for own in (False, True))
-    layers = Chain.of(net, select_subset(net, "all"), 28)
+    layers = Chain.of(net, select_subset(net, "all"), torch.randn(4, 3, 28, 28))
     base = torch.cat([value.detach().flatten() for value in net.parameters()])
     assert ((aligned - base).norm(dim=1) < (plain - base).norm(dim=1)).all()
     pixels = torch.randn(4, 3, 28, 28)
@@ -128,9 +134,9 @@ def test_a_net_that_cannot_start_anew_is_refused(layer, message, params):
     config = params.finetune.model_copy(update={"zoo": zoo})
     subset = select_subset(broken, "all")
     if message is None:
-        return check_zoo(broken, subset, config, 28)
+        return check_zoo(broken, subset, config, torch.randn(4, 3, 28, 28))
     with pytest.raises(InputError, match=message):
-        check_zoo(broken, subset, config, 28)
+        check_zoo(broken, subset, config, torch.randn(4, 3, 28, 28))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def flat(net):
 
 
 def chain(net, size):
-    return Chain.of(net, select_subset(net, "all"), size)
+    return Chain.of(net, select_subset(net, "all"), torch.randn(4, 3, size, size))
 
 
 def logits(net, layers, row, size):
@@ -78,7 +78,9 @@ def test_a_shuffled_net_has_the_same_logits():
 
 
 def test_balancing_makes_norms_equal_and_keeps_a_dead_neuron_finite():
-    layers = Chain.of(small(), Subset({"0.weight": (3, 2), "2.weight": (2, 3)}), 1)
+    layers = Chain.of(
+        small(), Subset({"0.weight": (3, 2), "2.weight": (2, 3)}), torch.randn(4, 3, 1, 1)
+    )
     row = torch.tensor([4.0, 0, 1, 0, 0, 0] + [1.0, 4, 7] + [0.0] * 3)
     state = layers.state(layers.balanced(row))
     torch.testing.assert_close(state["0.weight"].norm(dim=1), torch.tensor([2.0, 2.0, 0.0]))
@@ -111,7 +113,7 @@ def test_a_net_with_shortcuts_is_refused_by_name_of_the_parameter():
     torch.manual_seed(0)
     net = _Residual()
     with pytest.raises(InputError, match=r"finetune\.zoo\.align: .* order of a's neurons"):
-        Chain.of(net, select_subset(net, "all"), 1)
+        Chain.of(net, select_subset(net, "all"), torch.randn(4, 3, 1, 1))
 
 
 @pytest.mark.parametrize(

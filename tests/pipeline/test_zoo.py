@@ -12,6 +12,7 @@ from pdiff.images.batches import load_images
 from pdiff.nets.registry import load_net
 from pdiff.nets.zoo import zoo_runs
 from pdiff.parameters.stack import load_stack
+from pdiff.tasks.registry import make_task
 from tests.conftest import TINY, change, composed
 from tests.toys.pipeline import run_stages
 
@@ -44,7 +45,7 @@ def test_a_stage_leaves_the_nets_of_its_own_seeds(run, params_raw):
 
     def rows(purpose, nets):
         generators = run_generators(params.seed.base, purpose, nets, torch.device("cpu"))
-        settings = net, subset, images, params.data, params.finetune
+        settings = net, subset, images, make_task(params.task, params.data), params.finetune
         return torch.stack(list(zoo_runs(*settings, generators, lambda *_: None)))
 
     torch.testing.assert_close(torch.cat([originals, held_back]), rows("finetune", 7))
