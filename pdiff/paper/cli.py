@@ -193,15 +193,14 @@ def _publish(
 
 def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
     """The table's rows, or those that --rows, --data and --net leave of it."""
-    rows = list(wanted.rows)
+    zoos = wanted.zoo and options.data
+    rows = list(_zoos(wanted, options.data) if zoos else wanted.rows)
     if options.rows:
         labels = [label.strip() for label in options.rows.split(";")]
         known = [row.label for row in rows]
         if unknown := sorted(set(labels) - set(known)):
             raise InputError(f"--rows: unknown {', '.join(unknown)}; known: {', '.join(known)}")
         rows = [row for row in rows if row.label in labels]
-    if wanted.zoo and options.data:
-        rows = list(_zoos(wanted, options.data))
     return _cells_of(rows, options) if wanted.own_cells else rows
 
 
@@ -218,7 +217,7 @@ def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
-    if (data := options.data) and "checkpoints=zoo" not in rows[0].overrides:
+    if (data := options.data) and not any("checkpoints=zoo" in row.overrides for row in rows):
         papers = f"data={SAME_IMAGES.get(data, data)}"
         nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
         same = [row for row in rows if papers in row.overrides]

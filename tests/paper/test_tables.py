@@ -443,6 +443,8 @@ def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
         (["3c", "--data", "cifar11"], "error: recipe=paper data=cifar11"),
         (["3c", "-S", "+ablation=latent_x7"], "'ablation/latent_x7'"),
         (["1", "--net", "vgg"], "error: --data and --net leave no row"),
+        (["7", "--data", "mnist_images", "--net", "vgg"], "error: --data and --net leave no row"),
+        (["7", "--data", "svhn", "--rows", "SVHN"], "known: SVHN, 3-layer CNN of the zoos, zoo"),
         (["3c", "--recipe", "quick", "--data", "folder"], "want more: -S data.root=ROOT"),
         (["3c", "--whole"], "error: --whole, --base-seeds and --ablations belong to `verdict`"),
         (["3c", "--ablations"], "error: --whole, --base-seeds and --ablations belong to `verdict`"),
