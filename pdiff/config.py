@@ -142,8 +142,8 @@ class SubsetConfig(Section):
 
 class ZooConfig(Section):
     align: bool
-    """Bring the neurons of every net to the order, the signs and the scale of the base net's, where
-    that leaves its logits as they are."""
+    """Bring the neurons of all nets to one order, with equal signs and scales where that leaves the
+    logits as they are."""
     at_once: PositiveInt
     """Nets that are trained at once; fewer need less memory."""
 

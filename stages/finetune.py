@@ -14,7 +14,7 @@ from pdiff.images.batches import load_images
 from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.given import list_checkpoints, load_checkpoints
 from pdiff.nets.registry import load_net
-from pdiff.nets.zoo import zoo_runs
+from pdiff.nets.zoo import align_zoo, zoo_runs
 from pdiff.parameters.stack import write_rows
 from pdiff.parameters.subset import select_subset
 from pdiff.system.hub import fetched
@@ -37,9 +37,11 @@ def main() -> None:
             held_back = len(paths) - count
             rows = load_checkpoints(paths, subset)
         elif config.zoo is not None:
-            images = load_images(outputs.IMAGES, device)
+            images = load_images(outputs.IMAGES, device).train
             generators = run_generators(params.seed.base, "finetune", config.zoo_nets, device)
-            rows = zoo_runs(net, subset, images.train, task, config, generators, curve)
+            rows = zoo_runs(net, subset, images, task, config, generators, curve)
+            if config.zoo.align:
+                rows = align_zoo(rows, net, subset, images, task, count)
             held_back = config.held_back
         else:
             images = load_images(outputs.IMAGES, device)

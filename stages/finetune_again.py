@@ -1,6 +1,7 @@
 """Fine-tune afresh with other orders of images: checkpoints that no autoencoder has seen.
 
-images, base net -> checkpoints spread evenly over the fresh runs; none without an audit
+images, base net, checkpoints (a zoo is aligned with their mean)
+-> checkpoints spread evenly over the fresh runs; none without an audit
 """
 
 from pdiff import outputs, tracking
@@ -9,8 +10,8 @@ from pdiff.core.runtime import get_device, run_generators
 from pdiff.images.batches import load_images
 from pdiff.nets.finetune import finetune_runs
 from pdiff.nets.registry import load_net
-from pdiff.nets.zoo import zoo_runs
-from pdiff.parameters.stack import write_rows
+from pdiff.nets.zoo import align_zoo, zoo_runs
+from pdiff.parameters.stack import StackFile, write_rows
 from pdiff.parameters.subset import select_subset, spread_evenly
 from pdiff.tasks.registry import make_task
 from stages import stage
@@ -36,6 +37,8 @@ def main() -> None:
         generators = run_generators(params.seed.base, "finetune_again", config.fresh_runs, device)
         make = finetune_runs if config.zoo is None else zoo_runs
         rows = make(net, subset, images, task, config, generators, lambda *_: None)
+        if config.zoo is not None and config.zoo.align:
+            rows = align_zoo(rows, net, subset, images, task, StackFile(outputs.CHECKPOINTS))
         chosen = (row for index, row in enumerate(rows if kept else ()) if index in kept)
         write_rows(outputs.FRESH, subset, len(kept), chosen)
         log.summary({"checkpoints": len(kept)})

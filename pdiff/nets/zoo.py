@@ -4,7 +4,7 @@ Axes: N nets of one batch of nets, D parameters, B images, S image side.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, count
 
 import torch
@@ -18,7 +18,7 @@ from pdiff.core.optimise import Log, draw_seed, make_optimizer, train_step
 from pdiff.images.batches import Split
 from pdiff.nets.base import Objective, finite
 from pdiff.parameters.align import Chain
-from pdiff.parameters.subset import Subset
+from pdiff.parameters.subset import Rows, Subset
 from pdiff.system.errors import InputError
 from pdiff.system.progress import tqdm
 from pdiff.system.speed import counted
@@ -62,34 +62,49 @@ def zoo_runs(
 ) -> Iterator[Float[Tensor, " D"]]:
     """All checkpoints of one net a generator, net by net.
 
-    A generator draws a net's first weights and its order of images. With `zoo.align` each
-    checkpoint is brought to the order of the neurons of `net`, the base net, which is not changed.
-    `log` gets the mean loss of the nets that are trained first.
+    A generator draws a net's first weights and its order of images. `net` is not changed. `log`
+    gets the mean loss of the nets that are trained first.
     """
-    device = images.labels.device
-    (pixels, *_) = next(task.batches(images, 4, torch.Generator(device).manual_seed(0)))
-    check_zoo(net, subset, config, pixels)
+    check_zoo(net, subset, config, _some(images, task))
     width = config.zoo.at_once
     groups = [generators[start : start + width] for start in range(0, len(generators), width)]
     for index, group in enumerate(groups):
         title = f"zoo, {index + 1} of {len(groups)}"
         own_log = log if index == 0 else _silent
         found = list(_train(copy.deepcopy(net), images, task, config, group, own_log, title))
-        rows = torch.stack(found, 1).flatten(0, 1)  # net by net
-        yield from _aligned(rows, net, subset, pixels) if config.zoo.align else rows
+        yield from torch.stack(found, 1).flatten(0, 1)  # net by net
+
+
+def _some(images: Split, task: Objective) -> Float[Tensor, "B C S S"]:
+    generator = torch.Generator(images.labels.device).manual_seed(0)
+    return next(task.batches(images, 4, generator))[0]
 
 
 def _silent(*_: object) -> None:
     pass
 
 
-def _aligned(
-    rows: Float[Tensor, "M D"], net: nn.Module, subset: Subset, images: Float[Tensor, "B C S S"]
+def align_zoo(
+    rows: Iterable[Float[Tensor, " D"]],
+    net: nn.Module,
+    subset: Subset,
+    images: Split,
+    task: Objective,
+    known: int | Rows,
 ) -> Iterator[Float[Tensor, " D"]]:
-    layers = Chain.of(net, subset, images)
-    base = torch.cat([net.get_parameter(name).detach().flatten() for name in subset.names])
-    reference = layers.balanced(base.cpu())
-    yield from (layers.aligned(row, reference) for row in rows.cpu())
+    """Checkpoints of a zoo with the neurons in one order, which leaves their logits as they are.
+
+    `known` is the number of the first rows whose mean, found from the base net `net` on, gives the
+    order; or the aligned checkpoints of another zoo, whose mean gives it.
+    """
+    layers = Chain.of(net, subset, _some(images, task))
+    if isinstance(known, Rows):
+        reference = torch.cat([block.double().mean(0) for _, block in known.columns()]).float()
+    else:
+        rows = [row.cpu() for row in rows]
+        base = torch.cat([net.get_parameter(name).detach().flatten() for name in subset.names])
+        reference = layers.merged(torch.stack(rows[:known]), base.cpu())
+    yield from (layers.aligned(row.cpu(), reference) for row in rows)
 
 
 def new_nets(net: nn.Module, generators: Sequence[torch.Generator]) -> Stacked:

@@ -26,6 +26,8 @@ State = dict[str, Tensor]
 """One net, {parameter name: value}."""
 ROUNDS = 100
 """Most passes over the layers; a few are enough."""
+MERGES = 2
+"""Means of all nets that a reference takes."""
 BALANCED = 1e-6
 """Largest change of a neuron's scale that counts as none."""
 EQUAL = 1e-4
@@ -148,7 +150,7 @@ class Chain:
     def aligned(
         self, row: Float[Tensor, " D"], reference: Float[Tensor, " D"]
     ) -> Float[Tensor, " D"]:
-        """The net that computes the same as `row` and lies nearer `reference`, which is balanced.
+        """The net that computes the same as `row`, is balanced, and lies near `reference`.
 
         Layer after layer takes the permutation (and signs) with the largest inner product, the
         others held fixed, until none changes.
@@ -163,6 +165,15 @@ class Chain:
             if not changed:
                 break
         return self.row(state)
+
+    def merged(self, rows: Float[Tensor, "K D"], start: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """A reference for nets like `rows`: their mean when they are aligned to `start`, and to the
+        mean of that, and so on (`MERGES` times; Ainsworth et al., section 4, algorithm 3)."""
+        reference = self.balanced(start)
+        for _ in range(MERGES):
+            aligned = torch.stack([self.aligned(row, reference) for row in rows])
+            reference = aligned.double().mean(0).float()
+        return reference
 
     def shuffled(self, row: Float[Tensor, " D"], generator: torch.Generator) -> Float[Tensor, " D"]:
         """The same net with the neurons of each hidden layer in a random order."""

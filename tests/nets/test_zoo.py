@@ -9,9 +9,9 @@ from pdiff.config import FinetuneConfig, parse_params
 from pdiff.images.batches import training_batches
 from pdiff.images.pixels import ImageSplit
 from pdiff.nets.minis import CNNSmall
-from pdiff.nets.zoo import check_zoo, losses, new_nets, zoo_runs
+from pdiff.nets.zoo import align_zoo, check_zoo, losses, new_nets, zoo_runs
 from pdiff.parameters.align import Chain
-from pdiff.parameters.subset import select_subset
+from pdiff.parameters.subset import Models, select_subset
 from pdiff.system.errors import InputError
 from pdiff.tasks.registry import make_task
 from tests.conftest import change, composed
@@ -50,7 +50,7 @@ def task_of(params):
 
 
 def run(net, images, params, generators, **zoo):
-    """The checkpoints of a zoo, (M, D)."""
+    """The checkpoints of a zoo as they are trained, (M, D)."""
     own = {"zoo": params.finetune.zoo.model_copy(update={"align": False} | zoo)}
     config: FinetuneConfig = params.finetune.model_copy(update=own)
     subset = select_subset(net, "all")
@@ -107,16 +107,19 @@ def test_each_net_starts_anew_and_the_given_net_stays_as_it_is(net, images, para
     assert not any(torch.equal(*value) for value in starts.values())
 
 
-def test_aligned_checkpoints_lie_nearer_the_base_net_and_are_the_same_nets(net, images, params):
-    plain, aligned = (run(net, images, params, seeds(1), align=own) for own in (False, True))
-    layers = Chain.of(net, select_subset(net, "all"), torch.randn(4, 3, 28, 28))
-    base = torch.cat([value.detach().flatten() for value in net.parameters()])
-    assert ((aligned - base).norm(dim=1) < (plain - base).norm(dim=1)).all()
-    pixels = torch.randn(4, 3, 28, 28)
-    for one, other in zip(plain, aligned, strict=True):
-        logits = [
-            torch.func.functional_call(net, layers.state(row), pixels) for row in (one, other)
-        ]
+def test_aligned_checkpoints_lie_nearer_each_other_and_are_the_same_nets(net, images, params):
+    plain, fresh = (run(net, images, params, seeds(*own)) for own in ((1, 2, 3), (4, 5)))
+    settings = net, select_subset(net, "all"), images, task_of(params)
+    aligned = torch.stack(list(align_zoo(iter(plain), *settings, 4)))  # the last two are held back
+    known = Models(select_subset(net, "all"), aligned[:4])
+    others = torch.stack(list(align_zoo(iter(fresh), *settings, known)))
+    assert (aligned - aligned.mean(0)).norm() < (plain - plain.mean(0)).norm()
+    mean = aligned[:4].mean(0)
+    assert ((others - mean).norm(dim=1) < (fresh - plain[:4].mean(0)).norm(dim=1)).all()
+    layers, pixels = Chain.of_shapes(known.subset), torch.randn(4, 3, 28, 28)
+    for one, other in zip([*plain, *fresh], [*aligned, *others], strict=True):
+        states = (layers.state(row) for row in (one, other))
+        logits = [torch.func.functional_call(net, state, pixels) for state in states]
         torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 

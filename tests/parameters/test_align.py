@@ -67,6 +67,17 @@ def test_a_shuffled_copy_of_the_reference_comes_back(kind):
     torch.testing.assert_close(layers.aligned(shuffled, target), target, atol=1e-5, rtol=1e-4)
 
 
+def test_the_reference_is_the_mean_of_nets_that_are_aligned():
+    net = made(CNNSmall)
+    layers = chain(net, 28)
+    noise = 0.01 * torch.randn(3, 2464, generator=torch.Generator().manual_seed(1))
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    near = flat(net) + noise
+    copies = [layers.shuffled(row, seed) for row, seed in zip(near, seeds, strict=True)]
+    found = layers.merged(torch.stack(copies), flat(net))
+    torch.testing.assert_close(found, near.mean(0))
+
+
 def test_a_shuffled_net_has_the_same_logits():
     net = made(CNNSmall)
     layers = chain(net, 28)

@@ -10,8 +10,9 @@ from pdiff.core.runtime import run_generators
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.images.batches import load_images
 from pdiff.nets.registry import load_net
-from pdiff.nets.zoo import zoo_runs
+from pdiff.nets.zoo import align_zoo, zoo_runs
 from pdiff.parameters.stack import load_stack
+from pdiff.parameters.subset import Models
 from pdiff.tasks.registry import make_task
 from tests.conftest import TINY, change, composed
 from tests.toys.pipeline import run_stages
@@ -43,13 +44,15 @@ def test_a_stage_leaves_the_nets_of_its_own_seeds(run, params_raw):
     given = outputs.CHECKPOINTS, outputs.HELD_BACK, outputs.FRESH
     (subset, originals), (_, held_back), (_, fresh) = (load_stack(run / path) for path in given)
 
-    def rows(purpose, nets):
+    def rows(purpose, nets, known):
         generators = run_generators(params.seed.base, purpose, nets, torch.device("cpu"))
-        settings = net, subset, images, make_task(params.task, params.data), params.finetune
-        return torch.stack(list(zoo_runs(*settings, generators, lambda *_: None)))
+        settings = net, subset, images, make_task(params.task, params.data)
+        found = zoo_runs(*settings, params.finetune, generators, lambda *_: None)
+        return torch.stack(list(align_zoo(found, *settings, known)))
 
-    torch.testing.assert_close(torch.cat([originals, held_back]), rows("finetune", 7))
-    torch.testing.assert_close(fresh, rows("finetune_again", 2))
+    torch.testing.assert_close(torch.cat([originals, held_back]), rows("finetune", 7, 12))
+    known = Models(subset, originals)
+    torch.testing.assert_close(fresh, rows("finetune_again", 2, known))
     assert not torch.isclose(fresh[:, None], originals).all(2).any()
 
 
