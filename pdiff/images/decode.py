@@ -13,6 +13,8 @@ from pdiff.system.errors import InputError, reason
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What Pillow may take a file for; it would hand others, PostScript among them, to programs."""
+VOID = 255
+"""The label of a pixel that does not count, in label maps that were read."""
 PIXELS = 2**26
 """Most pixels of an image, 8,192 x 8,192: 268 MB in memory for each thread that decodes."""
 
@@ -88,3 +90,11 @@ def naming(image: Path | str) -> Iterator[None]:
         unknown = isinstance(error, UnidentifiedImageError)
         why = f"it is none of {', '.join(FORMATS)}" if unknown else reason(error)
         raise InputError(f"data.root: {image} is not an image that can be read: {why}") from None
+
+
+def label_map(path: Path) -> np.ndarray:
+    """Numbers of an image with one channel or a palette, (H, W) of uint8; errors as `decode`."""
+    with _opened(path) as image:
+        if image.mode not in ("L", "P"):
+            raise ValueError(f"a label map has one channel of 8 bits, not Pillow's {image.mode}")
+        return np.array(image)
