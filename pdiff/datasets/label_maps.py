@@ -231,17 +231,13 @@ def _coco(config: DataConfig) -> dict[str, list[Pair]]:
         parts[part] = [
             Pair(folder / image["file_name"], f"{file}: image {key}", _Drawn(coco, key))
             for key, image in sorted(coco.imgs.items())
-            if part == "test" or _area(coco, key) > LEAST_PIXELS
+            if part == "test" or sum(o["area"] for o in _objects(coco, key)) > LEAST_PIXELS
         ]
     return parts
 
 
 def _objects(coco: "COCO", key: int) -> list[dict]:  # noqa: F821
     return coco.loadAnns(coco.getAnnIds(key, catIds=list(COCO_OF_VOC)))
-
-
-def _area(coco: "COCO", key: int) -> float:  # noqa: F821
-    return sum(found["area"] for found in _objects(coco, key))
 
 
 @dataclass(frozen=True)

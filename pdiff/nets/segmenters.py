@@ -96,10 +96,8 @@ def _load(
     load_weights(net, name, source, state | {key: own[key] for key in other}, new_head=False)
 
 
-def as_outputs(
-    found: Tensor | Mapping[str, Tensor],
-) -> dict[str, Float[Tensor, "B C H W"]]:
-    """The logits of a net in torchvision's form."""
+def as_outputs(found: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The logits (B, C, H, W) of each head of a net, in torchvision's form."""
     return {"out": found} if isinstance(found, Tensor) else dict(found)
 
 
