@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from pdiff import tracking
-from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
+from pdiff.paper.definitions import DEFAULT, Row, Table, label, names, table
 from pdiff.paper.experiments import Setting, shareable
 from pdiff.paper.fit import RECIPES, write_fit
 from pdiff.paper.launch import LAUNCHERS
@@ -112,11 +112,22 @@ def make_table(options: argparse.Namespace, command: str) -> int:
         return 0
     seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
     rows = _measured(chosen_rows(wanted, options), _filled(named), seeds)
-    if not complete(wanted.file, rows, rows, options):
+    theirs = _papers(wanted, rows) if options.data else []
+    if not complete(wanted.file, rows, theirs + rows, options):
         return 0
     folder = options.out or result_folder(named)
-    paths, frame = write(wanted, rows, folder, command, options.full)
+    paths, frame = write(wanted, theirs + rows, folder, command, options.full)
     return _publish(f"{wanted.file} ({named.title})", frame, paths, rows)
+
+
+def _papers(wanted: Table, rows: Iterable[Measured]) -> list[Measured]:
+    """The paper's rows of another task: a table on other images shows them, and does not run them.
+
+    Their images and weights are too large for most machines.
+    """
+    known = {row.row.label for row in rows}
+    others = [row for row in wanted.rows if wanted.task and row.label not in known]
+    return _measured(others, PAPER, [("seed.model=0",)])
 
 
 def make_pipelines(options: argparse.Namespace, command: str) -> int:
@@ -202,15 +213,22 @@ def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
 
 
 def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
-    """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
-    if options.net:
-        rows = [row for row in rows if f"net={options.net}" in row.overrides]
-    if data := options.data:
+    """Tables whose rows name data set and net, with another data set: each net once, on that one.
+
+    With another net too that one alone.
+    """
+    data, net, task = options.data, options.net, rows[0].overrides[:-2]
+    if net:
+        own = [row for row in rows if f"net={net}" in row.overrides]
+        title = f"{label('data', data or '')}, {label('net', net)}"
+        rows = own or ([Row(title, (*task, f"data={data}", f"net={net}"))] if data else [])
+    if data:
         papers = f"data={SAME_IMAGES.get(data, data)}"
-        nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+        nets = {row.overrides[-1]: row.label.split(", ")[1] for row in rows}
         same = [row for row in rows if papers in row.overrides]
-        rows = same or [Row(f"{data}, {name}", ("", net)) for net, name in nets.items()]
-        rows = [replace(row, overrides=(f"data={data}", row.overrides[1])) for row in rows]
+        named = label("data", data)
+        rows = same or [Row(f"{named}, {name}", (*task, "", net)) for net, name in nets.items()]
+        rows = [replace(r, overrides=(*task, f"data={data}", r.overrides[-1])) for r in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows

@@ -65,7 +65,9 @@ class Table:
     rows: tuple[Row, ...] = ()
     claims: tuple[Difference, ...] = ()
     own_cells: bool = False
-    """Rows name their data set and net themselves (Tables 1, 2 and 7)."""
+    """Rows name their data set and net themselves (Tables 1, 2, 7 and those of other tasks)."""
+    task: str | None = None
+    """None: classification."""
     kind: str = "experiments"
     """`experiments`, or a key of `pdiff.paper.render.PLAIN`, whose tables need none."""
     paper: Any = None
@@ -90,7 +92,7 @@ def table(name: str) -> Table:
     entry = dict(_read(TABLES)["tables"][name])
     measures, default = entry.pop("measures", []), entry.pop("default", None)
     columns, cells = entry.pop("columns", measures), entry.pop("cells", {})
-    task = [f"task={entry.pop('task')}"] if "task" in entry else []
+    task = [f"task={entry['task']}"] if "task" in entry else []
     rows = tuple(_cells(cells, columns, task) if cells else _rows(entry.pop("rows", {}), columns))
     claims = [(text, (a, measure), (b, measure)) for text, a, b, measure in entry.pop("claims", [])]
     if rows and not cells:
