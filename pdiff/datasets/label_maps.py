@@ -17,8 +17,9 @@ from torch import Tensor
 from pdiff.config import DataConfig
 from pdiff.datasets.registry import enough
 from pdiff.images.batches import ImageSet
-from pdiff.images.decode import VOID, decode, label_map
+from pdiff.images.decode import decode, label_map
 from pdiff.images.examples import Examples
+from pdiff.images.miou import VOID
 from pdiff.system.errors import InputError, reason
 from pdiff.system.paths import root as project
 from pdiff.system.progress import tqdm

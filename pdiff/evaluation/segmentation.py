@@ -13,9 +13,8 @@ from pdiff.evaluation.cut import Boundary, CutNet, Model
 from pdiff.evaluation.predict import NOT_FINITE, Models, blocks
 from pdiff.evaluation.predictions import Evaluation, grid
 from pdiff.images.batches import ImageSet
-from pdiff.images.decode import VOID
 from pdiff.images.examples import Examples
-from pdiff.nets.segmenters import Logits, confusion, mean_iou
+from pdiff.images.miou import VOID, confusion, mean_iou
 from pdiff.parameters.subset import spread_evenly
 from pdiff.system.progress import tqdm
 from pdiff.system.speed import measured
@@ -50,7 +49,7 @@ class SegmentationEvaluation(Evaluation):
         self._batches, self._limit, self._right_from = batches, boundary_mib * 2**20, right_from
         example, _ = next(batches(images.validation))
         net.to(memory_format=torch.channels_last)  # resizing takes two thirds of the time
-        self._cut = CutNet(Logits(net), [f"net.{name}" for name in names], example)
+        self._cut = CutNet(net, names, example)
 
     def judge(
         self, split: str, models: Models, progress: str | None = None
@@ -86,7 +85,7 @@ class SegmentationEvaluation(Evaluation):
         self, model: Model, block: list[tuple[Boundary, Tensor]], bar: tqdm
     ) -> tuple[Int16[Tensor, " B"], Tensor]:
         """For each image whether it is right; pixels of all images as `confusion` counts them."""
-        loaded = self._load(model)
+        loaded = self._cut.load(model)
         right, pixels = [], 0
         for boundary, maps in block:
             found = confusion(self._cut.run(loaded, boundary), maps)
@@ -106,7 +105,7 @@ class SegmentationEvaluation(Evaluation):
         images, maps = next(self._batches(shown))
         rows, boundary = [maps.long()], self._cut.prefix(images)
         for model in (models[0], models[1]):
-            logits = self._cut.run(self._load(model), boundary)
+            logits = self._cut.run(self._cut.load(model), boundary)
             rows.append(logits.max(1).indices)
         colours = palette().to(index.device)
         pixels = [
@@ -119,9 +118,6 @@ class SegmentationEvaluation(Evaluation):
             "generated model says."
         )
         return grid(torch.cat(pixels).float() / 255, len(maps)), words
-
-    def _load(self, model: Model) -> dict[str, Tensor]:
-        return self._cut.load({f"net.{name}": value for name, value in model.items()})
 
 
 def palette() -> UInt8[Tensor, "256 3"]:

@@ -13,8 +13,6 @@ from pdiff.system.errors import InputError, reason
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """What Pillow may take a file for; it would hand others, PostScript among them, to programs."""
-VOID = 255
-"""The label of a pixel that does not count, in label maps that were read."""
 PIXELS = 2**26
 """Most pixels of an image, 8,192 x 8,192: 268 MB in memory for each thread that decodes."""
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from pdiff.nets.own import find_own, is_own
@@ -101,17 +100,6 @@ def as_outputs(found: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"out": found} if isinstance(found, Tensor) else dict(found)
 
 
-class Logits(nn.Module):
-    """A net that gives its logits alone; its parameters are named `net.NAME`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H W"]:
-        return as_outputs(self.net(images))["out"]
-
-
 @torch.no_grad()
 def check_logits(net: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
     """Raise `InputError` unless `net` turns an image (3, H, W) into logits (C, H, W)."""
@@ -126,33 +114,3 @@ def check_logits(net: nn.Module, name: str, classes: int, size: tuple[int, int])
             f"base.net: {name} turns 1 image of {size[0]} x {size[1]} px into "
             f"{tuple(found.shape)}; it must give logits of shape {(1, classes, *size)}"
         )
-
-
-def confusion(
-    logits: Float[Tensor, "B C H W"], labels: UInt8[Tensor, "B H W"]
-) -> Int64[Tensor, "B C _"]:
-    """Pixels of each image by their class and by the class that the net says, (B, C, C + 1).
-
-    The last column counts all pixels of an image with a logit that is not finite. Void pixels,
-    labelled `pdiff.images.decode.VOID`, are left out.
-    """
-    count, classes = logits.shape[:2]
-    finite = logits.sum((1, 2, 3)).isfinite()
-    said = logits.max(1).indices  # ten times as fast as argmax
-    said = torch.where(finite[:, None, None], said, classes)
-    rows = labels.long().clamp(max=classes)  # void becomes a row of its own
-    image = torch.arange(count, device=logits.device)[:, None, None]
-    cells = (image * (classes + 1) + rows) * (classes + 1) + said
-    found = cells.flatten().bincount(minlength=count * (classes + 1) ** 2)
-    return found.view(count, classes + 1, classes + 1)[:, :classes]
-
-
-def mean_iou(pixels: Int64[Tensor, "*M C _"]) -> Float[Tensor, "*M"]:
-    """Mean over the classes of intersection over union, from what `confusion` counts.
-
-    A class that is neither there nor said is left out; NaN if all are.
-    """
-    classes = pixels.shape[-2]
-    both = pixels.diagonal(dim1=-2, dim2=-1)  # (*M, C)
-    either = pixels.sum(-1) + pixels.sum(-2)[..., :classes] - both
-    return (both / either).nanmean(-1)

@@ -15,17 +15,10 @@ from torch.nn import functional
 
 from pdiff.config import BaseConfig, Fraction, Section
 from pdiff.images.batches import ImageSet
-from pdiff.images.decode import VOID
 from pdiff.images.examples import Examples
+from pdiff.images.miou import VOID, confusion, mean_iou
 from pdiff.nets.own import check_watch
-from pdiff.nets.segmenters import (
-    as_outputs,
-    build_segmenter,
-    check_logits,
-    check_segmenter,
-    confusion,
-    mean_iou,
-)
+from pdiff.nets.segmenters import as_outputs, build_segmenter, check_logits, check_segmenter
 from pdiff.system.errors import InputError
 from pdiff.system.hub import fetched
 from pdiff.tasks.registry import Task
@@ -162,6 +155,8 @@ class Segmentation(Task):
         def batches(split: Examples) -> Iterator[Batch]:
             return self._evaluated(split, batch_size)
 
+        # a net in torchvision's form gives its main logits alone
+        net.register_forward_hook(lambda _, __, found: as_outputs(found)["out"])
         right_from, split = self.options.right_from, self.data.split
         return SegmentationEvaluation(net, names, images, split, batches, boundary_mib, right_from)
 

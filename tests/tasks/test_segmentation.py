@@ -4,6 +4,8 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,8 @@ from pdiff.config import BaseConfig, Params, parse_params
 from pdiff.evaluation.segmentation import palette
 from pdiff.images.batches import ImageSet
 from pdiff.images.examples import Examples
-from pdiff.nets.segmenters import build_segmenter, check_logits, confusion, mean_iou
+from pdiff.images.miou import VOID, confusion, mean_iou
+from pdiff.nets.segmenters import build_segmenter, check_logits
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
 from pdiff.tasks.segmentation import Segmentation
@@ -30,7 +33,6 @@ from tests.conftest import change, composed
 
 HEIGHT, WIDTH = 12, 16
 COUNTS = {"train": 6, "val": 3, "test": 4}
-VOID = 255
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ def _own_project(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def camvid() -> dict:
     """The preset, for small images of three classes whose void is 3."""
-    raw = composed("task=segmentation", "data=camvid", "net=fcn_mobilenet_025", "data.root=/none")
+    raw = deepcopy(preset(*CAMVID))
     raw["task"]["options"] |= {"classes": ["sky", "road", "car"], "void": 3, "width": WIDTH}
     small = {"size": HEIGHT, "resize": HEIGHT, "validation_size": 2, "expect": [6, 4]}
     return change(raw, **{f"data.{key}": value for key, value in small.items()})
@@ -99,9 +101,16 @@ def refused(call: Callable, *arguments, **options) -> str:
     return str(caught.value)
 
 
+@cache
+def preset(*overrides: str) -> dict:
+    return composed("task=segmentation", *overrides)
+
+
+CAMVID = ("data=camvid", "net=fcn_mobilenet_025", "data.root=/none")
+
+
 def base(net: str = "examples/fcn.py:FCN", **changes) -> BaseConfig:
-    raw = composed("task=segmentation", "data=camvid", "net=fcn_mobilenet_025", "data.root=/none")
-    return parse_params(raw).base.model_copy(update={"net": net} | changes)
+    return parse_params(preset(*CAMVID)).base.model_copy(update={"net": net} | changes)
 
 
 # what is read
@@ -311,9 +320,9 @@ def coco(tmp_path) -> Path:
 
 
 def coco_task(folder: Path) -> Segmentation:
-    raw = composed("task=segmentation", "data=coco_voc", f"data.root={folder}")
+    raw = deepcopy(preset("data=coco_voc"))
     raw["task"]["options"]["width"] = 80
-    small = {"size": 60, "resize": 60, "train_size": None, "split": "paper"}
+    small = {"root": str(folder), "size": 60, "resize": 60, "train_size": None, "split": "paper"}
     params = parse_params(change(raw, **{f"data.{key}": value for key, value in small.items()}))
     return Segmentation(params.task.options, params.data)
 
@@ -351,9 +360,9 @@ def test_pascal_voc_is_read_as_it_lies(tmp_path):
         image = Image.fromarray(labels)
         image.putpalette(palette().flatten().tolist())
         image.save(folder / f"SegmentationClass/{part}.png")
-    raw = composed("task=segmentation", "data=voc_segmentation", f"data.root={tmp_path}")
+    raw = deepcopy(preset("data=voc_segmentation"))
     raw["task"]["options"]["width"] = 60
-    small = {"size": 60, "resize": 60, "expect": None, "split": "paper"}
+    small = {"root": str(tmp_path), "size": 60, "resize": 60, "expect": None, "split": "paper"}
     params = parse_params(change(raw, **{f"data.{key}": value for key, value in small.items()}))
     images = read(Segmentation(params.task.options, params.data))
     maps = [split.columns["maps"] for split in (images.train, images.test)]
@@ -543,7 +552,9 @@ def _uncut_is_an_error() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_uncut_is_an_error")
-@pytest.mark.parametrize(("batch_size", "boundary_mib"), [(3, 0), (2, 1), (9, 1)])
+@pytest.mark.parametrize(
+    ("batch_size", "boundary_mib"), [(3, 0), pytest.param(2, 1, marks=pytest.mark.slow)]
+)
 def test_models_are_judged_as_the_whole_net_would_be(made, toy, batch_size, boundary_mib):
     task = made(options__right_from=0.15)
     images = read(task)
@@ -628,9 +639,9 @@ def test_the_example_takes_the_weights_of_the_mobilenet_and_images_of_any_size()
 def test_the_paper_s_subset_is_the_last_batch_norm_of_resnet50():
     with torch.device("meta"):
         net = build_segmenter("fcn_resnet50", 21, 520)
-    preset = composed("task=segmentation", "data=coco_voc", "net=fcn_resnet50", "data.root=/none")
-    assert select_subset(net, preset["subset"]["select"]).length == 4096
-    assert len(preset["task"]["options"]["classes"]) == 21
+    raw = preset("data=coco_voc", "net=fcn_resnet50")
+    assert select_subset(net, raw["subset"]["select"]).length == 4096
+    assert len(raw["task"]["options"]["classes"]) == 21
 
 
 class Torchvisions(nn.Module):
