@@ -1,4 +1,4 @@
-"""A fully convolutional net on a quarter of MobileNetV1: 0.49 million parameters, for segmentation.
+"""A fully convolutional net on a quarter of MobileNetV1: 0.22 million parameters, for segmentation.
 
     dvc exp run -S task=segmentation -S net=fcn_mobilenet_025 -S base.weights=FILE ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from pdiff import tracking
-from pdiff.paper.definitions import DEFAULT, Row, Table, label, names, table
+from pdiff.paper.definitions import DEFAULT, Row, Table, names, table
 from pdiff.paper.experiments import Setting, shareable
 from pdiff.paper.fit import RECIPES, write_fit
 from pdiff.paper.launch import LAUNCHERS
@@ -111,23 +111,16 @@ def make_table(options: argparse.Namespace, command: str) -> int:
         print(plan(options.full))
         return 0
     seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
-    rows = _measured(chosen_rows(wanted, options), _filled(named), seeds)
-    theirs = _papers(wanted, rows) if options.data else []
-    if not complete(wanted.file, rows, theirs + rows, options):
+    chosen, here = chosen_rows(wanted, options), _filled(named)
+    shown = [row.elsewhere and not (options.rows or options.net) for row in chosen]
+    pairs = [(row, PAPER if away else here) for row, away in zip(chosen, shown, strict=True)]
+    rows = [measured for row, own in pairs for measured in _measured([row], own, seeds)]
+    asked = [row for row, away in zip(rows, shown, strict=True) if not away]
+    if not complete(wanted.file, asked, rows, options):
         return 0
     folder = options.out or result_folder(named)
-    paths, frame = write(wanted, theirs + rows, folder, command, options.full)
+    paths, frame = write(wanted, rows, folder, command, options.full)
     return _publish(f"{wanted.file} ({named.title})", frame, paths, rows)
-
-
-def _papers(wanted: Table, rows: Iterable[Measured]) -> list[Measured]:
-    """The paper's rows of another task: a table on other images shows them, and does not run them.
-
-    Their images and weights are too large for most machines.
-    """
-    known = {row.row.label for row in rows}
-    others = [row for row in wanted.rows if wanted.task and row.label not in known]
-    return _measured(others, PAPER, [("seed.model=0",)])
 
 
 def make_pipelines(options: argparse.Namespace, command: str) -> int:
@@ -213,25 +206,27 @@ def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
 
 
 def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
-    """Tables whose rows name data set and net, with another data set: each net once, on that one.
-
-    With another net too that one alone.
-    """
-    data, net, task = options.data, options.net, rows[0].overrides[:-2]
-    if net:
-        own = [row for row in rows if f"net={net}" in row.overrides]
-        title = f"{label('data', data or '')}, {label('net', net)}"
-        rows = own or ([Row(title, (*task, f"data={data}", f"net={net}"))] if data else [])
-    if data:
+    """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
+    if options.net:
+        rows = [row for row in rows if f"net={options.net}" in row.overrides]
+    if data := options.data:
+        away = [row for row in rows if row.elsewhere]
+        rows = [row for row in rows if not row.elsewhere]
         papers = f"data={SAME_IMAGES.get(data, data)}"
-        nets = {row.overrides[-1]: row.label.split(", ")[1] for row in rows}
+        nets = {next(o for o in row.overrides if o.startswith("net=")): row for row in rows}
         same = [row for row in rows if papers in row.overrides]
-        named = label("data", data)
-        rows = same or [Row(f"{named}, {name}", (*task, "", net)) for net, name in nets.items()]
-        rows = [replace(r, overrides=(*task, f"data={data}", r.overrides[-1])) for r in rows]
+        rows = same or [
+            Row(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets.values()
+        ]
+        rows = away + [replace(row, overrides=_on(data, row.overrides)) for row in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows
+
+
+def _on(data: str, overrides: Iterable[str]) -> tuple[str, ...]:
+    """The presets of a row with another data set."""
+    return tuple(f"data={data}" if o.startswith("data=") else o for o in overrides)
 
 
 def seed_list(text: str, option: str) -> list[int]:
