@@ -21,6 +21,8 @@ from pdiff.system.speed import measured
 
 Batches = Callable[[Examples], Iterator[tuple[Float[Tensor, "B 3 H W"], UInt8[Tensor, "B H W"]]]]
 """All images of a split in order, normalised, and their label maps."""
+Block = list[tuple[Boundary, UInt8[Tensor, "_ H W"]]]
+"""Batches at the boundary of prefix and suffix, with their label maps."""
 COLUMNS = 5
 """Images in a picture."""
 
@@ -50,6 +52,7 @@ class SegmentationEvaluation(Evaluation):
         example, _ = next(batches(images.validation))
         net.to(memory_format=torch.channels_last)  # resizing takes two thirds of the time
         self._cut = CutNet(net, names, example)
+        self._kept: tuple[str, Block] | None = None
 
     def judge(
         self, split: str, models: Models, progress: str | None = None
@@ -58,31 +61,45 @@ class SegmentationEvaluation(Evaluation):
 
         The whole of an image with logits that are not finite counts as wrong.
         """
-        examples, maps, right, pixels = getattr(self.images, split), [], [], 0
-        total = len(models) * len(examples)
-
-        def images() -> Iterator[Float[Tensor, "B 3 H W"]]:
-            for images, labels in self._batches(examples):
-                maps.append(labels)
-                yield images
-
+        right, pixels, total = [], 0, len(models) * len(getattr(self.images, split))
         with (
             measured(models=len(models), predictions=total),
             tqdm(
                 desc=progress, total=total, unit="image", disable=None if progress else True
             ) as bar,
         ):
-            for block in blocks(self._cut, images(), self._limit):
-                # the batch after the block may have been read already
-                labelled = [(boundary, maps.pop(0)) for boundary in block]
-                found = [self._of_block(models[m], labelled, bar) for m in range(len(models))]
+            for block in self._blocks(split):
+                found = [self._of_block(models[m], block, bar) for m in range(len(models))]
                 right.append(torch.stack([of_images for of_images, _ in found]))
                 pixels = pixels + torch.stack([of_model for _, of_model in found])
         return torch.cat(right, 1).cpu(), 100 * mean_iou(pixels).cpu()
 
+    def _blocks(self, split: str) -> Iterator[Block]:
+        """A split at the boundary of prefix and suffix; one that fits whole is kept there."""
+        if self._kept and self._kept[0] == split:
+            yield self._kept[1]
+            return
+        self._kept, maps, examples = None, [], getattr(self.images, split)
+
+        def images() -> Iterator[Float[Tensor, "B 3 H W"]]:
+            for images, labels in self._batches(examples):
+                maps.append(labels)
+                yield images
+
+        seen = 0
+        for number, block in enumerate(blocks(self._cut, images(), self._limit)):
+            # maps may hold those of the next block's first batch too
+            held = [(boundary, maps.pop(0)) for boundary in block]
+            seen += sum(len(labels) for _, labels in held)
+            yield held
+            if number == 0 and seen == len(examples):
+                self._kept = split, held
+            else:
+                held.clear()  # before the next block is filled
+
     @torch.inference_mode()
     def _of_block(
-        self, model: Model, block: list[tuple[Boundary, Tensor]], bar: tqdm
+        self, model: Model, block: Block, bar: tqdm
     ) -> tuple[Int16[Tensor, " B"], Tensor]:
         """For each image whether it is right; pixels of all images as `confusion` counts them."""
         loaded = self._cut.load(model)

@@ -21,6 +21,7 @@ from torchvision import models
 from examples.fcn import FCN
 from examples.mobilenet import mobilenet_025
 from pdiff.config import BaseConfig, Params, parse_params
+from pdiff.evaluation.cut import CutNet
 from pdiff.evaluation.segmentation import palette
 from pdiff.images.batches import ImageSet
 from pdiff.images.examples import Examples
@@ -567,6 +568,17 @@ def test_models_are_judged_as_the_whole_net_would_be(made, toy, batch_size, boun
         assert row.tolist() == [int(value >= 15) for value in of_images]
         chosen += of_images
     assert min(chosen) < 15 <= max(chosen) and len(set(scores.tolist())) == 4
+
+
+@pytest.mark.parametrize(("boundary_mib", "expected"), [(1, 2), (0, 4)])
+def test_what_comes_before_the_subset_runs_once_where_a_split_fits(
+    made, toy, monkeypatch, boundary_mib, expected
+):
+    runs, plain = [], CutNet.prefix
+    found = made().evaluation(toy, NAMES, read(made()), 2, boundary_mib)
+    monkeypatch.setattr(CutNet, "prefix", lambda *a: runs.append(1) or plain(*a))
+    first, second = (found.judge("test", models_of(toy, NAMES))[1] for _ in range(2))
+    assert len(runs) == expected and torch.equal(first, second)  # 4 images are 2 batches
 
 
 @pytest.mark.usefixtures("_uncut_is_an_error")
