@@ -81,6 +81,32 @@ def read_label_maps(config: DataConfig, labels: Labels, generator: torch.Generat
         InputError: missing or broken files, too few images, a label map of another size than its
             image, a label that is neither a class nor void.
     """
+    parts = _listed(config)
+
+    def shuffled(part: str) -> list[Pair]:
+        order = torch.randperm(len(parts[part]), generator=generator).tolist()
+        return [parts[part][i] for i in order]
+
+    train = shuffled("train")
+    if config.split == "validation":
+        own = "val" in parts
+        known = shuffled("val") if own else train
+        size = config.validation_size
+        held_back = size if isinstance(size, int) else max(1, round(size * len(known)))
+        enough("data.validation_size", held_back, len(known) if own else len(known) - 2)
+        validation, train = known[:held_back], train if own else train[held_back:]
+    if config.train_size is not None:
+        enough("data.train_size", config.train_size, len(train))
+    if config.test_size is not None:
+        enough("data.test_size", config.test_size, len(parts["test"]))
+        parts["test"] = shuffled("test")[: config.test_size]
+    test = _read(parts["test"], labels)
+    chosen = _read(validation, labels) if config.split == "validation" else test
+    return ImageSet(_read(train[: config.train_size], labels), chosen, test, labels.classes)
+
+
+def _listed(config: DataConfig) -> dict[str, list[Pair]]:
+    """The pairs of each part; `InputError` if they are not as many as `data.expect`."""
     check_label_maps(config)
     readers = {"label_maps": _folder, "VOCSegmentation": _voc, "coco": _coco}
     parts = readers[config.reader](config)
@@ -91,28 +117,7 @@ def read_label_maps(config: DataConfig, labels: Labels, generator: torch.Generat
                 f"{len(parts[part])} images, a whole copy {expected}; replace that copy, or give "
                 "data.expect=null if it is meant"
             )
-
-    def shuffled(pairs: list[Pair]) -> list[Pair]:
-        return [pairs[i] for i in torch.randperm(len(pairs), generator=generator).tolist()]
-
-    train, test = shuffled(parts["train"]), parts["test"]
-    if config.split == "validation":
-        own = parts.get("val")
-        known = train if own is None else shuffled(own)
-        size, most = config.validation_size, len(known) - 2 * (own is None)
-        held_back = size if isinstance(size, int) else max(1, round(size * len(known)))
-        enough("data.validation_size", held_back, most)
-        validation = known[:held_back]
-        train = train[held_back:] if own is None else train
-    if config.train_size is not None:
-        enough("data.train_size", config.train_size, len(train))
-        train = train[: config.train_size]
-    if config.test_size is not None:
-        enough("data.test_size", config.test_size, len(test))
-        test = shuffled(test)[: config.test_size]
-    tested = _read(test, labels)
-    chosen = _read(validation, labels) if config.split == "validation" else tested
-    return ImageSet(_read(train, labels), chosen, tested, labels.classes)
+    return parts
 
 
 def _read(pairs: list[Pair], labels: Labels) -> Examples:
