@@ -101,7 +101,7 @@ class CutNet:
         }
 
     @torch.inference_mode()
-    def run(self, loaded: dict[str, Tensor], boundary: Boundary) -> Float[Tensor, "B C"]:
+    def run(self, loaded: dict[str, Tensor], boundary: Boundary) -> Float[Tensor, "B C ..."]:
         """Logits of a loaded model on the images that `boundary` is the prefix of."""
         if not self.traced:
             return functional_call(self._net, loaded, boundary)

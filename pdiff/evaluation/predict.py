@@ -50,16 +50,16 @@ class Predictor:
         """
         stream = self._batches() if self._kept is None else self._kept
         total = length_hint(stream) * len(models) or None
-        blocks = [stream] if self._kept else _blocks(self._cut, stream, self._limit)
+        held = [stream] if self._kept else blocks(self._cut, stream, self._limit)
         columns, block, hidden = [], [], None if progress else True
         with tqdm(desc=progress, total=total, unit="batch", disable=hidden) as bar:
-            for block in blocks:
+            for block in held:
                 columns.append(_rows(self._cut, models, block, bar))
         self._kept = block if len(columns) == 1 else None
         return torch.cat(columns, 1)
 
 
-def _blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[Boundary]]:
+def blocks(cut: CutNet, stream: Iterable[Tensor], limit: int) -> Iterator[list[Boundary]]:
     """Boundaries of consecutive batches, as many at a time as `limit` bytes hold, and at least one.
 
     A block is emptied before the next one is filled, so the caller must be done with it by then.

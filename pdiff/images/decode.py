@@ -88,3 +88,11 @@ def naming(image: Path | str) -> Iterator[None]:
         unknown = isinstance(error, UnidentifiedImageError)
         why = f"it is none of {', '.join(FORMATS)}" if unknown else reason(error)
         raise InputError(f"data.root: {image} is not an image that can be read: {why}") from None
+
+
+def label_map(path: Path) -> np.ndarray:
+    """Numbers of an image with one channel or a palette, (H, W) of uint8; errors as `decode`."""
+    with _opened(path) as image:
+        if image.mode not in ("L", "P"):
+            raise ValueError(f"a label map has one channel of 8 bits, not Pillow's {image.mode}")
+        return np.array(image)

@@ -83,7 +83,7 @@ def build_net(
         state = read_state(weights, "base.weights", net.state_dict())
         if not new_head:
             _same_head(str(weights), head_classes(net, state), classes)
-        _load_weights(net, name, weights, state, new_head)
+        load_weights(net, name, weights, state, new_head)
     return net
 
 
@@ -172,9 +172,10 @@ def check_values(
         raise InputError(f"{parameter}: {name!r} holds NaN or infinity in {path}")
 
 
-def _load_weights(
+def load_weights(
     net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor], new_head: bool
 ) -> None:
+    """Load the state dict that `path` holds; `InputError` if it belongs to another net."""
     own, head = net.state_dict(), _head_of(net) if new_head else NO_HEAD
     fits = {key for key in own if key in state and state[key].shape == own[key].shape}
     # the head may stay new; older files lack the counters, which evaluation does not use

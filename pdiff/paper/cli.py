@@ -111,9 +111,14 @@ def make_table(options: argparse.Namespace, command: str) -> int:
         print(plan(options.full))
         return 0
     seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
-    asked = _measured(chosen_rows(wanted, options), _filled(named), seeds)
-    beside = wanted.rows if wanted.zoo and options.data else ()
-    rows = asked + _measured(beside, PAPER, seeds[:1])
+    chosen, here = chosen_rows(wanted, options), _filled(named)
+    named_rows = options.rows or options.net
+    if wanted.zoo and options.data and not named_rows:
+        chosen += [replace(row, elsewhere=True) for row in wanted.rows]
+    shown = [row.elsewhere and not named_rows for row in chosen]
+    pairs = [(row, PAPER if away else here) for row, away in zip(chosen, shown, strict=True)]
+    rows = [measured for row, own in pairs for measured in _measured([row], own, seeds)]
+    asked = [row for row, away in zip(rows, shown, strict=True) if not away]
     if not complete(wanted.file, asked, rows, options):
         return 0
     folder = options.out or result_folder(named)
@@ -201,7 +206,7 @@ def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
         if unknown := sorted(set(labels) - set(known)):
             raise InputError(f"--rows: unknown {', '.join(unknown)}; known: {', '.join(known)}")
         rows = [row for row in rows if row.label in labels]
-    return _cells_of(rows, options) if wanted.own_cells else rows
+    return _cells_of(rows, options, replaced=not zoos) if wanted.own_cells else rows
 
 
 def _zoos(wanted: Table, data: str) -> Iterator[Row]:
@@ -213,19 +218,28 @@ def _zoos(wanted: Table, data: str) -> Iterator[Row]:
         yield Row(f"{label('data', data)}, {label('net', net)}, zoo", overrides, paper)
 
 
-def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
-    """Tables 1, 2 and 7 with another data set: each of their nets once, on that one."""
+def _cells_of(rows: list[Row], options: argparse.Namespace, *, replaced: bool) -> list[Row]:
+    """The rows of --net; if `replaced`, each of their nets once, on the data set of --data."""
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
-    if (data := options.data) and not any("checkpoints=zoo" in row.overrides for row in rows):
+    if (data := options.data) and replaced:
+        away = [row for row in rows if row.elsewhere]
+        rows = [row for row in rows if not row.elsewhere]
         papers = f"data={SAME_IMAGES.get(data, data)}"
-        nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+        nets = {next(o for o in row.overrides if o.startswith("net=")): row for row in rows}
         same = [row for row in rows if papers in row.overrides]
-        rows = same or [Row(f"{data}, {name}", ("", net)) for net, name in nets.items()]
-        rows = [replace(row, overrides=(f"data={data}", row.overrides[1])) for row in rows]
+        rows = same or [
+            Row(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets.values()
+        ]
+        rows = away + [replace(row, overrides=_on(data, row.overrides)) for row in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows
+
+
+def _on(data: str, overrides: Iterable[str]) -> tuple[str, ...]:
+    """The presets of a row with another data set."""
+    return tuple(f"data={data}" if o.startswith("data=") else o for o in overrides)
 
 
 def seed_list(text: str, option: str) -> list[int]:
