@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pdiff.config import DataConfig
-from pdiff.core.optimise import Recipe, optimise, seeded
+from pdiff.core.optimise import Recipe, optimise
 from pdiff.images.batches import EvaluationBatches, training_batches
 from pdiff.images.pixels import ImageSplit
 
-LENGTHS = {"own classifier": 32, "inception": 2048}
-"""F of each extractor."""
 BATCH = 128
 Moments = tuple[Float64[Tensor, " F"], Float64[Tensor, "F F"]]
 """Mean and covariance of features."""
@@ -25,7 +23,7 @@ Moments = tuple[Float64[Tensor, " F"], Float64[Tensor, "F F"]]
 class Classifier(nn.Module):
     """Three convolutions and two linear layers: (N, 3, S, S) -> (N, C)."""
 
-    def __init__(self, size: int, classes: int) -> None:
+    def __init__(self, size: int, features: int, classes: int) -> None:
         super().__init__()
         side = -(-size // 4)
         self.body = nn.Sequential(
@@ -36,10 +34,10 @@ class Classifier(nn.Module):
             nn.Conv2d(32, 32, 3, padding=1),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(32 * side * side, LENGTHS["own classifier"]),
+            nn.Linear(32 * side * side, features),
             nn.ReLU(),
         )
-        self.head = nn.Linear(LENGTHS["own classifier"], classes)
+        self.head = nn.Linear(features, classes)
 
     def forward(self, images: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N C"]:
         return self.head(self.body(images))
@@ -52,15 +50,14 @@ class Judge:
         self,
         train: ImageSplit,
         data: DataConfig,
-        classes: int,
+        classifier: Classifier,
         steps: int,
-        extractor: str,
+        inception: bool,
         generator: torch.Generator,
     ) -> None:
-        """Train the classifier for `steps`; the same generator gives the same classifier."""
+        """Train the classifier for `steps`; `inception` extracts other features than its own."""
         self._data, device = data, train.labels.device
-        net = seeded(lambda: Classifier(data.size, classes), generator)
-        self._classifier = net.to(device)
+        self._classifier = classifier.to(device)
         batches = _endless(train, data, generator)
 
         def batch_loss() -> Float[Tensor, ""]:
@@ -69,7 +66,7 @@ class Judge:
 
         recipe, name = Recipe(steps, lr=3e-3, weight_decay=0.0), "train the classifier"
         optimise(self._classifier, batch_loss, recipe, generator, lambda *_: None, None, name)
-        self._inception = _inception().to(device) if extractor == "inception" else None
+        self._inception = _inception().to(device) if inception else None
 
     @torch.inference_mode()
     def classes(self, images: Float[Tensor, "N 3 S S"]) -> Int64[Tensor, " N"]:

@@ -19,7 +19,6 @@ from pdiff.evaluation.predict import NOT_FINITE, Model, Models
 from pdiff.evaluation.predictions import Evaluation, grid
 from pdiff.images.batches import ImageSet
 from pdiff.images.pixels import ImageSplit
-from pdiff.nets.unets import denoised
 from pdiff.system.progress import tqdm
 from pdiff.system.speed import measured
 
@@ -89,26 +88,21 @@ class Sampler:
     ) -> Float[Tensor, "M N 3 S S"]:
         if self._body is None:
             pairs = zip(models, images.expand(len(models), *images.shape[1:]), strict=True)
-            return torch.stack([self._whole(model, own, timestep) for model, own in pairs])
-        hidden = denoised(self._body, images.flatten(0, 1), timestep).unflatten(0, images.shape[:2])
+            found = [functional_call(self._net, own, (x, timestep)) for own, x in pairs]
+            return torch.stack(found)
+        hidden = self._body(images.flatten(0, 1), timestep).unflatten(0, images.shape[:2])
         hidden = hidden.expand(len(models), *hidden.shape[1:])
         layers = [{name.removeprefix(f"{LAST}."): v for name, v in m.items()} for m in models]
         pairs = zip(layers, hidden, strict=True)
         return torch.stack([functional_call(self._last, layer, (own,)) for layer, own in pairs])
 
-    def _whole(
-        self, model: Model, images: Float[Tensor, "N 3 S S"], timestep: Tensor
-    ) -> Float[Tensor, "N 3 S S"]:
-        found = functional_call(self._net, dict(model), (images, timestep))
-        return getattr(found, "sample", found)
-
     @torch.inference_mode()
     def _same(self, example: Float[Tensor, "B 3 S S"]) -> bool:
         """Whether the output layer on the rest is the net: some add something afterwards."""
         timestep = self._schedule.timesteps[0]
-        whole = denoised(self._net, example, timestep)
+        whole = self._net(example, timestep)
         try:
-            parts = self._last(denoised(self._body, example, timestep))
+            parts = self._last(self._body(example, timestep))
         except RuntimeError:  # of shapes
             return False
         return parts.shape == whole.shape and torch.allclose(parts, whole, 1e-3, 1e-4)
@@ -158,14 +152,18 @@ class GeneratedEvaluation(Evaluation):
                     scores.append(self._distance(samples) if finite.all() else torch.inf)
         return torch.stack(rows).cpu(), torch.tensor(scores)
 
-    def picture(self, models: Models) -> UInt8[Tensor, "3 H W"]:
+    def picture(self, models: Models) -> tuple[UInt8[Tensor, "3 H W"], str]:
         """Samples of an original, beside those of a generated model from the same noise."""
         noise = self._noise["test"][: SIDE * SIDE]
         found = self._sampler.sample([models[i] for i in range(len(models))], noise).cpu()
         pixels = functional.interpolate(found.flatten(0, 1) / 2 + 0.5, scale_factor=ZOOM)
         grids = [grid(own, SIDE) for own in pixels.split(len(noise))]
         gap = torch.full_like(grids[0][..., : 4 * ZOOM], 255)
-        return torch.cat([grids[0], gap, grids[1]], 2)
+        words = (
+            "Samples of the first original (left) and of the first generated model (right), each "
+            "pair from the same noise."
+        )
+        return torch.cat([grids[0], gap, grids[1]], 2), words
 
     def _distance(self, samples: Float[Tensor, "N 3 S S"]) -> float:
         return frechet_distance(moments(self._judge.features(samples)), self._reference)

@@ -1,7 +1,6 @@
 """Nets that generate images by denoising: diffusers' `UNet2DModel` by name, and own files.
 
-A denoiser takes noised images (B, 3, S, S) and timesteps (B,) or one for all, and gives the noise,
-as a tensor or as the `sample` of what it returns.
+A denoiser takes noised images (B, 3, S, S) and timesteps, (B,) or one for all, and gives the noise.
 
 Axes: B batch, S the side of the images.
 """
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.nets.own import build_own, is_own
@@ -78,8 +77,10 @@ def build_unet(
 
         if pretrained:
             with hub(f"base.pretrained: {PAPER}"):
-                return UNet2DModel.from_pretrained(PAPER)
-        net = UNet2DModel(sample_size=size, **UNETS[name])
+                net = UNet2DModel.from_pretrained(PAPER)
+        else:
+            net = UNet2DModel(sample_size=size, **UNETS[name])
+        net.register_forward_hook(_sample)
     if weights is not None:
         state = read_state(weights, "base.weights", net.state_dict())
         for key, value in state.items():
@@ -98,7 +99,7 @@ def check_denoiser(net: nn.Module, name: str, size: int) -> None:
     """Raise `InputError` unless `net` turns RGB images of `size` pixels into as many."""
     images = torch.zeros(1, 3, size, size)
     try:
-        found = denoised(net.eval(), images, torch.zeros(1, dtype=torch.long))
+        found = net.eval()(images, torch.zeros(1, dtype=torch.long))
     except Exception as error:  # nets check their input in many ways
         raise InputError(
             f"base.net: {name} cannot take 3 channels of data.size: {size} px: {reason(error)}"
@@ -111,9 +112,6 @@ def check_denoiser(net: nn.Module, name: str, size: int) -> None:
         )
 
 
-def denoised(
-    net: nn.Module, images: Float[Tensor, "B 3 S S"], timesteps: Int64[Tensor, "..."]
-) -> Any:
-    """The noise that `net` finds in noised images; a tensor (B, 3, S, S) for every denoiser."""
-    found = net(images, timesteps)
-    return getattr(found, "sample", found)
+def _sample(_net: nn.Module, _images: Any, found: Any) -> Float[Tensor, "B 3 S S"]:
+    """diffusers' nets wrap what they give."""
+    return found.sample

@@ -23,14 +23,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pdiff.config import AtLeastTwo, PositiveInt, Section
+from pdiff.config import AtLeastTwo, BaseConfig, PositiveInt, Section
+from pdiff.core.optimise import seeded
 from pdiff.core.runtime import make_generator
 from pdiff.images.batches import SPLITS, EvaluationBatches, ImageSet, training_batches
 from pdiff.images.examples import Examples
 from pdiff.images.pixels import ImageSplit
 from pdiff.nets.own import check_watch
 from pdiff.nets.registry import read_state
-from pdiff.nets.unets import build_unet, check_denoiser, check_unet, denoised
+from pdiff.nets.unets import build_unet, check_denoiser, check_unet
 from pdiff.system.errors import InputError
 from pdiff.system.hub import fetched
 from pdiff.tasks.registry import Task
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
 
 TIMESTEPS = 1000
 BETAS = 1e-4, 0.02
+FEATURES = {"own classifier": 32, "inception": 2048}
+"""Length of what each extractor says of an image."""
+BATCH = 500
+SEED = 0
+"""Of all that judges models, so that every run has the same noise."""
 Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"], Float[Tensor, "B 3 S S"]]
 """Noised images, their timesteps, the noise."""
 
@@ -63,11 +69,10 @@ class Generation(Task):
     metric = "denoising_loss"
     larger_is_better = False
 
-    def check(self) -> None:
+    def check(self, base: BaseConfig) -> None:
         from pdiff.datasets.registry import check_images
-        from pdiff.evaluation.features import LENGTHS
 
-        base, options, data = self.params.base, self.options, self.data
+        options, data = self.options, self.data
         wanted = {"diffusers"} | ({"torch_fidelity"} if options.extractor == "inception" else set())
         if missing := sorted(name for name in wanted if find_spec(name) is None):
             raise InputError(
@@ -75,7 +80,7 @@ class Generation(Task):
             )
         check_unet(base.net, base.pretrained)
         check_watch(base.net, base.watch)
-        length = LENGTHS[options.extractor]
+        length = FEATURES[options.extractor]
         if options.samples <= length:
             raise InputError(
                 f"task.options.samples: {options.samples} are too few for the covariance of the "
@@ -88,8 +93,8 @@ class Generation(Task):
             )
         check_images(data)
 
-    def start(self, checkpoints: list[Path]) -> nn.Module:
-        base, size = self.params.base, self.data.size
+    def start(self, base: BaseConfig, checkpoints: list[Path]) -> nn.Module:
+        size = self.data.size
         weights = fetched(base.weights, "base.weights") if base.weights else None
         net = build_unet(base.net, 10, size, weights=weights)  # the classes are not read yet
         check_denoiser(net, base.net, size)
@@ -98,20 +103,18 @@ class Generation(Task):
         return net
 
     def read(self, generator: torch.Generator) -> ImageSet:
-        """Splits that are judged have an entry for each sample: images are cut off, or repeated."""
+        """Images at the size that the net sees. Splits that are judged have an entry for each
+        sample: images are left out, or repeated."""
         from pdiff.datasets.prepare import prepare_images
 
         images, splits = prepare_images(self.data, generator), {}
         for name in SPLITS:
             split = getattr(images, name)
-            if not isinstance(split, ImageSplit):
-                raise InputError(
-                    "data.root: generation needs images of one small size; bring them to "
-                    f"{self.data.size} px"
-                )
             count = len(split) if name == "train" else self.options.samples
-            split = split.take(torch.arange(count) % len(split))
-            splits[name] = Examples({"images": split.images, "classes": split.labels})
+            found = torch.cat(list(split.evaluated(BATCH, self.data))) * 255
+            rows = torch.arange(count) % len(split)
+            columns = {"images": found.round().to(torch.uint8), "classes": split.labels}
+            splits[name] = Examples(columns).take(rows)
         return replace(images, **splits)
 
     def build(
@@ -134,46 +137,48 @@ class Generation(Task):
 
     def loss(self, net: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         images, timesteps, noise = batch
-        return functional.mse_loss(denoised(net, images, timesteps), noise)
+        return functional.mse_loss(net(images, timesteps), noise)
 
     @torch.inference_mode()
     def score(self, net: nn.Module, split: Examples, batch_size: int) -> float:
         """The loss on all images of the split, in eval mode; noise and timesteps stay the same."""
         net.eval()
         device = split.labels.device
-        generator = make_generator(self.params.seed.base, self.metric, device=device)
+        generator = make_generator(SEED, self.metric, device=device)
         total = torch.zeros((), device=device)
         for images in EvaluationBatches(pixels(split), self.data, batch_size):
             total += self.loss(net, _noised(images, generator)) * len(images)
         return total.item() / len(split)
 
     def evaluation(
-        self, net: nn.Module, names: Sequence[str], images: ImageSet
+        self,
+        net: nn.Module,
+        names: Sequence[str],
+        images: ImageSet,
+        batch_size: int,
+        boundary_mib: int,
     ) -> "GeneratedEvaluation":
-        from pdiff.evaluation.features import Judge  # what evaluates retrains nothing
+        from pdiff.evaluation.features import Classifier, Judge
         from pdiff.evaluation.generated import GeneratedEvaluation, Sampler
 
-        options, seed = self.options, self.params.seed.base
-        device, classes = images.test.labels.device, len(images.classes)
-        train = pixels(images.train)
-        generator = make_generator(seed, "classifier", device=device)
-        how = options.classifier_steps, options.extractor, generator
-        judge = Judge(train, self.data, classes, *how)
+        options, size, device = self.options, self.data.size, images.test.labels.device
+        generator = make_generator(SEED, "classifier", device=device)
+        length, classes = FEATURES["own classifier"], len(images.classes)
+        classifier = seeded(lambda: Classifier(size, length, classes), generator)
+        how = options.classifier_steps, options.extractor == "inception", generator
+        judge = Judge(pixels(images.train), self.data, classifier, *how)
         found = judge.accuracy(pixels(images.validation))
         print(f"the own classifier has an accuracy of {found:.3f} on validation images", flush=True)
         noise = {split: self._noise(split).to(device) for split in ("validation", "test")}
-        sampler = Sampler(
-            net, names, options.steps, self.params.evaluate.batch_size, noise["test"][:2]
-        )
+        sampler = Sampler(net, names, options.steps, batch_size, noise["test"][:2])
         reference = pixels(getattr(images, options.reference))
         base = {name: value for name, value in net.named_parameters() if name in names}
         return GeneratedEvaluation(images, self.data, sampler, judge, reference, noise, base)
 
     def _noise(self, split: str) -> Float[Tensor, "N 3 S S"]:
         """What samples of a split start from, the same for every model and device."""
-        generator = make_generator(self.params.seed.base, "starting noise", split)
-        size = self.data.size
-        return torch.randn((self.options.samples, 3, size, size), generator=generator)
+        shape = self.options.samples, 3, self.data.size, self.data.size
+        return torch.randn(shape, generator=make_generator(SEED, "starting noise", split))
 
 
 def pixels(split: Examples) -> ImageSplit:

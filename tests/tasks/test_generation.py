@@ -70,25 +70,36 @@ def raw_generation(tmp_path_factory):
     return change(raw, **data, **{"task.options": options, "data.train_size": None})
 
 
+def of(params: Params):
+    return make_task(params.task, params.data)
+
+
+def start(params: Params):
+    return of(params).start(params.base, [])
+
+
 @pytest.fixture
 def make(raw_generation):
-    def task(**changes):
+    """Parameters with a few changed."""
+
+    def made(**changes):
         options = {k[9:]: v for k, v in changes.items() if k.startswith("options__")}
         other = {k: v for k, v in changes.items() if not k.startswith("options__")}
         raw = change(raw_generation, **other)
         raw["task"]["options"] |= options
-        return make_task(parse_params(raw))
+        return parse_params(raw)
 
-    return task
+    return made
 
 
 @pytest.fixture(scope="module")
 def ready(raw_generation):
     """Task, images, a net, four models of its output layer, the last of them the net itself."""
-    task = make_task(parse_params(raw_generation))
+    params = parse_params(raw_generation)
+    task = of(params)
     images = task.read(torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    net = task.start([])
+    net = start(params)
     subset = select_subset(net, "conv_out")
     base = torch.cat([dict(net.named_parameters())[name].flatten() for name in subset.names])
     matrix = (
@@ -102,9 +113,9 @@ def evaluation(ready):
     return evaluation_of(ready)
 
 
-def evaluation_of(ready):
+def evaluation_of(ready, batch_size=500):
     task, images, net, models = ready
-    return task.evaluation(net, models.subset.names, images)
+    return task.evaluation(net, models.subset.names, images, batch_size, 64)
 
 
 def test_the_distance_of_one_dimensional_gaussians_is_known_by_hand():
@@ -191,12 +202,7 @@ def test_models_that_share_a_pass_sample_what_each_samples_alone(ready, evaluati
 
 
 def test_samples_do_not_depend_on_the_size_of_a_batch(ready):
-    task, images, net, models = ready
-    found = []
-    for size in (7, 500):
-        params = parse_params(change(task.params.model_dump(), evaluate__batch_size=size))
-        evaluation = make_task(params).evaluation(net, models.subset.names, images)
-        found.append(evaluation.judge("test", models))
+    found = [evaluation_of(ready, size).judge("test", ready[3]) for size in (7, 500)]
     assert torch.equal(found[0][0], found[1][0])
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-3)
 
@@ -239,19 +245,20 @@ def test_a_model_that_is_not_finite_is_never_right_and_infinitely_far(ready, eva
 
 def test_a_picture_shows_both_models_side_by_side(ready, evaluation):
     models = ready[3]
-    picture = evaluation.picture([models[3], models[3]])
+    picture, words = evaluation.picture([models[3], models[3]])
     half = picture[..., : (picture.shape[2] - 12) // 2]
     assert torch.equal(half, picture[..., -half.shape[2] :])
     assert half.float().std() > 10
+    assert words.startswith("Samples of the first original (left)")
 
 
 @pytest.mark.parametrize(("name", "select"), [("Added", "conv_out"), ("Tiny", "all")])
 def test_what_cannot_share_a_pass_is_sampled_whole_and_says_so(ready, make, name, select):
-    task = make(base__net=ready[0].params.base.net.replace("Tiny", name))
-    net = task.start([])
+    own = make().base.net.replace("Tiny", name)
+    net = start(make(base__net=own))
     subset = select_subset(net, select)
     with pytest.warns(UserWarning, match="whole net for every model"):
-        evaluation = task.evaluation(net, subset.names, ready[1])
+        evaluation = ready[0].evaluation(net, subset.names, ready[1], 500, 64)
     base = {n: p.detach() for n, p in net.named_parameters() if n in subset.names}
     assert evaluation.judge("test", [base])[0].unique().tolist() == [1]
 
@@ -275,7 +282,8 @@ def test_no_warning_where_models_share_a_pass(ready, recwarn):
 )
 def test_what_cannot_work_is_told_in_one_line(make, changes, message):
     with pytest.raises(InputError, match=message) as error:
-        make(**changes).check()
+        params = make(**changes)
+        of(params).check(params.base)
     assert "\n" not in str(error.value)
 
 
@@ -283,34 +291,38 @@ def test_a_missing_package_is_told_with_the_extra_that_has_it(make, monkeypatch)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setattr("pdiff.tasks.generation.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs diffusers, torch_fidelity; .*\[generation\]"):
-        make(options__extractor="inception", options__samples=3000).check()
+        params = make(options__extractor="inception", options__samples=3000)
+        of(params).check(params.base)
 
 
 def test_a_net_with_another_number_of_channels_is_refused(make, raw_generation):
     own = raw_generation["base"]["net"].replace("Tiny", "grey")
     with pytest.raises(InputError, match=r"into \(1, 1, 8, 8\); a denoiser gives 3 channels"):
-        make(base__net=own).start([])
+        start(make(base__net=own))
 
 
 def test_a_size_that_the_net_cannot_halve_is_refused(make):
     with pytest.raises(InputError, match=r"unet_mini cannot take 3 channels of data.size: 10 px"):
-        make(base__net="unet_mini", data__size=10, data__resize=10).start([])
+        start(make(base__net="unet_mini", data__size=10, data__resize=10))
 
 
-def test_large_images_are_refused(make, raw_generation, tmp_path):
+def test_images_of_any_size_are_brought_to_that_of_the_net(make, tmp_path):
     for part in ("train", "test"):
-        for name in ("a", "b"):
+        for name, grey in (("a", 51), ("b", 102)):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(20):
-                Image.new("RGB", (120, 100)).save(tmp_path / part / name / f"{i}.png")
-    with pytest.raises(InputError, match="generation needs images of one small size"):
-        make(data__root=str(tmp_path)).read(torch.Generator())
+                Image.new("RGB", (120 + i, 100), (grey,) * 3).save(
+                    tmp_path / part / name / f"{i}.png"
+                )
+    train = of(make(data__root=str(tmp_path))).read(torch.Generator()).train.columns
+    assert train["images"].shape == (20, 3, 8, 8)
+    assert torch.equal(train["images"][:, 0, 0, 0], 51 * (train["classes"] + 1))
 
 
 def test_weights_of_another_net_are_refused(make, tmp_path):
     torch.save(nn.Conv2d(3, 3, 1).state_dict(), tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other.pth does not belong to .*Tiny"):
-        make(base__weights=str(tmp_path / "other.pth")).start([])
+        start(make(base__weights=str(tmp_path / "other.pth")))
 
 
 @pytest.mark.parametrize(
