@@ -27,7 +27,11 @@ VERDICT, FIT, ONE_OR_THIRTY = "verdict", "fit", "runs"
 WRITE = {VERDICT: write_verdict, FIT: write_fit, ONE_OR_THIRTY: write_runs}
 """Tables over whole pipelines."""
 PAPER = Setting("paper", *(override.partition("=")[2] for override in DEFAULT))
-SAME_IMAGES = {"cifar10_images": "cifar10", "cifar100_images": "cifar100"}
+SAME_IMAGES = {
+    "cifar10_images": "cifar10",
+    "cifar100_images": "cifar100",
+    "mnist_images": "mnist",
+}
 """Presets that read the images of another one from files of another kind."""
 
 
@@ -111,8 +115,12 @@ def make_table(options: argparse.Namespace, command: str) -> int:
         print(plan(options.full))
         return 0
     seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
-    rows = _measured(chosen_rows(wanted, options), _filled(named), seeds)
-    if not complete(wanted.file, rows, rows, options):
+    chosen, here = chosen_rows(wanted, options), _filled(named)
+    settings = [PAPER if row.elsewhere else here for row in chosen]
+    pairs = zip(chosen, settings, strict=True)
+    rows = [measured for row, own in pairs for measured in _measured([row], own, seeds)]
+    asked = [row for row in rows if options.rows or options.net or not row.row.elsewhere]
+    if not complete(wanted.file, asked, rows, options):
         return 0
     folder = options.out or result_folder(named)
     paths, frame = write(wanted, rows, folder, command, options.full)
@@ -206,11 +214,15 @@ def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     if options.net:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
     if data := options.data:
+        away = [row for row in rows if row.elsewhere]
+        rows = [row for row in rows if not row.elsewhere]
         papers = f"data={SAME_IMAGES.get(data, data)}"
-        nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+        nets = {row.overrides[1]: row for row in rows}
         same = [row for row in rows if papers in row.overrides]
-        rows = same or [Row(f"{data}, {name}", ("", net)) for net, name in nets.items()]
-        rows = [replace(row, overrides=(f"data={data}", row.overrides[1])) for row in rows]
+        rows = same or [
+            Row(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets.values()
+        ]
+        rows = away + [replace(r, overrides=(f"data={data}", *r.overrides[1:])) for r in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows

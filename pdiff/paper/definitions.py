@@ -5,7 +5,7 @@ everywhere else.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Row:
     paper: Mapping[str, float] = field(default_factory=dict)
     log: str | None = None
     """The authors' log: their folder, or the overrides that `recipes.csv` gives it."""
+    elsewhere: bool = False
+    """Shown with its command, and run only if --rows or --net names it."""
 
     def authors(self) -> dict[str, float]:
         """The numbers of the authors' own log, in our names; empty where there is no log."""
@@ -92,6 +94,8 @@ def table(name: str) -> Table:
     columns, cells = entry.pop("columns", measures), entry.pop("cells", {})
     task = [f"task={entry.pop('task')}"] if "task" in entry else []
     rows = tuple(_cells(cells, columns, task) if cells else _rows(entry.pop("rows", {}), columns))
+    away, recipe = entry.pop("elsewhere", []), entry.pop("recipe", None)
+    rows = tuple(_placed(row, away, recipe) for row in rows)
     claims = [(text, (a, measure), (b, measure)) for text, a, b, measure in entry.pop("claims", [])]
     if rows and not cells:
         default = default or next((r.label for r in rows if not r.overrides), rows[-1].label)
@@ -123,6 +127,14 @@ def _cells(
             title = f"{label('data', data)}, {label('net', net)}"
             log = " ".join(["recipe=paper", *overrides])
             yield Row(title, overrides, _fractions(columns, paper), log)
+
+
+def _placed(row: Row, elsewhere: Sequence[str], recipe: str | None) -> Row:
+    """A row with its table's recipe, or the paper's where its net is `elsewhere`."""
+    away = any(f"net={net}" in row.overrides for net in elsewhere)
+    recipe = "paper" if away else recipe
+    own = (f"recipe={recipe}",) if recipe else ()
+    return replace(row, overrides=(*row.overrides, *own), elsewhere=away)
 
 
 def _fractions(columns: list[str], values: list[float]) -> dict[str, float]:

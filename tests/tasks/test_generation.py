@@ -15,6 +15,7 @@ from torch.func import functional_call
 from pdiff.config import Params, parse_params
 from pdiff.evaluation.features import frechet_distance, moments
 from pdiff.images.batches import load_images, save_images
+from pdiff.paper.cli import main
 from pdiff.parameters.subset import Models, select_subset
 from pdiff.system.errors import InputError
 from pdiff.tasks.registry import make_task
@@ -342,3 +343,19 @@ def test_the_papers_preset_is_the_papers_net_with_its_own_weights():
     params: Params = parse_params(composed("recipe=paper", "data=cifar10", "net=ddpm_cifar10"))
     assert (params.task.name, params.base.pretrained, params.base.epochs) == ("generation", True, 0)
     assert params.task.options["extractor"] == "inception"
+
+
+def test_table_12_runs_the_local_net_and_shows_the_papers_with_its_command(capsys, tmp_path):
+    assert main(["12", "--dry-run", "--data", "mnist_images", "-S", "data.root=/images"]) == 0
+    planned = capsys.readouterr().out
+    assert "table_12: 1 experiments, 1 to run" in planned
+    assert "-S recipe=quick -S data=mnist_images -S net=unet_mini" in planned
+    assert main(["12", "--no-run", "--any-code", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "table_12.md").read_text()
+    assert "| CIFAR-10, google/ddpm-cifar10-32 | 3.17 / - / not run |" in page
+    assert "dvc exp run -S recipe=paper -S data=cifar10 -S net=ddpm_cifar10" in page
+
+
+def test_the_papers_cell_of_table_12_runs_if_it_is_named(capsys):
+    assert main(["12", "--dry-run", "--net", "ddpm_cifar10"]) == 0
+    assert "recipe=paper -S data=cifar10 -S net=ddpm_cifar10" in capsys.readouterr().out
