@@ -1,5 +1,6 @@
 """Image generation: the denoising loss, sampling of many models, FID, and what `check` refuses."""
 
+import json
 import math
 import sys
 from dataclasses import replace
@@ -12,14 +13,17 @@ from scipy.linalg import sqrtm
 from torch import nn
 from torch.func import functional_call
 
+from pdiff import outputs
 from pdiff.config import Params, parse_params
 from pdiff.evaluation.features import frechet_distance, moments
+from pdiff.evaluation.predictions import load_scores
 from pdiff.images.batches import load_images, save_images
 from pdiff.paper.cli import main
 from pdiff.parameters.subset import Models, select_subset
 from pdiff.system.errors import InputError
 from pdiff.tasks.registry import make_task
-from tests.conftest import change, composed
+from tests.conftest import TINY, change, composed
+from tests.toys.pipeline import run_stages
 
 pytest.importorskip("diffusers")
 NET = '''
@@ -343,6 +347,24 @@ def test_the_papers_preset_is_the_papers_net_with_its_own_weights():
     params: Params = parse_params(composed("recipe=paper", "data=cifar10", "net=ddpm_cifar10"))
     assert (params.task.name, params.base.pretrained, params.base.epochs) == ("generation", True, 0)
     assert params.task.options["extractor"] == "inception"
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_ends_with_distances_and_a_picture(raw_generation, tmp_path):
+    learned = {key: value for key, value in TINY.items() if not key.startswith(("data.", "base."))}
+    options = raw_generation["task"]["options"] | {"samples": 40, "steps": 2}
+    raw = change(raw_generation, **learned | {"task.options": options, "base.epochs": 2})
+    run_stages(tmp_path, raw)
+    found = json.loads((tmp_path / outputs.NOVELTY_METRICS).read_text())["score"]
+    scores, name, larger = load_scores(tmp_path / outputs.PREDICTIONS_GENERATED, "test")
+    assert (name, larger) == ("FID", False)
+    assert found["generated_best"] == pytest.approx(scores["generated"].min().item(), abs=1e-4)
+    assert found["generated_best"] <= found["generated_mean"]
+    base = json.loads((tmp_path / outputs.BASE_METRICS).read_text())
+    assert 0 < base["base_test_denoising_loss"] < 2
+    report = (tmp_path / outputs.AUDIT / "report.html").read_text()
+    assert "FID mean" in report
+    assert "Samples of the first original (left)" in report
 
 
 def test_table_12_runs_the_local_net_and_shows_the_papers_with_its_command(capsys, tmp_path):
