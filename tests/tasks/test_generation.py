@@ -347,6 +347,7 @@ def test_the_papers_preset_is_the_papers_net_with_its_own_weights():
     params: Params = parse_params(composed("recipe=paper", "data=cifar10", "net=ddpm_cifar10"))
     assert (params.task.name, params.base.pretrained, params.base.epochs) == ("generation", True, 0)
     assert params.task.options["extractor"] == "inception"
+    assert params.finetune.lr == params.finetune.lr_end == 1e-4  # the recipe's 0.03 is for norms
 
 
 @pytest.mark.slow
