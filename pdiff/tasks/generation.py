@@ -30,7 +30,6 @@ from pdiff.images.batches import SPLITS, EvaluationBatches, ImageSet, training_b
 from pdiff.images.examples import Examples
 from pdiff.images.pixels import ImageSplit
 from pdiff.nets.own import check_watch
-from pdiff.nets.registry import read_state
 from pdiff.nets.unets import build_unet, check_denoiser, check_unet
 from pdiff.system.errors import InputError
 from pdiff.system.hub import fetched
@@ -44,6 +43,7 @@ BETAS = 1e-4, 0.02
 FEATURES = {"own classifier": 32, "inception": 2048}
 """Length of what each extractor says of an image."""
 BATCH = 500
+"""Images that are brought to the net's size at a time."""
 SEED = 0
 """Of all that judges models, so that every run has the same noise."""
 Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"], Float[Tensor, "B 3 S S"]]
@@ -98,8 +98,6 @@ class Generation(Task):
         weights = fetched(base.weights, "base.weights") if base.weights else None
         net = build_unet(base.net, 10, size, weights=weights)  # the classes are not read yet
         check_denoiser(net, base.net, size)
-        for path in checkpoints[:1]:
-            read_state(path, "finetune.folder", net.state_dict())
         return net
 
     def read(self, generator: torch.Generator) -> ImageSet:
