@@ -29,7 +29,8 @@ def main() -> None:
     metric = scores.metric if scores else "accuracy"
     # the score of another task has no level that guessing reaches
     guess = -math.inf if scores else chance(summary.load_groups(files[:1], split)[1])
-    base = load_json(outputs.BASE_METRICS)[f"base_{split}_{metric}"]
+    # that of another task may be chosen by another metric, which says nothing here
+    base = load_json(outputs.BASE_METRICS).get(f"base_{split}_accuracy", math.nan)
     drop = load_json(outputs.TRAJECTORY_METRICS)["accuracy_drop"]
 
     with tracking.run("novelty", params, "seed", "evaluate", "baselines", "novelty") as log:

@@ -110,7 +110,7 @@ def _number(value: float, measure: str, digits: int = 2) -> str:
     kind = kind_of(measure)
     if kind == "similarity":
         return f"{value:.{digits + 1}f}"
-    return f"{value if kind == 'score' else 100 * value:.{digits}f}"
+    return f"{value:.2f}" if kind == "score" else f"{100 * value:.{digits}f}"
 
 
 def grid(heads: Iterable[object], rows: Iterable[Iterable[object]]) -> list[str]:
