@@ -63,6 +63,9 @@ ZOO += ("latent_gaussian", "soup_2", "soup_8", "soup_32", "soup_shuffled_2", "so
 DRAWN = 50
 MEASURES |= {f"{g}_mean": (f"{label(g)}, mean", f"{g}_mean") for g in (*ZOO[2:], "sane_sub")}
 MEASURES |= {f"{g}_of_50": (f"{label(g)}, best of {DRAWN}", f"{g}_of_50") for g in ZOO}
+MEASURES |= {
+    f"{g}_similarity": (f"maximum similarity, {label(g)}", f"{g}_max_mean") for g in ZOO[2:]
+}
 
 
 def kind_of(measure: str) -> Kind:
@@ -97,11 +100,12 @@ class Result:
 
     @cached_property
     def zoo(self) -> dict[str, float]:
-        """Mean accuracy of every group, and expected test accuracy of the best of `DRAWN` models by
-        validation where it has as many; empty where the models are not on this machine."""
+        """Mean accuracy and maximum similarity of every group; the test accuracy to expect of the
+        best of `DRAWN` by validation where it has as many. Empty where models are not here."""
         found, models = {}, self.frame(outputs.MODELS)
         for group, own in models.groupby("group") if models is not None else ():
             found[f"accuracy.{group}_mean"] = own["accuracy"].mean()
+            found[f"similarity.{group}_max_mean"] = own["max_similarity"].mean()
             if len(own) >= DRAWN:
                 both = (torch.tensor(own[c].to_numpy()) for c in ("accuracy", "choosing_accuracy"))
                 found[f"accuracy.{group}_of_50"] = chosen_of_n(*both, DRAWN)
@@ -245,8 +249,10 @@ class Measured:
         """The mean over seeds of replicates that are paired on the images; empty without any."""
         if measure.endswith("_of_50"):
             return np.zeros(0)
-        parts = measure.rpartition("_mean") if measure.endswith("_mean") else measure.partition("_")
-        group, _, statistic = parts
+        group, _, statistic = measure.partition("_")
+        for end, own in (("_mean", ""), ("_similarity", "similarity")):
+            if measure.endswith(end):  # names of groups have underscores
+                group, statistic = measure.removesuffix(end), own
         known = [groups[group] for groups in self._groups if group in groups]
         draws = [getattr(own, statistic or "accuracy") for own in known]
         alike = len({len(own) for own in draws}) == 1

@@ -533,6 +533,7 @@ def test_a_zoos_table_says_what_is_beside_it_and_how_to_run_the_papers_cells(
 def test_a_zoos_result_gives_means_and_the_best_of_fifty_by_validation(tmp_path):
     models = pd.DataFrame({"group": ["soup_8"] * 50 + ["sane_sub"] * 2})
     models["accuracy"] = [i / 100 for i in range(50)] + [0.7, 0.9]
+    models["max_similarity"] = 0.5
     models["choosing_accuracy"] = [1 - i / 100 for i in range(50)] + [0.1, 0.2]
     save_table(tmp_path / outputs.MODELS, models)
     found = Result(Folder(tmp_path), "unknown", "x").zoo
@@ -540,6 +541,8 @@ def test_a_zoos_result_gives_means_and_the_best_of_fifty_by_validation(tmp_path)
         "accuracy.soup_8_mean": pytest.approx(0.245),
         "accuracy.soup_8_of_50": 0.0,  # validation prefers the worst
         "accuracy.sane_sub_mean": pytest.approx(0.8),
+        "similarity.soup_8_max_mean": 0.5,
+        "similarity.sane_sub_max_mean": 0.5,
     }
 
 
