@@ -14,6 +14,7 @@ from pdiff.config import DataConfig
 from pdiff.core.optimise import Recipe, optimise
 from pdiff.images.batches import EvaluationBatches, training_batches
 from pdiff.images.pixels import ImageSplit
+from pdiff.system.errors import InputError, reason
 
 BATCH = 128
 Moments = tuple[Float64[Tensor, " F"], Float64[Tensor, "F F"]]
@@ -124,4 +125,9 @@ def _inception() -> nn.Module:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
+    try:
+        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
+    except OSError as error:  # of its download
+        raise InputError(
+            f"task.options.extractor: the weights of inception cannot be had: {reason(error)}"
+        ) from None

@@ -15,12 +15,14 @@ from torch.func import functional_call
 
 from pdiff import outputs
 from pdiff.config import Params, parse_params
+from pdiff.evaluation import features
 from pdiff.evaluation.features import frechet_distance, moments
 from pdiff.evaluation.predictions import load_scores
 from pdiff.images.batches import load_images, save_images
 from pdiff.paper.cli import main
 from pdiff.parameters.subset import Models, select_subset
 from pdiff.system.errors import InputError
+from pdiff.tasks.generation import pixels
 from pdiff.tasks.registry import make_task
 from tests.conftest import TINY, change, composed
 from tests.toys.pipeline import run_stages
@@ -222,8 +224,8 @@ def test_the_base_net_has_all_samples_right_and_a_distant_model_is_further_away(
 def test_a_score_is_the_distance_to_all_reference_images(ready, evaluation):
     _, images, _, models = ready
     samples = evaluation._sampler.sample([models[0]], evaluation._noise["test"])[0]
-    pixels = images.train.columns["images"].float() / 127.5 - 1
-    found = [moments(evaluation._judge.features(x)) for x in (samples, pixels)]
+    scaled = images.train.columns["images"].float() / 127.5 - 1
+    found = [moments(evaluation._judge.features(x)) for x in (samples, scaled)]
     assert evaluation.judge("test", models)[1][0].item() == pytest.approx(
         frechet_distance(*found), rel=1e-4
     )
@@ -236,8 +238,8 @@ def test_two_evaluations_judge_alike(ready, evaluation):
 
 def test_the_classifier_tells_dark_from_bright(ready, evaluation):
     _, images, *_ = ready
-    pixels = images.test.columns["images"].float() / 127.5 - 1
-    assert torch.equal(evaluation._judge.classes(pixels), images.test.columns["classes"])
+    scaled = images.test.columns["images"].float() / 127.5 - 1
+    assert torch.equal(evaluation._judge.classes(scaled), images.test.columns["classes"])
 
 
 def test_a_model_that_is_not_finite_is_never_right_and_infinitely_far(ready, evaluation):
@@ -255,6 +257,22 @@ def test_a_picture_shows_both_models_side_by_side(ready, evaluation):
     assert torch.equal(half, picture[..., -half.shape[2] :])
     assert half.float().std() > 10
     assert words.startswith("Samples of the first original (left)")
+
+
+def test_inception_gets_whole_pixel_values(ready, monkeypatch):
+    class Inception(nn.Module):
+        def forward(self, images):
+            assert images.dtype == torch.uint8
+            return (images.flatten(1).float(),)
+
+    monkeypatch.setattr(features, "_inception", Inception)
+    task, images, *_ = ready
+    train, generator = pixels(images.train), torch.Generator().manual_seed(0)
+    judge = features.Judge(train, task.data, features.Classifier(8, 4, 2), 1, True, generator)
+    found = judge.features(
+        torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0]).view(5, 1, 1, 1).expand(5, 3, 8, 8)
+    )
+    assert found[:, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 @pytest.mark.parametrize(("name", "select"), [("Added", "conv_out"), ("Tiny", "all")])
