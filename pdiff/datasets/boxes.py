@@ -192,9 +192,9 @@ def _read_coco(config: DataConfig, split: str) -> tuple[list[Annotated], tuple[s
         for key, image in found.imgs.items():
             boxes = []
             for item in found.imgToAnns[key]:
-                left, top, width, height = item["bbox"]
+                left, top, width, height = map(float, item["bbox"])
                 box = (left, top, left + width, top + height, names[item["category_id"]])
-                area = item.get("area", width * height)
+                area = float(item.get("area", width * height))
                 boxes.append(Box(*box, bool(item.get("iscrowd", 0)), area))
             file = project() / config.root / split / image["file_name"]
             source = f"image {key} of {path}"

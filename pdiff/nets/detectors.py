@@ -6,7 +6,7 @@ own size without these. What torchvision's `forward` does around it, which resiz
 torchvision takes seconds to import, so functions import it.
 
 Axes: B batch, A positions of all levels of a feature pyramid, D outputs of FCOS at each: a logit
-for each class and the background, four edges, one centredness.
+for each class and the background, four edges, one centredness. `Dense` joins A and D to one axis.
 """
 
 import difflib

@@ -13,6 +13,7 @@ from PIL import Image
 from pdiff.config import parse_params
 from pdiff.images.batches import load_images, save_images
 from pdiff.nets.average_precision import METRICS, TrueBoxes, as_rows, check_library
+from pdiff.nets.detector_evaluation import DetectorModels
 from pdiff.nets.detectors import build_detector, detect, normalised, targets, total_loss
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
@@ -214,7 +215,9 @@ def test_coco_keeps_its_numbers_of_classes(make, coco):
 def test_a_broken_json_is_named(make, coco, folder):
     path = folder / "annotations/instances_val2017.json"
     path.write_text(path.read_text().replace('"category_id": 3', '"category_id": 2'))
-    with pytest.raises(InputError, match=r"instances_val2017.json is a broken annotation: KeyError"):
+    with pytest.raises(
+        InputError, match=r"val2017.json is a broken annotation: KeyError"
+    ):
         read(make(coco))
 
 
@@ -426,37 +429,47 @@ SUBSETS = {
 
 
 @pytest.mark.parametrize(("name", "select"), [(n, s) for n in SUBSETS for s in SUBSETS[n]])
-def test_models_are_scored_as_whole_nets_are(make, name, select):
-    task = make(
-        base__net=name, task__options={**preset("bccd")["task"]["options"], "metric": "AR100"}
-    )
+@pytest.mark.parametrize("one_size", [True, False])
+def test_models_detect_what_whole_nets_detect(batch, name, select, one_size):
     torch.manual_seed(0)
-    net, images = task.build(name, 2, 60).eval(), read(task)
-    for module in net.modules():
-        if hasattr(module, "score_thresh"):
-            module.score_thresh = 0.01
-    subset = select_subset(net, select)
-    parameters = dict(net.named_parameters())
+    net, (images, sizes, _) = build_detector(name, 2, frozen_norms=True).eval(), batch
+    for module in (m for m in net.modules() if hasattr(m, "score_thresh")):
+        module.score_thresh = 0.01  # nets without training are sure of nothing
+    subset, parameters = select_subset(net, select), dict(net.named_parameters())
     models = [
-        {
-            n: parameters[n].detach() + 0.3 * i * torch.randn(shape)
-            for n, shape in subset.shapes.items()
-        }
-        for i in range(3)
+        {n: parameters[n].detach() + each * torch.randn(s) for n, s in subset.shapes.items()}
+        for each in (0.1, 0.2)
     ]
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        evaluation = task.evaluation(net, subset.names, images)
-        _, scores = evaluation.judge("test", models)
-    assert len([w for w in told if "whole net" in str(w.message)]) == (
-        name.startswith("faster") and select.startswith("backbone")
-    )
-    own = []
-    for model in models:
+        made = DetectorModels(net, subset.names, images if one_size else None)
+        shared = made.share(images, sizes)
+        found = [made.detect(model, shared)[0] for model in models]
+    cut = one_size and name.startswith("fcos")
+    whole = [w for w in told if "runs the whole net" in str(w.message)]
+    assert len(whole) == (select.startswith("backbone") and not cut)
+    assert not found[0][0]["boxes"].equal(found[1][0]["boxes"])
+    for model, ours in zip(models, found, strict=True):
         net.load_state_dict(model, strict=False)
-        own.append(task.score(net, images.test, 2))
-    assert scores.tolist() == pytest.approx(own, abs=1e-6)
-    assert len(set(own)) > 1
+        with torch.inference_mode():
+            theirs, _ = detect(net, images, sizes)
+        assert sum(len(own["boxes"]) for own in theirs)
+        for own, other in zip(ours, theirs, strict=True):
+            assert all(torch.allclose(own[key], other[key], atol=1e-4) for key in other)
+
+
+def test_the_score_of_a_model_is_that_of_the_net_with_its_parameters(make):
+    task = make()
+    torch.manual_seed(0)
+    net, images = task.build("fcos_mobilenet_025", 2, 60), read(task)
+    net.head.classification_head.cls_logits.bias.data.fill_(3.0)  # sure of everything
+    subset, parameters = select_subset(net, "last_norms:2"), dict(net.named_parameters())
+    model = {n: parameters[n].detach() + 0.1 for n in subset.names}
+    evaluation = task.evaluation(net, subset.names, images)
+    right, scores = evaluation.judge("test", [model])
+    net.load_state_dict(model, strict=False)
+    assert scores.item() == pytest.approx(task.score(net, images.test, 2))
+    assert right.shape == (1, 3)
 
 
 def test_a_model_that_is_not_finite_gets_no_image_right(make):
