@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pdiff.config import DataConfig, EvaluateConfig
+from pdiff.config import DataConfig
 from pdiff.evaluation.cut import CutNet, Model
 from pdiff.evaluation.predict import NOT_FINITE, Models
 from pdiff.evaluation.predictions import Evaluation, grid
@@ -43,7 +43,7 @@ class Options(Protocol):
 
 
 class DetectionEvaluation(Evaluation):
-    """Scores detectors that differ from one net in a subset of its parameters.
+    """Scores detectors, in percent, that differ from one net in a subset of its parameters.
 
     Of an FCOS and images of one size only what the subset reaches is computed for each model. Else
     the backbone runs once for all models if no parameter of the subset lies in it, and the heads
@@ -56,17 +56,19 @@ class DetectionEvaluation(Evaluation):
         names: Sequence[str],
         images: ImageSet,
         data: DataConfig,
-        evaluate: EvaluateConfig,
         options: Options,
+        sizes: tuple[int, int],
     ) -> None:
+        """`sizes` are `evaluate.batch_size` and `.boundary_mib`."""
         super().__init__(images, data.split)
         self.metric = options.metric
-        self._data, self._evaluate, self._options = data, evaluate, options
+        self._data, self._options = data, options
+        self._batch_size, self._boundary_mib = sizes
         self._truth: dict[str, TrueBoxes] = {}
-        sizes = torch.cat([split.columns["sizes"] for split in (images.validation, images.test)])
+        shapes = torch.cat([split.columns["sizes"] for split in (images.validation, images.test)])
         example, _ = next(stream(images.validation, data, 2))
         self._models = DetectorModels(
-            net, names, example if len(sizes.unique(dim=0)) == 1 else None
+            net, names, example if len(shapes.unique(dim=0)) == 1 else None
         )
         self._kept: dict[str, list[Shared]] = {}
 
@@ -78,7 +80,7 @@ class DetectionEvaluation(Evaluation):
             self._truth[split] = TrueBoxes(images)
         truth, count = self._truth[split], len(models)
         rows, finite, first = [[] for _ in range(count)], [[] for _ in range(count)], 0
-        total = count * math.ceil(len(images) / self._evaluate.batch_size)
+        total = count * math.ceil(len(images) / self._batch_size)
         hidden = None if progress else True
         with (
             measured(models=count, predictions=count * len(images)),
@@ -95,7 +97,7 @@ class DetectionEvaluation(Evaluation):
             for own, good in zip(rows, finite, strict=True):
                 judged = truth.judge(np.concatenate(own), (self.metric,), options.confidence)
                 numbers, f1 = judged
-                scores.append(numbers[self.metric])
+                scores.append(100 * numbers[self.metric])
                 fine = (f1 >= options.right_f1).short()
                 right.append(torch.where(torch.cat(good), fine, NOT_FINITE))
         return torch.stack(right).short(), torch.tensor(scores)
@@ -105,8 +107,8 @@ class DetectionEvaluation(Evaluation):
         if split in self._kept:
             yield from self._kept[split]
             return
-        self._kept, kept, left = {}, [], self._evaluate.boundary_mib * 2**20
-        own, batch_size = getattr(self.images, split), self._evaluate.batch_size
+        self._kept, kept, left = {}, [], self._boundary_mib * 2**20
+        own, batch_size = getattr(self.images, split), self._batch_size
         for images, sizes in stream(own, self._data, batch_size):
             shared = self._models.share(images, sizes)
             left -= _bytes(shared)
@@ -116,8 +118,8 @@ class DetectionEvaluation(Evaluation):
         if left >= 0:
             self._kept = {split: kept}
 
-    def picture(self, models: Models) -> UInt8[Tensor, "3 H W"]:
-        """Test images with their true boxes, the original's, and the generated model's, in rows."""
+    def picture(self, models: Models) -> tuple[UInt8[Tensor, "3 H W"], str]:
+        """The first test images, each in all three rows."""
         chosen = self.images.test.take(torch.arange(min(SHOWN, len(self.images.test))))
         columns = chosen.columns
         truth = targets(columns)
@@ -128,7 +130,12 @@ class DetectionEvaluation(Evaluation):
             for row in rows
             for image, own in zip(columns["images"].cpu(), row, strict=True)
         ]
-        return grid(torch.stack(pixels).float() / 255, len(chosen))
+        text = (
+            "Test images: above, the true boxes; in the middle, what the first original detects; "
+            "below, what the first generated model detects. Detections have a score of at least "
+            f"{self._options.confidence:g}."
+        )
+        return grid(torch.stack(pixels).float() / 255, len(chosen)), text
 
 
 class DetectorModels:

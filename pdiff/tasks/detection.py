@@ -9,16 +9,16 @@ and novelty ask: average precision is no mean over images.
 Axes: B batch, N images, M models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from pdiff.config import Fraction, Params, Section, Share
+from pdiff.config import BaseConfig, DataConfig, Fraction, Section, Share
 from pdiff.images.batches import ImageSet
 from pdiff.images.examples import Examples
 from pdiff.nets.average_precision import METRICS, TrueBoxes, as_rows, check_library
@@ -60,21 +60,21 @@ class Detection(Task):
         """Keep weight and bias of ResNet-50's frozen batch norms as buffers, as torchvision does;
         false makes parameters of them, which can be trained and generated."""
 
-    def __init__(self, params: Params) -> None:
-        super().__init__(params)
+    def __init__(self, options: Mapping[str, Any], data: DataConfig) -> None:
+        super().__init__(options, data)
         self.metric = self.options.metric
 
-    def check(self) -> None:
+    def check(self, base: BaseConfig) -> None:
         from pdiff.datasets.boxes import check_boxes
 
         check_library()
-        check_detector(self.params.base.net)
-        check_watch(self.params.base.net, self.params.base.watch)
+        check_detector(base.net)
+        check_watch(base.net, base.watch)
         check_boxes(self.data)
 
-    def start(self, checkpoints: list[Path]) -> nn.Module:
+    def start(self, base: BaseConfig, checkpoints: list[Path]) -> nn.Module:
         """The images tell the number of classes and are not read yet: COCO's, if nothing does."""
-        base, size = self.params.base, self.data.size
+        size = self.data.size
         net = self.build(base.net, 90, size)
         weights = fetched(base.weights, "base.weights") if base.weights else None
         states = [(path, "finetune.folder") for path in checkpoints[:1]]
@@ -113,7 +113,7 @@ class Detection(Task):
         return total_loss(net, *batch)
 
     def score(self, net: nn.Module, split: Examples, batch_size: int) -> float:
-        """`InputError` if what the net says of an image is not finite."""
+        """In percent, as papers print it; `InputError` if what the net detects is not finite."""
         rows, first, net = [], 0, net.eval()
         truth = TrueBoxes(split)
         with torch.inference_mode():
@@ -127,15 +127,20 @@ class Detection(Task):
                 rows.append(as_rows(found, first, truth.scales))
                 first += len(found)
         numbers, _ = truth.judge(np.concatenate(rows), (self.metric,), self.options.confidence)
-        return numbers[self.metric]
+        return 100 * numbers[self.metric]
 
     def evaluation(
-        self, net: nn.Module, names: Sequence[str], images: ImageSet
+        self,
+        net: nn.Module,
+        names: Sequence[str],
+        images: ImageSet,
+        batch_size: int,
+        boundary_mib: int,
     ) -> "DetectionEvaluation":
         from pdiff.nets.detector_evaluation import DetectionEvaluation  # retrains nothing
 
-        evaluate = self.params.evaluate
-        return DetectionEvaluation(net, names, images, self.data, evaluate, self.options)
+        sizes = batch_size, boundary_mib
+        return DetectionEvaluation(net, names, images, self.data, self.options, sizes)
 
 
 def mirrored(

@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -48,15 +48,19 @@ def lists(root, train, test):
     (root / "ImageSets/Main/test.txt").write_text("\n".join(test) + "\n")
 
 
-@pytest.fixture
-def folder(tmp_path):
+def fill(root):
     """Six training images and three test images with one or two boxes."""
     names = []
     for i in range(9):
         boxes = [("cell", 5 + i, 10, 30 + i, 35)] + [("dust", 50, 20, 70, 50)] * (i % 2)
-        names.append(voc(tmp_path, f"image{i}", *boxes))
-    lists(tmp_path, names[:6], names[6:])
-    return tmp_path
+        names.append(voc(root, f"image{i}", *boxes))
+    lists(root, names[:6], names[6:])
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill(tmp_path)
 
 
 @cache
@@ -67,15 +71,19 @@ def preset(data):
     return composed(f"data={data}", net, "data.root=/images", *small, *whole)
 
 
+def base(**changes):
+    return parse_params(preset("bccd")).base.model_copy(update=changes)
+
+
+def make_in(folder, data="bccd", **changes):
+    """The task on that folder, with a few values changed."""
+    params = parse_params(change(preset(data), data__root=str(folder), **changes))
+    return Detection(params.task.options, params.data)
+
+
 @pytest.fixture
 def make(folder):
-    """The task on that folder, with a few values changed."""
-
-    def make_task(data="bccd", **changes):
-        raw = change(preset(data), data__root=str(folder), **changes)
-        return Detection(parse_params(raw))
-
-    return make_task
+    return partial(make_in, folder)
 
 
 def read(task):
@@ -162,17 +170,17 @@ def test_xml_that_does_not_parse_is_named(make, folder):
 def test_a_missing_list_is_found_without_reading_an_image(make, folder):
     (folder / "ImageSets/Main/test.txt").unlink()
     with pytest.raises(InputError, match=r"test.txt is missing"):
-        make().check()
+        make().check(base())
 
 
 def test_images_of_classes_have_no_boxes(make):
     with pytest.raises(InputError, match="digits has no boxes; task=detection reads voc, coco"):
-        make(data__reader="digits").check()
+        make(data__reader="digits").check(base())
 
 
 def test_an_unknown_detector_is_refused(make):
     with pytest.raises(InputError, match=r"unknown detector 'fcos_mobilenet'.*did you mean fcos"):
-        make(base__net="fcos_mobilenet").check()
+        make().check(base(net="fcos_mobilenet"))
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -215,9 +223,7 @@ def test_coco_keeps_its_numbers_of_classes(make, coco):
 def test_a_broken_json_is_named(make, coco, folder):
     path = folder / "annotations/instances_val2017.json"
     path.write_text(path.read_text().replace('"category_id": 3', '"category_id": 2'))
-    with pytest.raises(
-        InputError, match=r"val2017.json is a broken annotation: KeyError"
-    ):
+    with pytest.raises(InputError, match=r"val2017.json is a broken annotation: KeyError"):
         read(make(coco))
 
 
@@ -428,6 +434,7 @@ SUBSETS = {
 }
 
 
+@pytest.mark.slow  # tracing takes seconds
 @pytest.mark.parametrize(("name", "select"), [(n, s) for n in SUBSETS for s in SUBSETS[n]])
 @pytest.mark.parametrize("one_size", [True, False])
 def test_models_detect_what_whole_nets_detect(batch, name, select, one_size):
@@ -458,28 +465,49 @@ def test_models_detect_what_whole_nets_detect(batch, name, select, one_size):
             assert all(torch.allclose(own[key], other[key], atol=1e-4) for key in other)
 
 
-def test_the_score_of_a_model_is_that_of_the_net_with_its_parameters(make):
-    task = make()
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Task, net that is sure of everything, images, and the evaluation of its last two norms."""
+    task = make_in(fill(tmp_path_factory.mktemp("evaluated")))
     torch.manual_seed(0)
     net, images = task.build("fcos_mobilenet_025", 2, 60), read(task)
-    net.head.classification_head.cls_logits.bias.data.fill_(3.0)  # sure of everything
-    subset, parameters = select_subset(net, "last_norms:2"), dict(net.named_parameters())
-    model = {n: parameters[n].detach() + 0.1 for n in subset.names}
-    evaluation = task.evaluation(net, subset.names, images)
-    right, scores = evaluation.judge("test", [model])
-    net.load_state_dict(model, strict=False)
-    assert scores.item() == pytest.approx(task.score(net, images.test, 2))
-    assert right.shape == (1, 3)
+    net.head.classification_head.cls_logits.bias.data.fill_(3.0)
+    names = select_subset(net, "last_norms:2").names
+    return task, net, images, task.evaluation(net, names, images, 2, 1024)
 
 
-def test_a_model_that_is_not_finite_gets_no_image_right(make):
-    task = make()
-    net, images = task.build("fcos_mobilenet_025", 2, 60), read(task)
-    subset = select_subset(net, "last_norms:1")
-    model = {name: torch.full(shape, torch.nan) for name, shape in subset.shapes.items()}
-    right, scores = task.evaluation(net, subset.names, images).judge("test", [model])
+def models_of(net, *added):
+    parameters, names = dict(net.named_parameters()), select_subset(net, "last_norms:2").names
+    return [{name: parameters[name].detach() + each for name in names} for each in added]
+
+
+@pytest.mark.slow  # tracing takes seconds
+def test_the_score_of_a_model_is_that_of_the_net_with_its_parameters(evaluated):
+    task, net, images, evaluation = evaluated
+    models = models_of(net, 0.0, 0.1)
+    right, scores = evaluation.judge("test", models)
+    for model, score in zip(models[::-1], scores.tolist()[::-1], strict=True):
+        net.load_state_dict(model, strict=False)
+        assert score == pytest.approx(task.score(net, images.test, 2))
+    assert right.shape == (2, 3)
+
+
+@pytest.mark.slow  # tracing takes seconds
+def test_a_model_that_is_not_finite_gets_no_image_right(evaluated):
+    _, net, _, evaluation = evaluated
+    right, scores = evaluation.judge("test", models_of(net, torch.nan))
     assert right.tolist() == [[-1, -1, -1]]
     assert scores.tolist() == [0]
+
+
+@pytest.mark.slow  # tracing takes seconds
+def test_the_picture_has_a_row_of_true_boxes_and_one_for_each_model(evaluated):
+    _, net, _, evaluation = evaluated
+    picture, words = evaluation.picture(models_of(net, 0.0, 0.0))
+    assert picture.shape == (3, 3 * 62 + 2, 3 * 82 + 2)
+    assert not picture[:, :62].equal(picture[:, 62:124])
+    assert picture[:, 62:124].equal(picture[:, 124:186])
+    assert "at least 0.3" in words
 
 
 def test_a_base_net_that_is_not_finite_is_refused(make):
@@ -495,15 +523,3 @@ def test_a_class_that_the_net_does_not_have_is_refused_where_no_head_is_trained(
     torch.save(build_detector("fcos_mobilenet_025", 3, frozen_norms=True).state_dict(), path)
     with pytest.raises(InputError, match="does not fit FCOS"):
         make().build("fcos_mobilenet_025", 2, 60, weights=path, new_head=False)
-
-
-def test_the_picture_has_a_row_of_true_boxes_and_one_for_each_model(make):
-    task = make()
-    net, images = task.build("fcos_mobilenet_025", 2, 60), read(task)
-    subset = select_subset(net, "last_norms:1")
-    parameters = dict(net.named_parameters())
-    model = {name: parameters[name].detach() for name in subset.names}
-    picture = task.evaluation(net, subset.names, images).picture([model, model])
-    assert picture.shape == (3, 3 * 62 + 2, 3 * 82 + 2)
-    assert not picture[:, :62].equal(picture[:, 62:124])
-    assert picture[:, 62:124].equal(picture[:, 124:186])
