@@ -77,7 +77,7 @@ def _fcos_mobilenet(outputs: int) -> "FCOS":
 
     strides = tuple((8 * 2**level,) for level in range(LEVELS))
     anchors = AnchorGenerator(strides, ((1.0,),) * LEVELS)
-    return FCOS(Trunk(), outputs, anchor_generator=anchors, score_thresh=0.05)
+    return FCOS(Trunk(), outputs, anchor_generator=anchors)
 
 
 def _fasterrcnn_mobilenet(outputs: int) -> "FasterRCNN":

@@ -207,10 +207,14 @@ def _cells_of(rows: list[Row], options: argparse.Namespace) -> list[Row]:
         rows = [row for row in rows if f"net={options.net}" in row.overrides]
     if data := options.data:
         papers = f"data={SAME_IMAGES.get(data, data)}"
-        nets = {row.overrides[1]: row.label.split(", ")[1] for row in rows}
+        nets = {row.overrides[-1]: row for row in rows}
         same = [row for row in rows if papers in row.overrides]
-        rows = same or [Row(f"{data}, {name}", ("", net)) for net, name in nets.items()]
-        rows = [replace(row, overrides=(f"data={data}", row.overrides[1])) for row in rows]
+        others = [(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets.values()]
+        rows = same or [Row(*each) for each in others]
+        # the task, if the table has one, then data and net
+        rows = [
+            replace(r, overrides=(*r.overrides[:-2], f"data={data}", r.overrides[-1])) for r in rows
+        ]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows
