@@ -507,7 +507,7 @@ def test_the_picture_has_a_row_of_true_boxes_and_one_for_each_model(evaluated):
     assert picture.shape == (3, 3 * 62 + 2, 3 * 82 + 2)
     assert not picture[:, :62].equal(picture[:, 62:124])
     assert picture[:, 62:124].equal(picture[:, 124:186])
-    assert "at least 0.3" in words
+    assert "at least 0.5" in words
 
 
 def test_a_base_net_that_is_not_finite_is_refused(make):
