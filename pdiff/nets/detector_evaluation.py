@@ -19,7 +19,7 @@ from pdiff.evaluation.cut import CutNet, Model
 from pdiff.evaluation.predict import NOT_FINITE, Models
 from pdiff.evaluation.predictions import Evaluation, grid
 from pdiff.images.batches import ImageSet
-from pdiff.nets.average_precision import TrueBoxes, as_rows
+from pdiff.nets.average_precision import Rows, TrueBoxes, as_rows
 from pdiff.nets.detectors import Boxes, Dense, Sizes, detect, read_outputs, stream, targets
 from pdiff.system.progress import tqdm
 from pdiff.system.speed import measured
@@ -76,31 +76,39 @@ class DetectionEvaluation(Evaluation):
         self, split: str, models: Models, progress: str | None = None
     ) -> tuple[Int16[Tensor, "M N"], Float[Tensor, " M"]]:
         images, options = getattr(self.images, split), self._options
+        right, scores = [], []
+        with measured(models=len(models), predictions=len(models) * len(images)):
+            for rows, finite in self._detections(split, models, progress):
+                numbers, f1 = self._true(split).judge(rows, (self.metric,), options.confidence)
+                scores.append(100 * numbers[self.metric])
+                right.append(torch.where(finite, f1 >= options.right_f1, NOT_FINITE))
+        return torch.stack(right).short(), torch.tensor(scores)
+
+    def _true(self, split: str) -> TrueBoxes:
         if split not in self._truth:
-            self._truth[split] = TrueBoxes(images)
-        truth, count = self._truth[split], len(models)
-        rows, finite, first = [[] for _ in range(count)], [[] for _ in range(count)], 0
-        total = count * math.ceil(len(images) / self._batch_size)
-        hidden = None if progress else True
-        with (
-            measured(models=count, predictions=count * len(images)),
-            tqdm(desc=progress, total=total, unit="batch", disable=hidden) as bar,
-        ):
+            self._truth[split] = TrueBoxes(getattr(self.images, split))
+        return self._truth[split]
+
+    def _detections(
+        self, split: str, models: Models, progress: str | None
+    ) -> list[tuple[Rows, Bool[Tensor, " N"]]]:
+        """What each model detects, and in which images all numbers are finite."""
+        scales, count, first = self._true(split).scales, len(models), 0
+        rows, finite = [[] for _ in range(count)], [[] for _ in range(count)]
+        total = count * math.ceil(len(scales) / self._batch_size)
+        with tqdm(
+            desc=progress, total=total, unit="batch", disable=None if progress else True
+        ) as bar:
             for shared in self._batches(split):
                 for index in range(count):
                     found, good = self._models.detect(models[index], shared)
-                    rows[index].append(as_rows(found, first, truth.scales))
+                    rows[index].append(as_rows(found, first, scales))
                     finite[index].append(good.cpu())
                     bar.update()
-                first += len(found)
-            right, scores = [], []
-            for own, good in zip(rows, finite, strict=True):
-                judged = truth.judge(np.concatenate(own), (self.metric,), options.confidence)
-                numbers, f1 = judged
-                scores.append(100 * numbers[self.metric])
-                fine = (f1 >= options.right_f1).short()
-                right.append(torch.where(torch.cat(good), fine, NOT_FINITE))
-        return torch.stack(right).short(), torch.tensor(scores)
+                first += len(shared[1])
+        return [
+            (np.concatenate(own), torch.cat(good)) for own, good in zip(rows, finite, strict=True)
+        ]
 
     def _batches(self, split: str) -> Iterator[Shared]:
         """What all models share of each batch; kept for one split, if `boundary_mib` allows."""
@@ -130,10 +138,14 @@ class DetectionEvaluation(Evaluation):
             for row in rows
             for image, own in zip(columns["images"].cpu(), row, strict=True)
         ]
+        told = []
+        for detections, _ in self._detections("test", models, None):
+            numbers, _ = self._true("test").judge(detections, ("AP", "AP50"), 0.5)
+            told.append(", ".join(f"{name} {100 * value:.1f}" for name, value in numbers.items()))
         text = (
-            "Test images: above, the true boxes; in the middle, what the first original detects; "
-            "below, what the first generated model detects. Detections have a score of at least "
-            f"{self._options.confidence:g}."
+            "Test images: above, the true boxes; in the middle, what the first original detects "
+            f"({told[0]} on the whole split); below, what the first generated model detects "
+            f"({told[1]}). Boxes with a score below {self._options.confidence:g} are not drawn."
         )
         return grid(torch.stack(pixels).float() / 255, len(chosen)), text
 
