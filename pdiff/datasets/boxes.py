@@ -3,8 +3,6 @@
 Axes: N images, M boxes of the image that has most.
 """
 
-import contextlib
-import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
@@ -181,24 +179,21 @@ def _text(element: ElementTree.Element, path: str) -> str:
 
 def _read_coco(config: DataConfig, split: str) -> tuple[list[Annotated], tuple[str, ...]]:
     """COCO numbers its 80 classes from 1 to 90; the numbers between are called N/A."""
-    from pycocotools.coco import COCO
-
     path = _list_of(config, split)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = COCO(path)
-        names = {key: category["name"] for key, category in found.cats.items()}
+        found = json.loads(path.read_bytes())
+        names = {category["id"]: category["name"] for category in found["categories"]}
+        boxes = {image["id"]: [] for image in found["images"]}
+        for item in found["annotations"]:
+            left, top, width, height = map(float, item["bbox"])
+            box = (left, top, left + width, top + height, names[item["category_id"]])
+            area = float(item.get("area", width * height))
+            boxes[item["image_id"]].append(Box(*box, bool(item.get("iscrowd", 0)), area))
         images = []
-        for key, image in found.imgs.items():
-            boxes = []
-            for item in found.imgToAnns[key]:
-                left, top, width, height = map(float, item["bbox"])
-                box = (left, top, left + width, top + height, names[item["category_id"]])
-                area = float(item.get("area", width * height))
-                boxes.append(Box(*box, bool(item.get("iscrowd", 0)), area))
+        for image in found["images"]:
             file = project() / config.root / split / image["file_name"]
-            source = f"image {key} of {path}"
-            images.append(Annotated(file, source, image["height"], image["width"], tuple(boxes)))
+            own, source = tuple(boxes[image["id"]]), f"image {image['id']} of {path}"
+            images.append(Annotated(file, source, image["height"], image["width"], own))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"data.root: {path} is a broken annotation: {type(error).__name__}: {reason(error)}"

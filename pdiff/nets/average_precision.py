@@ -1,10 +1,7 @@
-"""How good detections are: COCO's numbers by pycocotools, and F1 of each image.
+"""How good detections are: COCO's numbers by faster-coco-eval, and F1 of each image.
 
 Axes: N images of a split, M boxes of the image that has most.
 """
-
-import contextlib
-import io
 
 import numpy as np
 import torch
@@ -34,16 +31,17 @@ METRICS = {
 IOU = 0.5
 """Of a detection and a true box that count as the same in F1."""
 Rows = Float32[np.ndarray, "_ 7"]
-"""Detections as pycocotools takes them: image, left, top, width, height, score, class."""
+"""Detections as COCO's tools take them: image, left, top, width, height, score, class."""
 
 
 def check_library() -> None:
-    """Raise `InputError` if pycocotools is missing."""
+    """Raise `InputError` if faster-coco-eval is missing."""
     try:
-        import pycocotools.cocoeval  # noqa: F401
+        import faster_coco_eval  # noqa: F401
     except ImportError:
         raise InputError(
-            "task.name: detection needs pycocotools: pip install pycocotools, or p-diff[tasks]"
+            "task.name: detection needs faster-coco-eval: pip install faster-coco-eval, or "
+            "p-diff[tasks]"
         ) from None
 
 
@@ -63,94 +61,96 @@ def _last(own: Boxes) -> Tensor:
 
 
 class TrueBoxes:
-    """The boxes of a split as COCOeval knows them."""
+    """The boxes of a split, and what is said of detections there."""
 
     def __init__(self, split: Examples) -> None:
-        from pycocotools.coco import COCO
+        from faster_coco_eval import COCO
 
-        columns = {
-            key: split.columns[key].cpu() for key in ("boxes", "classes", "ignored", "areas")
-        }
-        self.scales = split.columns["scales"].cpu()
+        columns = {key: value.cpu() for key, value in split.columns.items() if key != "images"}
+        self.scales = columns["scales"]
         boxes = columns["boxes"] / self.scales[:, None, None]
         boxes = torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], 2)
-        self._coco = COCO()
-        annotations = []
-        for image, place in columns["classes"].nonzero().tolist():
-            own = {
-                key: values[image, place].item()
-                for key, values in columns.items()
-                if key != "boxes"
+        places = columns["classes"].nonzero()
+        parts = (columns["classes"], columns["ignored"], columns["areas"], boxes)
+        values = [part[tuple(places.T)] for part in parts]
+        self._images, (self._classes, ignored, _, self._boxes) = (
+            places[:, 0].numpy(),
+            (value.numpy() for value in values),
+        )
+        self._ignored, self._count = ignored.astype(bool), len(split)
+        each = zip(self._images.tolist(), *(value.tolist() for value in values), strict=True)
+        annotations = [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": kind,
+                "iscrowd": int(crowd),
+                "area": area,
+                "bbox": box,
             }
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": own["classes"],
-                    "bbox": boxes[image, place].tolist(),
-                    "area": own["areas"],
-                    "iscrowd": int(own["ignored"]),
-                }
-            )
+            for number, (image, kind, crowd, area, box) in enumerate(each, 1)
+        ]
+        self._coco = COCO()
         self._coco.dataset = {
             "images": [{"id": image} for image in range(len(split))],
-            "categories": [
-                {"id": number} for number in columns["classes"].unique().tolist() if number
-            ],
+            "categories": [{"id": kind} for kind in sorted(set(self._classes.tolist()))],
             "annotations": annotations,
         }
-        with _quietly():
-            self._coco.createIndex()
+        self._coco.createIndex()
 
     def judge(
         self, rows: Rows, metrics: tuple[str, ...], confidence: float
     ) -> tuple[dict[str, float], Float64[Tensor, " N"]]:
         """Some of COCO's numbers over all images, and the F1 of each image.
 
-        F1 counts detections whose score is at least `confidence`, matched as COCOeval does at an
-        IoU of 0.5. It is 1 for an image without boxes in which nothing is detected.
+        F1 counts detections whose score is at least `confidence`, matched as in COCO's evaluation:
+        the surest first, with the box of its class that it overlaps most, at an IoU of 0.5 or more.
+        It is 1 for an image without boxes in which nothing is detected.
         """
-        from pycocotools.cocoeval import COCOeval
+        from faster_coco_eval import COCOeval_faster
 
-        if not len(rows):  # pycocotools wants one
-            rows = np.array([[0, 0, 0, 0, 0, 0, 1]], np.float32)
-        with _quietly():
-            evaluation = COCOeval(self._coco, self._coco.loadRes(rows), "bbox")
-            params, asked = evaluation.params, [METRICS[name] for name in metrics]
-            sizes = ["all", *dict.fromkeys(size for *_, size, _ in asked if size != "all")]
-            areas = dict(zip(params.areaRngLbl, params.areaRng, strict=True))
-            params.areaRngLbl, params.areaRng = sizes, [areas[size] for size in sizes]
-            params.maxDets = sorted({100, *(most for *_, most in asked)})
-            evaluation.evaluate()
-            evaluation.accumulate()
+        evaluation = COCOeval_faster(
+            self._coco, self._coco.loadRes(rows), "bbox", print_function=lambda *_: None
+        )
+        params, asked = evaluation.params, [METRICS[name] for name in metrics]
+        areas = dict(zip(params.areaRngLbl, params.areaRng, strict=True))
+        params.areaRngLbl = list(dict.fromkeys(size for *_, size, _ in asked))
+        params.areaRng = [areas[size] for size in params.areaRngLbl]
+        params.maxDets = sorted({most for *_, most in asked})
+        evaluation.evaluate()
+        evaluation.accumulate()
         numbers = {name: _number(evaluation, *METRICS[name]) for name in metrics}
-        return numbers, _f1(evaluation, len(params.imgIds), confidence)
+        sure = rows[rows[:, 5] >= confidence]
+        sure = sure[np.argsort(-sure[:, 5], kind="stable")]
+        f1 = [self._f1(image, sure[sure[:, 0] == image]) for image in range(self._count)]
+        return numbers, torch.tensor(f1, dtype=torch.float64)
+
+    def _f1(self, image: int, rows: Rows) -> float:
+        from faster_coco_eval import mask
+
+        own = self._images == image
+        boxes, classes, ignored = self._boxes[own], self._classes[own], self._ignored[own]
+        free, said = ~ignored, 0
+        if len(rows) and len(boxes):
+            overlaps = mask.iou(rows[:, 1:5].astype(float), boxes.astype(float), ignored.tolist())
+            overlaps = np.where(rows[:, 6:] == classes, overlaps, 0.0)
+            for overlap in overlaps:
+                if (overlap * free).max() >= IOU:
+                    free[(overlap * free).argmax()] = False
+                elif (overlap * ignored).max() >= IOU:
+                    said -= 1
+        said += len(rows)
+        wanted = (~ignored).sum()
+        hits = wanted - free.sum()
+        return float(2 * hits / (said + wanted)) if said + wanted else 1.0
 
 
 def _number(evaluation: object, array: str, iou: float | None, size: str, most: int) -> float:
     """The mean over classes that occur, as COCOeval's `summarize` has it."""
     params = evaluation.params
-    values = evaluation.eval[array][..., params.areaRngLbl.index(size), params.maxDets.index(most)]
+    place = params.areaRngLbl.index(size), params.maxDets.index(most)
+    values = evaluation.eval[array][..., *place]
     if iou is not None:
         values = values[np.isclose(params.iouThrs, iou)]
     values = values[values > -1]
     return float(values.mean()) if values.size else 0.0
-
-
-def _f1(evaluation: object, images: int, confidence: float) -> Float64[Tensor, " N"]:
-    hits, claims, wanted = (torch.zeros(images, dtype=torch.float64) for _ in range(3))
-    row = int(np.isclose(evaluation.params.iouThrs, IOU).argmax())
-    for found in evaluation.evalImgs:
-        if found is None or found["aRng"] != evaluation.params.areaRng[0]:
-            continue
-        image, sure = found["image_id"], np.array(found["dtScores"]) >= confidence
-        counts = sure & ~found["dtIgnore"][row].astype(bool)
-        hits[image] += (counts & (found["dtMatches"][row] > 0)).sum()
-        claims[image] += counts.sum()
-        wanted[image] += (np.array(found["gtIgnore"]) == 0).sum()
-    both = claims + wanted
-    return torch.where(both > 0, 2 * hits / both.clamp(min=1), 1.0)
-
-
-def _quietly() -> contextlib.AbstractContextManager:
-    return contextlib.redirect_stdout(io.StringIO())
