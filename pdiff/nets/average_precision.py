@@ -28,8 +28,6 @@ METRICS = {
 }
 """COCO's twelve numbers: an array of COCOeval, IoU (None: .50 to .95), size, detections per image.
 """
-IOU = 0.5
-"""Of a detection and a true box that count as the same in F1."""
 Rows = Float32[np.ndarray, "_ 7"]
 """Detections as COCO's tools take them: image, left, top, width, height, score, class."""
 
@@ -99,12 +97,12 @@ class TrueBoxes:
         self._coco.createIndex()
 
     def judge(
-        self, rows: Rows, metrics: tuple[str, ...], confidence: float
+        self, rows: Rows, metrics: tuple[str, ...], confidence: float, iou: float
     ) -> tuple[dict[str, float], Float64[Tensor, " N"]]:
         """Some of COCO's numbers over all images, and the F1 of each image.
 
         F1 counts detections whose score is at least `confidence`, matched as in COCO's evaluation:
-        the surest first, with the box of its class that it overlaps most, at an IoU of 0.5 or more.
+        the surest first, with the box of its class that it overlaps most, by `iou` or more.
         It is 1 for an image without boxes in which nothing is detected.
         """
         from faster_coco_eval import COCOeval_faster
@@ -122,10 +120,10 @@ class TrueBoxes:
         numbers = {name: _number(evaluation, *METRICS[name]) for name in metrics}
         sure = rows[rows[:, 5] >= confidence]
         sure = sure[np.argsort(-sure[:, 5], kind="stable")]
-        f1 = [self._f1(image, sure[sure[:, 0] == image]) for image in range(self._count)]
+        f1 = [self._f1(image, sure[sure[:, 0] == image], iou) for image in range(self._count)]
         return numbers, torch.tensor(f1, dtype=torch.float64)
 
-    def _f1(self, image: int, rows: Rows) -> float:
+    def _f1(self, image: int, rows: Rows, iou: float) -> float:
         from faster_coco_eval import mask
 
         own = self._images == image
@@ -135,9 +133,9 @@ class TrueBoxes:
             overlaps = mask.iou(rows[:, 1:5].astype(float), boxes.astype(float), ignored.tolist())
             overlaps = np.where(rows[:, 6:] == classes, overlaps, 0.0)
             for overlap in overlaps:
-                if (overlap * free).max() >= IOU:
+                if (overlap * free).max() >= iou:
                     free[(overlap * free).argmax()] = False
-                elif (overlap * ignored).max() >= IOU:
+                elif (overlap * ignored).max() >= iou:
                     said -= 1
         said += len(rows)
         wanted = (~ignored).sum()

@@ -39,6 +39,7 @@ class Options(Protocol):
 
     metric: str
     confidence: float
+    iou: float
     right_f1: float
 
 
@@ -79,7 +80,8 @@ class DetectionEvaluation(Evaluation):
         right, scores = [], []
         with measured(models=len(models), predictions=len(models) * len(images)):
             for rows, finite in self._detections(split, models, progress):
-                numbers, f1 = self._true(split).judge(rows, (self.metric,), options.confidence)
+                asked = (self.metric,), options.confidence, options.iou
+                numbers, f1 = self._true(split).judge(rows, *asked)
                 scores.append(100 * numbers[self.metric])
                 right.append(torch.where(finite, f1 >= options.right_f1, NOT_FINITE))
         return torch.stack(right).short(), torch.tensor(scores)
@@ -140,7 +142,7 @@ class DetectionEvaluation(Evaluation):
         ]
         told = []
         for detections, _ in self._detections("test", models, None):
-            numbers, _ = self._true("test").judge(detections, ("AP", "AP50"), 0.5)
+            numbers, _ = self._true("test").judge(detections, ("AP", "AP50"), 0.5, 0.5)
             told.append(", ".join(f"{name} {100 * value:.1f}" for name, value in numbers.items()))
         text = (
             "Test images: above, the true boxes; in the middle, what the first original detects "

@@ -54,8 +54,10 @@ class Detection(Task):
         """Which of COCO's twelve numbers is the score."""
         confidence: Fraction
         """Least score of a detection that counts in F1 and is drawn."""
+        iou: Fraction
+        """Least overlap of a detection and a true box that count as the same in F1."""
         right_f1: Share
-        """Least F1 at IoU 0.5 of an image that a model gets right."""
+        """Least F1 of an image that a model gets right."""
         frozen_norms: bool
         """Keep weight and bias of ResNet-50's frozen batch norms as buffers, as torchvision does;
         false makes parameters of them, which can be trained and generated."""
@@ -126,7 +128,8 @@ class Detection(Task):
                     )
                 rows.append(as_rows(found, first, truth.scales))
                 first += len(found)
-        numbers, _ = truth.judge(np.concatenate(rows), (self.metric,), self.options.confidence)
+        own = (self.metric,), self.options.confidence, self.options.iou
+        numbers, _ = truth.judge(np.concatenate(rows), *own)
         return 100 * numbers[self.metric]
 
     def evaluation(

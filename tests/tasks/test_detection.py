@@ -305,7 +305,7 @@ PERFECT = [
 
 
 def test_perfect_detections_have_full_marks(three):
-    numbers, f1 = TrueBoxes(three).judge(rows(*PERFECT), ("AP", "AP50", "AR1"), 0.5)
+    numbers, f1 = TrueBoxes(three).judge(rows(*PERFECT), ("AP", "AP50", "AR1"), 0.5, 0.5)
     assert numbers == pytest.approx({"AP": 1, "AP50": 1, "AR1": 1})
     assert f1.tolist() == [1, 1, 1]
 
@@ -316,27 +316,33 @@ def test_f1_counts_hits_false_alarms_and_what_is_not_sure(three):
         (1, 1, 0.8, 0, 40, 10, 50),  # no such thing
         (2, 1, 0.4, 13, 10, 38, 35),  # not sure enough
     ]
-    _, f1 = TrueBoxes(three).judge(rows(*found), ("AP",), 0.5)
+    _, f1 = TrueBoxes(three).judge(rows(*found), ("AP",), 0.5, 0.5)
     assert f1.tolist() == [1, 0.5, 0]
+
+
+def test_f1_asks_for_the_overlap_that_is_wanted(three):
+    off = [(0, 1, 0.9, 16, 10, 41, 35)]  # 20 of 25 pixels across: an IoU of 2 / 3
+    judged = [TrueBoxes(three).judge(rows(*off), ("AP",), 0.5, iou)[1][0] for iou in (0.6, 0.7)]
+    assert judged == [1, 0]
 
 
 def test_f1_of_an_image_where_nothing_is_and_nothing_is_found_is_1(make, folder):
     voc(folder, "image6")
     truth = TrueBoxes(read(make()).test)
-    assert truth.judge(rows(*PERFECT[1:]), ("AP",), 0.5)[1].tolist() == [1, 1, 1]
-    assert truth.judge(rows(*PERFECT), ("AP",), 0.5)[1].tolist() == [0, 1, 1]
+    assert truth.judge(rows(*PERFECT[1:]), ("AP",), 0.5, 0.5)[1].tolist() == [1, 1, 1]
+    assert truth.judge(rows(*PERFECT), ("AP",), 0.5, 0.5)[1].tolist() == [0, 1, 1]
 
 
 def test_ignored_boxes_count_neither_way(make, folder):
     voc(folder, "image6", ("cell", 11, 10, 36, 35), difficult=1)
     truth = TrueBoxes(read(make()).test)
     for found in (PERFECT, PERFECT[1:]):
-        numbers, f1 = truth.judge(rows(*found), ("AP",), 0.5)
+        numbers, f1 = truth.judge(rows(*found), ("AP",), 0.5, 0.5)
         assert (numbers["AP"], f1.tolist()) == (pytest.approx(1), [1, 1, 1])
 
 
 def test_nothing_detected_has_no_marks(three):
-    numbers, f1 = TrueBoxes(three).judge(rows(), ("AP", "AR100"), 0.5)
+    numbers, f1 = TrueBoxes(three).judge(rows(), ("AP", "AR100"), 0.5, 0.5)
     assert numbers == {"AP": 0, "AR100": 0}
     assert f1.tolist() == [0, 0, 0]
 
@@ -360,9 +366,11 @@ def test_the_twelve_numbers_are_those_that_pycocotools_prints(three):
     evaluation.accumulate()
     evaluation.summarize()
     printed = dict(zip(METRICS, evaluation.stats.clip(0).tolist(), strict=True))
-    assert truth.judge(rows(*found), tuple(METRICS), 0.5)[0] == pytest.approx(printed)
+    assert truth.judge(rows(*found), tuple(METRICS), 0.5, 0.5)[0] == pytest.approx(printed)
     for name in METRICS:
-        assert truth.judge(rows(*found), (name,), 0.5)[0] == pytest.approx({name: printed[name]})
+        assert truth.judge(rows(*found), (name,), 0.5, 0.5)[0] == pytest.approx(
+            {name: printed[name]}
+        )
 
 
 def test_detections_are_scored_in_pixels_of_the_file(make):
@@ -374,7 +382,9 @@ def test_detections_are_scored_in_pixels_of_the_file(make):
     truth = TrueBoxes(half)
     made = as_rows(found[1:], 1, truth.scales)
     assert made[0].tolist() == [1, 12, 10, 25, 25, 1, 1]
-    assert truth.judge(as_rows(found, 0, truth.scales), ("AP",), 0.5)[0] == {"AP": pytest.approx(1)}
+    assert truth.judge(as_rows(found, 0, truth.scales), ("AP",), 0.5, 0.5)[0] == {
+        "AP": pytest.approx(1)
+    }
 
 
 def test_mirrored_boxes_follow_their_pixels():
