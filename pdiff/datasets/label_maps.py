@@ -215,7 +215,7 @@ def _annotations(config: DataConfig, options: dict[str, str | bool]) -> tuple[Pa
         import pycocotools.coco  # noqa: F401
     except ImportError:
         raise InputError(
-            "data.reader: coco needs the package pycocotools: pip install pycocotools"
+            "data.reader: coco needs pycocotools; pip install p-diff[segmentation]"
         ) from None
     return images, file
 
