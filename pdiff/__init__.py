@@ -15,9 +15,9 @@ arithmetic on those. The rooms, top to bottom; an import points down this list o
     baselines/    the groups of models that generated ones are compared with
     tasks/        what the net is for: reading, loss, score; classification is the paper's
     datasets/     image sets by name -> train, validation, test
+    evaluation/   parameters (M, D) -> predictions (M, N), paying only for what changed
     nets/         base nets by name; base training; fine-tuning; checkpoints from elsewhere
     autoencoder/  the parameter autoencoder and its codec (Section 2.3)
-    evaluation/   parameters (M, D) -> predictions (M, N), paying only for what changed
     images/       batches of one split on the device: pixels, augmentation, decoding
     parameters/   which parameters are generated: subset, stack, normalisation
     diffusion/    schedule and samplers, denoiser, training, latents (Section 2.4)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 ROOMS = (
     *("cli", "api", "paper", "audit", "export", "tracking", "novelty", "baselines", "tasks"),
-    *("datasets", "nets", "autoencoder", "evaluation", "images", "parameters", "diffusion", "core"),
+    *("datasets", "evaluation", "nets", "autoencoder", "images", "parameters", "diffusion", "core"),
     *("limits", "config", "system", "outputs"),
 )
 """The order of the house, top to bottom: an import points down this list only."""

@@ -42,7 +42,7 @@ from pdiff.system.hub import fetched
 from pdiff.tasks.registry import Task
 
 if TYPE_CHECKING:
-    from pdiff.nets.detector_evaluation import DetectionEvaluation
+    from pdiff.evaluation.detection import DetectionEvaluation
 
 Batch = tuple[Float[Tensor, "B 3 H W"], Sizes, list[Boxes]]
 """Normalised images, their sizes, and the boxes to be found."""
@@ -140,7 +140,7 @@ class Detection(Task):
         batch_size: int,
         boundary_mib: int,
     ) -> "DetectionEvaluation":
-        from pdiff.nets.detector_evaluation import DetectionEvaluation  # retrains nothing
+        from pdiff.evaluation.detection import DetectionEvaluation  # retrains nothing
 
         sizes = batch_size, boundary_mib
         return DetectionEvaluation(net, names, images, self.data, self.options, sizes)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pdiff import outputs
 from pdiff.config import parse_params
+from pdiff.evaluation.detection import DetectorModels
 from pdiff.images.batches import load_images, save_images
 from pdiff.nets.average_precision import METRICS, TrueBoxes, as_rows, check_library
-from pdiff.nets.detector_evaluation import DetectorModels
 from pdiff.nets.detectors import build_detector, detect, normalised, targets, total_loss
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
