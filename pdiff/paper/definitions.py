@@ -96,8 +96,7 @@ def table(name: str) -> Table:
     entry = dict(_read(TABLES)["tables"][name])
     measures, default = entry.pop("measures", []), entry.pop("default", None)
     columns, cells = entry.pop("columns", measures), entry.pop("cells", {})
-    task = [f"task={entry.pop('task')}"] if "task" in entry else []
-    rows = tuple(_cells(cells, columns, task) if cells else _rows(entry.pop("rows", {}), columns))
+    rows = tuple(_cells(cells, columns) if cells else _rows(entry.pop("rows", {}), columns))
     away, recipe = entry.pop("elsewhere", []), entry.pop("recipe", None)
     rows = tuple(_placed(row, away, recipe) for row in rows)
     claims = [(text, (a, measure), (b, measure)) for text, a, b, measure in entry.pop("claims", [])]
@@ -121,14 +120,12 @@ def _rows(rows: Mapping[str, Any], columns: list[str]) -> Iterator[Row]:
         yield Row(name, overrides, _fractions(columns, row.get("paper", [])), log)
 
 
-def _cells(
-    cells: Mapping[str, Mapping[str, Any]], columns: list[str], task: Sequence[str]
-) -> Iterator[Row]:
+def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterator[Row]:
     for outer, inner in cells.items():
         for other, paper in inner.items():
             by_data = outer in _read(TABLES)["names"]["data"]
             data, net = (outer, other) if by_data else (other, outer)
-            overrides = (*task, f"data={data}", f"net={net}")
+            overrides = (f"data={data}", f"net={net}")
             title = f"{label('data', data)}, {label('net', net)}"
             log = " ".join(["recipe=paper", *overrides])
             yield Row(title, overrides, _fractions(columns, paper), log)

@@ -105,7 +105,8 @@ class Result:
         found, models = {}, self.frame(outputs.MODELS)
         for group, own in models.groupby("group") if models is not None else ():
             found[f"accuracy.{group}_mean"] = own["accuracy"].mean()
-            found[f"similarity.{group}_max_mean"] = own["max_similarity"].mean()
+            if group != "original":  # whose metrics say whether it is defined
+                found[f"similarity.{group}_max_mean"] = own["max_similarity"].mean()
             if len(own) >= DRAWN:
                 both = (torch.tensor(own[c].to_numpy()) for c in ("accuracy", "choosing_accuracy"))
                 found[f"accuracy.{group}_of_50"] = chosen_of_n(*both, DRAWN)

@@ -553,10 +553,10 @@ def test_table_11_runs_a_small_net_and_shows_the_papers_row_with_its_command(tmp
     assert "1 experiments, 1 to run" in said and "net=fcn_mobilenet_025" in said
     assert cli.main([*arguments, "--no-run"]) == 0
     page = (tmp_path / "table_11.md").read_text()
-    assert "| COCO with VOC's classes, FCN ResNet-50 | 60.5 / - / not run |" in page
+    assert "| COCO with VOC's classes, FCN ResNet-50 | 60.50 / - / not run |" in page
     assert "| CamVid, FCN MobileNetV1 x0.25 | - / - / not run |" in page
     paper = next(line for line in page.splitlines() if "net=fcn_resnet50" in line)
-    for preset in ("recipe=paper", "task=segmentation", "data=coco_voc"):
+    for preset in ("recipe=paper", "data=coco_voc"):
         assert f"-S {preset}" in paper
     assert "data.root" not in paper  # of the other images
     assert cli.main([*arguments, "--net", "fcn_resnet50", "--dry-run"]) == 0
@@ -564,10 +564,10 @@ def test_table_11_runs_a_small_net_and_shows_the_papers_row_with_its_command(tmp
     assert "-S recipe=paper" in said and "-S data.root=/images" in said
 
 
-def test_table_11_on_a_folder_of_one_s_own_keeps_task_and_recipe():
+def test_table_11_on_a_folder_of_one_s_own_keeps_net_and_recipe():
     *_, row = rows_of("11", "--data", "own")
     assert row.label == "own, FCN MobileNetV1 x0.25"
-    presets = ("task=segmentation", "data=own", "net=fcn_mobilenet_025", "recipe=quick")
+    presets = ("data=own", "net=fcn_mobilenet_025", "recipe=quick")
     assert row.overrides == presets
 
 

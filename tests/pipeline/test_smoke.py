@@ -92,6 +92,7 @@ def test_another_model_seed_changes_only_what_comes_after_the_checkpoints(
         "data/predictions_generated.safetensors",
         *(f"metrics/{name}.json" for name in ("train_autoencoder", "generate")),
         *(f"plots/{name}.csv" for name in ("train_autoencoder", "train_ddpm")),
+        "report/examples.png",
     }
 
 
