@@ -21,6 +21,8 @@ from pdiff.system.paths import root
 from pdiff.tracking.files import Folder, clean_name, md5_of, params_sha
 
 CODE = ("pdiff/", "stages/")
+TASK = "pdiff/tasks/${task.name}.py"
+"""The part of a task in dvc.yaml; which one it is stands in each experiment's parameters."""
 NAMING = ("recipe", "data", "net", "ablation")
 LONGEST_NAME = 100
 """Characters of a file's name; Linux allows 255 bytes, and endings and prefixes come on top."""
@@ -128,8 +130,10 @@ def shareable(text: str) -> str:
 
 @cache
 def code_hashes() -> dict[str, str]:
-    """md5 of every room and script that dvc.yaml names, as DVC writes it to dvc.lock."""
+    """md5 of every room, task and script that dvc.yaml names, as DVC writes it to dvc.lock."""
     deps = {dep for stage in pipeline().values() for dep in stage["deps"] if dep.startswith(CODE)}
+    deps -= {TASK}
+    deps |= {f"pdiff/tasks/{path.name}" for path in (root() / "pdiff/tasks").glob("[a-z]*.py")}
     return {dep: md5_of(Folder(root()), dep) or "" for dep in sorted(deps)}
 
 

@@ -184,6 +184,14 @@ def test_a_result_is_found_by_its_parameters(workplace):
     assert Library().find(quick("seed.model=1")) is None
 
 
+def test_all_code_that_a_lock_names_has_a_hash_here():
+    stages = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"].values()
+    paths = {dep["path"] for stage in stages for dep in stage["deps"]}
+    known = experiments.code_hashes()
+    assert {path for path in paths if path.startswith(experiments.CODE)} <= known.keys()
+    assert all(known.values())
+
+
 def test_a_result_counts_while_the_rooms_of_its_stages_are_unchanged(workplace):
     for path, counts in (("pdiff/paper/cli.py", True), ("pdiff/diffusion/schedule.py", False)):
         with (workplace / path).open("a") as file:
