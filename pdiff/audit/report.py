@@ -81,6 +81,8 @@ def write_audit(
     with Image.open(examples) as picture:
         top["pictures"][examples] = picture.text["Description"]
     top["scores"] = score_table(summary)
+    if top["scores"] is not None:
+        top["finding"] = score_finding(summary, fit.fits)
     write_report(folder / "report.html", fit, facts, top, sections)
     return {name: None if pd.isna(value) else float(value) for name, value in found.items()}
 
@@ -119,6 +121,17 @@ def score_table(summary: pd.DataFrame) -> pd.DataFrame | None:
     kinds = ("mean", "std", "best", "chosen")
     names = {f"score_{kind}": f"{summary['score'][0]} {kind}" for kind in kinds}
     return summary[["group", *names, "models"]].rename(columns=names)
+
+
+def score_finding(summary: pd.DataFrame, fits: bool) -> str:
+    """As `finding`, by the score of a task other than classification; `summary` is summary.csv."""
+    table, metric = summary.set_index("group"), summary["score"][0]
+    means = table["score_mean"]
+    rivals = (("original", "the originals"), ("ensemble", "their plain mean"))
+    text = _listed([f"{name} {means[group]:.2f}" for group, name in rivals])
+    count = table.loc["generated", "models"]
+    text = f"{count} generated models, mean {metric} {means['generated']:.2f}: {text}."
+    return text if fits else f"The generator does not fit, so no claim follows. {text}"
 
 
 def finding(groups: pd.DataFrame, images: str, steps: pd.Series, fits: bool) -> str:

@@ -1,6 +1,7 @@
 """What the pipeline asks of a task, shown with one that a single file adds."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,7 @@ def test_accuracy_is_the_share_of_images_that_a_task_calls_right(toy):
 def test_the_report_shows_the_scores_and_the_task_s_picture(toy):
     page = (toy / outputs.AUDIT / "report.html").read_text()
     assert "squared error mean" in page
+    assert re.search(r"6 generated models, mean squared error \d+\.\d\d: the originals ", page)
     assert 'alt="Six test images."' in page
 
 
