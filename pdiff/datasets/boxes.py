@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pdiff.config import DataConfig
-from pdiff.datasets.registry import enough
+from pdiff.datasets.registry import split_rows
 from pdiff.images.batches import ImageSet
 from pdiff.images.decode import decode
 from pdiff.images.examples import Examples
@@ -121,21 +121,10 @@ def _split(
     train: list[Annotated], test: list[Annotated], config: DataConfig, generator: torch.Generator
 ) -> tuple[list[Annotated], list[Annotated], list[Annotated]]:
     """Training, validation and test images, as `pdiff.datasets.prepare` splits those of classes."""
-    order = torch.randperm(len(train), generator=generator).tolist()
-    validation = []
-    if config.split == "validation":
-        size = config.validation_size
-        held_back = size if isinstance(size, int) else max(1, round(size * len(train)))
-        enough("data.validation_size", held_back, len(train) - 2)
-        validation, order = [train[i] for i in order[:held_back]], order[held_back:]
-    if config.train_size is not None:
-        enough("data.train_size", config.train_size, len(order))
-        order = order[: config.train_size]
-    if config.test_size is not None:
-        enough("data.test_size", config.test_size, len(test))
-        chosen = torch.randperm(len(test), generator=generator)[: config.test_size]
-        test = [test[i] for i in chosen.tolist()]
-    return [train[i] for i in order], validation or test, test
+    rows, validating, testing = split_rows(config, len(train), len(test), generator)
+    test = [test[i] for i in testing.tolist()]
+    validation = [train[i] for i in validating.tolist()]
+    return [train[i] for i in rows.tolist()], validation or test, test
 
 
 def _list_of(config: DataConfig, split: str) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pdiff.config import DataConfig
-from pdiff.datasets.registry import enough
+from pdiff.datasets.registry import enough, held_back
 from pdiff.images.batches import ImageSet
 from pdiff.images.decode import decode, label_map
 from pdiff.images.examples import Examples
@@ -91,10 +91,8 @@ def read_label_maps(config: DataConfig, labels: Labels, generator: torch.Generat
     if config.split == "validation":
         own = "val" in parts
         known = shuffled("val") if own else train
-        size = config.validation_size
-        held_back = size if isinstance(size, int) else max(1, round(size * len(known)))
-        enough("data.validation_size", held_back, len(known) if own else len(known) - 2)
-        validation, train = known[:held_back], train if own else train[held_back:]
+        count = held_back(config, len(known), kept=0 if own else 2)
+        validation, train = known[:count], train if own else train[count:]
     if config.train_size is not None:
         enough("data.train_size", config.train_size, len(train))
     if config.test_size is not None:

@@ -3,7 +3,7 @@
 import torch
 
 from pdiff.config import DataConfig
-from pdiff.datasets.registry import check_images, enough, read_images
+from pdiff.datasets.registry import check_images, read_images, split_rows
 from pdiff.images.batches import ImageSet
 
 
@@ -15,21 +15,9 @@ def prepare_images(config: DataConfig, generator: torch.Generator) -> ImageSet:
     """
     check_images(config)
     train, test, classes = read_images(config, generator)
-    order = torch.randperm(len(train), generator=generator)
+    rows, validating, testing = split_rows(config, len(train), len(test), generator)
+    test = test.take(testing).with_fixed_noise(config, generator)
+    validation = test
     if config.split == "validation":
-        size = config.validation_size
-        held_back = size if isinstance(size, int) else max(1, round(size * len(train)))
-        enough("data.validation_size", held_back, len(train) - 2)
-        validation, order = train.take(order[:held_back]), order[held_back:]
-    if config.train_size is not None:
-        enough("data.train_size", config.train_size, len(order))
-        order = order[: config.train_size]
-    if config.test_size is not None:
-        enough("data.test_size", config.test_size, len(test))
-        test = test.take(torch.randperm(len(test), generator=generator)[: config.test_size])
-    test = test.with_fixed_noise(config, generator)
-    if config.split == "validation":
-        validation = validation.with_fixed_noise(config, generator)
-    else:
-        validation = test
-    return ImageSet(train.take(order), validation, test, classes)
+        validation = train.take(validating).with_fixed_noise(config, generator)
+    return ImageSet(train.take(rows), validation, test, classes)

@@ -4,6 +4,8 @@ torchvision takes seconds to import, so functions import what needs it.
 """
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.nn import functional
 
 from pdiff.config import DataConfig
@@ -57,3 +59,32 @@ def enough(name: str, wanted: int, available: int) -> None:
     """Raise `InputError` if the parameter `name` wants more images than there are."""
     if wanted > available:
         raise InputError(f"{name}: {wanted} images are wanted, at most {available} can be had")
+
+
+def held_back(config: DataConfig, available: int, *, kept: int) -> int:
+    """How many of the available images validate; `InputError` unless `kept` of them remain."""
+    size = config.validation_size
+    count = size if isinstance(size, int) else max(1, round(size * available))
+    enough("data.validation_size", count, available - kept)
+    return count
+
+
+def split_rows(
+    config: DataConfig, train: int, test: int, generator: torch.Generator
+) -> tuple[Int64[Tensor, " _"], Int64[Tensor, " _"], Int64[Tensor, " _"]]:
+    """Which of so many training images train, which of them validate, which test images count.
+
+    None validates with `data.split: paper`. `InputError` if there are too few.
+    """
+    order = torch.randperm(train, generator=generator)
+    validation = order[:0]
+    if config.split == "validation":
+        count = held_back(config, train, kept=2)
+        validation, order = order[:count], order[count:]
+    if config.train_size is not None:
+        enough("data.train_size", config.train_size, len(order))
+        order = order[: config.train_size]
+    if config.test_size is None:
+        return order, validation, torch.arange(test)
+    enough("data.test_size", config.test_size, test)
+    return order, validation, torch.randperm(test, generator=generator)[: config.test_size]
