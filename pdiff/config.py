@@ -114,7 +114,9 @@ class TaskConfig(Section):
     name: str
     """A file of `pdiff/tasks`."""
     options: dict[str, Any]
-    """What that task alone has; its file says what there is."""
+    """What reading and training of that task alone ask; its file says what there is."""
+    judging: dict[str, Any]
+    """What only evaluation asks: a change of it trains nothing anew."""
 
 
 class BaseConfig(Section):
@@ -278,6 +280,9 @@ class GenerateConfig(Section):
     """`ddpm`: ancestral sampling, all T steps. `ddim`: deterministic, `steps` of them. `prior`: no
     diffusion, latents from N(0, I), for a `vae`."""
     steps: PositiveInt
+    fit_latents: AtLeastTwo | None
+    """Further latents that only the fit is measured on; null measures those of the generated
+    models. The variance of n of them along a direction has a standard error of sqrt(2 / n)."""
     variance_ratio: tuple[NonNegativeFloat, PositiveFloat]
     """Warn when generated over original latents' variance leaves this range along a principal
     direction that holds more than 1 % of it."""

@@ -87,13 +87,17 @@ def _seconds(params: Params, length: int) -> dict[str, float]:
     denoised = ddpm.kernel_size * coder.latent_dim * _products((1, *ddpm.channels, 1))
     sampled = {"ddpm": ddpm.timesteps, "ddim": generate.steps, "prior": 0}[generate.sampler]
     points = 1 + sampled // generate.trajectory_every
+
+    def drawing(count: int) -> float:
+        return 2 * count * sampled * denoised / PER_S + sampled * STEP_S
+
     found = {
         "base.epochs": base.epochs * batches * STEP_S,
         "ddpm.steps, ddpm.batch_size, ddpm.channels": _training(
             ddpm.steps, ddpm.batch_size, denoised
         ),
-        "generate.models, generate.steps": 2 * generate.models * sampled * denoised / PER_S
-        + sampled * STEP_S,
+        "generate.models, generate.steps": drawing(generate.models),
+        "generate.fit_latents, generate.steps": drawing(generate.fit_latents or 0),
         "generate.trajectories": generate.trajectories * points * STEP_S,
         "novelty.bootstrap": params.novelty.bootstrap * STEP_S,
     }

@@ -19,7 +19,7 @@ from pdiff.novelty.bootstrap import by_group
 from pdiff.novelty.ending import accuracies, where
 from pdiff.novelty.summary import load_groups
 from pdiff.parameters.stack import StackFile
-from pdiff.tracking.changed import KEEP
+from pdiff.tracking.changed import keep
 from stages import stage, warn
 
 
@@ -28,8 +28,8 @@ def main() -> None:
     with tracking.run("audit", params, "seed", "evaluate", "baselines", "novelty") as log:
         evidence = gather(params) if params.novelty.audit else None
         headline, table = load_json(outputs.NOVELTY_METRICS), pd.read_csv(outputs.SUMMARY)
-        said, min_r2 = "".join(table["warnings"].dropna().unique()), params.autoencoder.min_r2
-        fit = lead(headline, params.generate, min_r2, said)
+        said = "".join(table["warnings"].dropna().unique())
+        fit = lead(headline, params.generate, params.autoencoder.min_r2, said)
         shutil.rmtree(outputs.AUDIT, ignore_errors=True)
         outputs.AUDIT.mkdir(parents=True)
         data = f"{params.data.name}, split {params.data.split}: {params.novelty.split} reported"
@@ -45,32 +45,28 @@ def main() -> None:
     if said:
         warn(said)
     report = outputs.AUDIT / "report.html" if evidence else outputs.SUMMARY
-    word, seconds = "fits" if fit.fits else "does not fit", tracking.seconds_of(params)
-    replicates = by_group(pd.read_csv(outputs.BOOTSTRAP))
-    lines = accuracies(table, replicates, params.novelty.split, word)
-    name = tracking.experiment()
-    keep = f"dvc exp apply {name} brings it back" if name else KEEP
-    print(*lines, *where(seconds, report, keep), sep="\n")
+    seconds, replicates = tracking.seconds_of(params), by_group(pd.read_csv(outputs.BOOTSTRAP))
+    lines = accuracies(table, replicates, params.novelty.split, fits=fit.fits)
+    print(*lines, *where(seconds, report, keep(tracking.experiment())), sep="\n")
 
 
 def gather(params: Params) -> Evidence:
     """Every model that was evaluated: its errors, its parameters, its row of the table."""
-    device, checkpoints = get_device(), outputs.CHECKPOINTS
     files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
-    predictions = load_groups(files, params.novelty.split)
-    given = {"original": StackFile(checkpoints), "generated": StackFile(outputs.GENERATED)}
-    given["held_back"] = StackFile(outputs.HELD_BACK)
-    given["fresh"] = StackFile(outputs.FRESH)
-    codec = load_codec(outputs.AUTOENCODER, checkpoints, device)
+    predictions, labels = load_groups(files, params.novelty.split)
+    stacks = {"original": outputs.CHECKPOINTS, "generated": outputs.GENERATED}
+    stacks |= {"held_back": outputs.HELD_BACK, "fresh": outputs.FRESH}
+    given, device = {group: StackFile(path) for group, path in stacks.items()}, get_device()
+    codec = load_codec(outputs.AUTOENCODER, outputs.CHECKPOINTS, device)
     coded = codec.decode, load_tensor(outputs.LATENTS, "latents", device)
     kind, soup = params.autoencoder.kind, load_json(outputs.GREEDY_SOUP)["members"]
     matrices = all_matrices(given, soup, *coded, params.baselines, params.seed, kind)
-    models, labels = pd.read_csv(outputs.MODELS), predictions[1]
-    groups = {group: rows for group, rows in predictions[0].items() if group in matrices}
+    models = pd.read_csv(outputs.MODELS)
+    groups = {group: rows for group, rows in predictions.items() if group in matrices}
     models = models[models["group"].isin(groups)].reset_index(drop=True)  # not a zoo's generators
-    tables = models, by_group(pd.read_csv(outputs.BOOTSTRAP))
+    replicates = by_group(pd.read_csv(outputs.BOOTSTRAP))
     near = neighbours(params.finetune, params.novelty.neighbours)
-    return Evidence(groups, labels, matrices, *tables, near, params.novelty.split)
+    return Evidence(groups, labels, matrices, models, replicates, near, params.novelty.split)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pdiff.core.files import load_tensor, save_tensors, write_json
 from pdiff.core.optimise import check_finite
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import missed_latent_bars
-from pdiff.diffusion.fit import latent_fit
+from pdiff.diffusion.fit import latent_fit, measured_latents
 from pdiff.diffusion.latents import LatentModel
 from pdiff.parameters.stack import write_columns
 from pdiff.system.speed import measured
@@ -37,7 +37,8 @@ def main() -> None:
         save_tensors(outputs.GENERATED_LATENTS, tensors)
 
         own = make_generator(params.seed.model, "latent_fit", device=device)
-        fit = latent_fit(model, originals, latents, own)
+        measured_on = measured_latents(model, params.generate, latents, own)
+        fit = latent_fit(model, originals, measured_on, own)
         if missed := missed_latent_bars(fit, params.generate):
             warn(f"the generator does not fit the originals' latents: {'; '.join(missed)}")
         log.summary({"latent_fit": fit})

@@ -69,8 +69,11 @@ def change(raw: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A copy of nested parameters with `section__key=value` (or {"section.key": value}) changed."""
     copy = deepcopy(raw)
     for name, value in changes.items():
-        section, key = name.replace("__", ".").split(".")
-        copy.setdefault(section, {})[key] = value
+        *sections, key = name.replace("__", ".").split(".")
+        inner = copy
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[key] = value
     return copy
 
 

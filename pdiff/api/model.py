@@ -31,7 +31,7 @@ from pdiff.core.optimise import check_finite
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import conclusion, missed_bars, one_line
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.fit import latent_fit
+from pdiff.diffusion.fit import latent_fit, measured_latents
 from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
 from pdiff.diffusion.schedule import Diffusion
 from pdiff.diffusion.train import train_denoiser
@@ -84,7 +84,8 @@ class PDiff:
             drawn = latents.sample(params.generate, make_generator(seed, "generate", device=device))
         own = make_generator(seed, "latent_fit", device=device)
         numbers = reconstruction_error(normalised_pairs(codec, models, encoded))
-        numbers |= latent_fit(latents, encoded.to(device), drawn, own)
+        measured = measured_latents(latents, params.generate, drawn, own)
+        numbers |= latent_fit(latents, encoded.to(device), measured, own)
         fitted = cls(given, codec, latents, params, seed, numbers)
         if fitted.missed:
             warnings.warn(conclusion(fitted.missed), stacklevel=2)

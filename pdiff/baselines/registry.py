@@ -16,7 +16,10 @@ import torch
 from pdiff.config import BaselinesConfig, Params
 from pdiff.core.runtime import derive_seed
 from pdiff.parameters.subset import Models, Subset
+from pdiff.system.errors import InputError
 
+AUDITED = 16 * 2**30
+"""Most bytes that the parameters of all models in an audit may take; the same on every machine."""
 Level = int | float | None
 """A soup's size, a rank, the std of a noise; None in a family of one group."""
 
@@ -140,6 +143,20 @@ def count_models(params: Params) -> int:
     fresh = min(params.finetune.fresh_checkpoints, count) if params.finetune.folder is None else 0
     unseen = params.finetune.held_back + fresh + 1 if audit else 0  # and the greedy soup
     return sum(map(len, groups.values())) + unseen + params.generate.models
+
+
+def check_audit(params: Params, length: int) -> None:
+    """The audit holds every model that is evaluated; `InputError` where no memory would hold them.
+
+    `length` is the number of generated parameters.
+    """
+    models = count_models(params)
+    if params.novelty.audit and 4 * models * length > AUDITED:
+        raise InputError(
+            f"novelty.audit: it would hold {models:,} models of {length:,} parameters, "
+            f"{4 * models * length / 2**30:.0f} GiB of at most {AUDITED // 2**30}; set "
+            "novelty.audit: false, fewer baselines.rival_models, or a smaller subset.select"
+        )
 
 
 def name(family: str, level: Level = None) -> str:

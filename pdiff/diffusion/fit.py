@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pdiff.config import GenerateConfig
 from pdiff.core.optimise import draw_seed
 from pdiff.diffusion.latents import LatentModel, principal_directions
 from pdiff.diffusion.schedule import Diffusion, PredictNoise
@@ -70,6 +71,18 @@ def gaussian_predictor(latents: Float[Tensor, "K R"], diffusion: Diffusion) -> P
         return inside @ directions.T + (off - along @ directions.T) / noise
 
     return predict
+
+
+def measured_latents(
+    model: LatentModel,
+    config: GenerateConfig,
+    generated: Float[Tensor, "G L"],
+    generator: torch.Generator,
+) -> Float[Tensor, "_ L"]:
+    """What the fit is measured on: `config.fit_latents` further latents, or the generated ones."""
+    if config.fit_latents is None:
+        return generated
+    return model.sample(config.model_copy(update={"models": config.fit_latents}), generator)
 
 
 def latent_fit(

@@ -34,10 +34,9 @@ SHOWN = 4
 
 
 @runtime_checkable
-class Options(Protocol):
-    """What evaluation asks of the task's options."""
+class Judging(Protocol):
+    """What evaluation asks of `task.judging`."""
 
-    metric: str
     confidence: float
     iou: float
     right_f1: float
@@ -57,13 +56,14 @@ class DetectionEvaluation(Evaluation):
         names: Sequence[str],
         images: ImageSet,
         data: DataConfig,
-        options: Options,
+        metric: str,
+        judging: Judging,
         sizes: tuple[int, int],
     ) -> None:
         """`sizes` are `evaluate.batch_size` and `.boundary_mib`."""
         super().__init__(images, data.split)
-        self.metric = options.metric
-        self._data, self._options = data, options
+        self.metric = metric
+        self._data, self._judging = data, judging
         self._batch_size, self._boundary_mib = sizes
         self._truth: dict[str, TrueBoxes] = {}
         shapes = torch.cat([split.columns["sizes"] for split in (images.validation, images.test)])
@@ -76,14 +76,14 @@ class DetectionEvaluation(Evaluation):
     def judge(
         self, split: str, models: Models, progress: str | None = None
     ) -> tuple[Int16[Tensor, "M N"], Float[Tensor, " M"]]:
-        images, options = getattr(self.images, split), self._options
+        images, judging = getattr(self.images, split), self._judging
         right, scores = [], []
         with measured(models=len(models), predictions=len(models) * len(images)):
             for rows, finite in self._detections(split, models, progress):
-                asked = (self.metric,), options.confidence, options.iou
+                asked = (self.metric,), judging.confidence, judging.iou
                 numbers, f1 = self._true(split).judge(rows, *asked)
                 scores.append(100 * numbers[self.metric])
-                right.append(torch.where(finite, f1 >= options.right_f1, NOT_FINITE))
+                right.append(torch.where(finite, f1 >= judging.right_f1, NOT_FINITE))
         return torch.stack(right).short(), torch.tensor(scores)
 
     def _true(self, split: str) -> TrueBoxes:
@@ -136,7 +136,7 @@ class DetectionEvaluation(Evaluation):
         shared = self._models.share(*next(stream(chosen, self._data, len(chosen))))
         rows = [truth, *(self._models.detect(models[i], shared)[0] for i in range(2))]
         pixels = [
-            drawn(image, own, self._options.confidence)
+            drawn(image, own, self._judging.confidence)
             for row in rows
             for image, own in zip(columns["images"].cpu(), row, strict=True)
         ]
@@ -147,7 +147,7 @@ class DetectionEvaluation(Evaluation):
         text = (
             "Test images: above, the true boxes; in the middle, what the first original detects "
             f"({told[0]} on the whole split); below, what the first generated model detects "
-            f"({told[1]}). Boxes with a score below {self._options.confidence:g} are not drawn."
+            f"({told[1]}). Boxes with a score below {self._judging.confidence:g} are not drawn."
         )
         return grid(torch.stack(pixels).float() / 255, len(chosen)), text
 

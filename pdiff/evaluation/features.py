@@ -129,5 +129,5 @@ def _inception() -> nn.Module:
         return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
     except OSError as error:  # of its download
         raise InputError(
-            f"task.options.extractor: the weights of inception cannot be had: {reason(error)}"
+            f"task.judging.extractor: the weights of inception cannot be had: {reason(error)}"
         ) from None

@@ -9,7 +9,6 @@ Axes: B batch, A positions of all levels of a feature pyramid, D outputs of FCOS
 for each class and the background, four edges, one centredness. `Dense` joins A and D to one axis.
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +22,8 @@ from torch.nn import functional
 from pdiff.config import DataConfig
 from pdiff.images.examples import Examples
 from pdiff.nets.own import build_own, find_own, is_own
-from pdiff.nets.registry import check_values, read_state
-from pdiff.system.errors import InputError, reason
+from pdiff.nets.registry import load_weights, published, read_state
+from pdiff.system.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from torchvision.models.detection import FCOS, FasterRCNN
@@ -42,6 +41,8 @@ LEVELS = 4
 """Of that pyramid, with strides of 8 to 64."""
 HEADS = ("head.classification_head.cls_logits", "roi_heads.box_predictor")
 """Layers whose shape depends on the number of classes, in FCOS and in Faster R-CNN."""
+PUBLISHED = ("fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn")
+"""What torchvision publishes weights of."""
 OUTPUTS = ("cls_logits", "bbox_regression", "bbox_ctrness")
 """What FCOS's head gives, in the order of D."""
 
@@ -134,11 +135,9 @@ def check_detector(name: str) -> None:
     if is_own(name):
         find_own(name)
     elif name not in DETECTORS:
-        near = difflib.get_close_matches(name, DETECTORS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
             f"base.net: unknown detector {name!r}; known are {', '.join(DETECTORS)} and "
-            f"FILE.py:NAME{hint}"
+            f"FILE.py:NAME{nearest(name, DETECTORS)}"
         )
 
 
@@ -175,12 +174,14 @@ def build_detector(
             "FCOS and FasterRCNN"
         )
     if pretrained:
-        _load(net, _published(name), f"COCO_V1 of {name}", new_head)
+        if name not in PUBLISHED:
+            raise InputError(
+                f"base.pretrained: there are no weights of {name} to download; use false"
+            )
+        _load(net, name, f"COCO_V1 of {name}", published(name, "COCO_V1"), new_head)
     if weights is not None:
         state = read_state(weights, "base.weights", net.state_dict())
-        for key, value in state.items():
-            check_values("base.weights", weights, key, value, torch.int64)
-        _load(net, state, str(weights), new_head)
+        _load(net, name, weights, state, new_head)
     if not frozen_norms:
         _thaw(net)
     return net
@@ -194,37 +195,16 @@ def count_classes(state: dict[str, Tensor], net: nn.Module) -> int | None:
     return None
 
 
-def _published(name: str) -> dict[str, Tensor]:
-    from torchvision.models import get_model_weights
-
-    if name not in ("fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn"):
-        raise InputError(f"base.pretrained: there are no weights of {name} to download; use false")
-    try:
-        return get_model_weights(name).COCO_V1.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:  # downloads raise many kinds
-        raise InputError(
-            f"base.pretrained: the weights of {name} cannot be downloaded: {reason(error)}; "
-            "offline, give a file as base.weights"
-        ) from None
-
-
-def _load(net: nn.Module, state: dict[str, Tensor], source: str, new_head: bool) -> None:
-    own = net.state_dict()
-    optional: tuple[str, ...] = HEADS if new_head else ()
-    if not own.keys() & state.keys():  # a classifier's: the trunk alone
+def _load(
+    net: nn.Module, name: str, source: Path | str, state: Mapping[str, Tensor], new_head: bool
+) -> None:
+    """Load the weights of a detector, or those of a classifier into its trunk."""
+    own, may_be_new = net.state_dict(), HEADS
+    if not own.keys() & state.keys():
         trunk = {f"backbone.body.{key}": value for key, value in state.items()}
         state = {key: value for key, value in trunk.items() if key in own}
-        optional = tuple(key for key in own if not key.startswith("backbone.body.") and new_head)
-    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = [k for k in own if k not in fits and k not in counters and not k.startswith(optional)]
-    if missing or not fits:
-        raise InputError(
-            f"base.weights: {source} does not fit {type(net).__name__}: {len(missing)} tensors are "
-            f"missing or of another shape, the first {next(iter(missing), next(iter(own)))!r}"
-            + ("" if new_head else "; base.epochs: 0 trains no new head")
-        )
-    net.load_state_dict(fits, strict=False)
+        may_be_new = tuple(key for key in own if not key.startswith("backbone.body."))
+    load_weights(net, name, source, state, may_be_new, new_head)
 
 
 def _thaw(net: nn.Module) -> None:

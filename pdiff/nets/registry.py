@@ -18,6 +18,7 @@ from pdiff.system.errors import InputError, reason
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What weights may be given in; the net keeps them in its own type."""
+COUNTER = "num_batches_tracked"
 NO_HEAD = "\0"
 """A prefix that no parameter has."""
 
@@ -83,7 +84,7 @@ def build_net(
         state = read_state(weights, "base.weights", net.state_dict())
         if not new_head:
             _same_head(str(weights), head_classes(net, state), classes)
-        load_weights(net, name, weights, state, new_head)
+        load_weights(net, name, weights, state, (_head_of(net),), new_head)
     return net
 
 
@@ -159,38 +160,60 @@ def read_state(path: Path, parameter: str, names: Collection[str]) -> dict[str, 
 
 
 def check_values(
-    parameter: str, path: Path, name: str, tensor: Tensor, *kinds: torch.dtype
+    parameter: str, source: Path | str, name: str, tensor: Tensor, *kinds: torch.dtype
 ) -> None:
     """Raise `InputError` unless a tensor of a state dict holds finite floats, or one of `kinds`."""
     kind = tensor.layout if tensor.layout != torch.strided else tensor.dtype
     if tensor.is_meta or kind not in (*FLOATS, *kinds):
         raise InputError(
-            f"{parameter}: {name!r} is {'without values' if tensor.is_meta else kind} in {path}; "
+            f"{parameter}: {name!r} is {'without values' if tensor.is_meta else kind} in {source}; "
             f"wanted is one of {', '.join(map(str, (*FLOATS, *kinds)))}"
         )
     if not tensor.float().isfinite().all():
-        raise InputError(f"{parameter}: {name!r} holds NaN or infinity in {path}")
+        raise InputError(f"{parameter}: {name!r} holds NaN or infinity in {source}")
+
+
+def published(name: str, which: str = "DEFAULT") -> Mapping[str, Tensor]:
+    """torchvision's weights of a net, downloaded once; `InputError` if they cannot be had."""
+    from torchvision.models import get_model_weights
+
+    try:
+        weights = getattr(get_model_weights(name), which)
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # downloads raise many kinds
+        raise InputError(
+            f"base.pretrained: torchvision's weights of {name} cannot be had: {reason(error)}; "
+            "offline, give a file as base.weights"
+        ) from None
 
 
 def load_weights(
-    net: nn.Module, name: str, path: Path, state: Mapping[str, Tensor], new_head: bool
+    net: nn.Module,
+    name: str,
+    source: Path | str,
+    state: Mapping[str, Tensor],
+    heads: tuple[str, ...] = (),
+    new_head: bool = False,
 ) -> None:
-    """Load the state dict that `path` holds; `InputError` if it belongs to another net."""
-    own, head = net.state_dict(), _head_of(net) if new_head else NO_HEAD
+    """Load a state dict; `InputError` names `source` if it belongs to another net.
+
+    What begins with one of `heads` may stay new if `new_head`. Counters of batches, which older
+    files lack and evaluation does not use, may be missing or too many.
+    """
+    own, new = net.state_dict(), heads if new_head else ()
     fits = {key for key in own if key in state and state[key].shape == own[key].shape}
-    # the head may stay new; older files lack the counters, which evaluation does not use
-    optional = {key for key in own if key.startswith(head)}
-    optional |= {key for key in own if key not in state and key.endswith("num_batches_tracked")}
-    wrong = [key for key in own if key not in fits | optional]
-    wrong += [key for key in state if key not in own and not key.startswith(head)]
+    names = [*own, *(key for key in state if key not in own)]
+    wrong = [key for key in names if key not in fits and not key.startswith(new)]
+    wrong = [key for key in wrong if key in own.keys() & state.keys() or not key.endswith(COUNTER)]
     if wrong:
+        hint = "; base.epochs: 0 trains no new head" * all(key.startswith(heads) for key in wrong)
         raise InputError(
-            f"base.weights: {path} does not belong to {name}: {len(wrong)} tensors are missing, "
-            f"unknown or of another shape, the first {wrong[0]!r}"
+            f"base.weights: {source} does not belong to {name}: {len(wrong)} tensors are missing, "
+            f"unknown or of another shape, the first {wrong[0]!r}{hint}"
         )
     for key in sorted(fits):
         kinds = () if own[key].is_floating_point() else (own[key].dtype,)
-        check_values("base.weights", path, key, state[key], *kinds)
+        check_values("base.weights", source, key, state[key], *kinds)
     net.load_state_dict({key: state[key] for key in fits}, strict=False)
 
 

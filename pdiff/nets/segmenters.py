@@ -4,7 +4,6 @@ Axes: B batch, C classes, H and W pixels; a net turns (B, 3, H, W) into logits (
 of torchvision give a dict with `out` and, behind a shallower layer, `aux`.
 """
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pdiff.nets.own import find_own, is_own
-from pdiff.nets.registry import build_net, load_weights, read_state
-from pdiff.system.errors import InputError, reason
+from pdiff.nets.registry import build_net, load_weights, published, read_state
+from pdiff.system.errors import InputError, nearest, reason
 
 HEADS = ("classifier.4.", "aux_classifier.4.")
 """Prefixes of the layers whose size depends on the number of classes, in torchvision's nets."""
@@ -24,11 +23,9 @@ def check_segmenter(name: str) -> None:
     if is_own(name):
         find_own(name)
     elif name not in (known := _known()):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
             f"base.net: {name!r} does not segment images; known are {', '.join(known)} and "
-            f"FILE.py:NAME{hint}"
+            f"FILE.py:NAME{nearest(name, known)}"
         )
 
 
@@ -61,38 +58,11 @@ def build_segmenter(
     options = {"weights": None, "weights_backbone": None, "aux_loss": True}
     net = get_model(name, num_classes=classes, **options)
     if pretrained:
-        _load(net, name, Path(f"torchvision/{name}"), _download(name), new_head)
+        load_weights(net, name, f"torchvision/{name}", published(name), HEADS, new_head)
     if weights is not None:
         state = read_state(weights, "base.weights", net.state_dict())
-        _load(net, name, weights, state, new_head)
+        load_weights(net, name, weights, state, HEADS, new_head)
     return net
-
-
-def _download(name: str) -> Mapping[str, Tensor]:
-    from torchvision.models import get_model_weights
-
-    try:
-        return get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True)
-    except Exception as error:  # downloads raise many kinds
-        raise InputError(
-            f"base.pretrained: torchvision's weights of {name} cannot be had: {reason(error)}; "
-            "offline, give a file as base.weights"
-        ) from None
-
-
-def _load(
-    net: nn.Module, name: str, source: Path, state: Mapping[str, Tensor], new_head: bool
-) -> None:
-    """Load a state dict; heads of another number of classes stay new where they may."""
-    own, state = net.state_dict(), dict(state)
-    heads = {key for key in own if key.startswith(HEADS)}
-    other = {key for key in heads if key not in state or state[key].shape != own[key].shape}
-    if other and not new_head:
-        raise InputError(
-            f"base.epochs: 0 trains no new head, and {source} has none of "
-            f"{len(own[f'{HEADS[0]}bias'])} classes"
-        )
-    load_weights(net, name, source, state | {key: own[key] for key in other}, new_head=False)
 
 
 def as_outputs(found: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.nets.own import build_own, is_own
-from pdiff.nets.registry import check_values, read_state
+from pdiff.nets.registry import load_weights, read_state
 from pdiff.system.errors import InputError, reason
 from pdiff.system.hub import hub
 
@@ -83,14 +83,7 @@ def build_unet(
         net.register_forward_hook(_sample)
     if weights is not None:
         state = read_state(weights, "base.weights", net.state_dict())
-        for key, value in state.items():
-            check_values("base.weights", weights, key, value)
-        try:
-            net.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(
-                f"base.weights: {weights} does not belong to {name}: {reason(error)}"
-            ) from None
+        load_weights(net, name, weights, state)
     return net
 
 

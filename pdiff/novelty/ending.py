@@ -13,7 +13,7 @@ SHOWN = ("original", "ensemble", "reconstructed", "generated")
 
 
 def accuracies(
-    summary: pd.DataFrame, replicates: Mapping[str, Replicates], split: str, word: str
+    summary: pd.DataFrame, replicates: Mapping[str, Replicates], split: str, *, fits: bool
 ) -> list[str]:
     """Two lines: how good the groups are; whether the generator fits, and differences.
 
@@ -27,6 +27,7 @@ def accuracies(
         draws = replicates["generated"].accuracy - replicates[rival].accuracy
         interval = "" if scored else f" {bracket(*interval_around(gap, draws), kind)}"
         gaps.append(f"generated - {label(rival)} {shown(gap, kind)}{interval}")
+    word = "fits" if fits else "does not fit"
     groups = ", ".join(f"{label(group)} {scale * means[group]:.2f}" for group in SHOWN)
     return [f"{split} {name}: {groups}", f"the generator {word}; {'; '.join(gaps)}"]
 

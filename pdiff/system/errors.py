@@ -1,8 +1,10 @@
 """The errors that the user can mend: wrong input, a disk, memory; all others are bugs."""
 
+import difflib
 import errno
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 NEEDED = {
@@ -22,6 +24,12 @@ class InputError(ValueError):
     The message is one line that names the culprit and what is allowed. `stages.stage` prints it
     without a traceback.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: a question for the known name that is like it."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def reason(error: BaseException) -> str:

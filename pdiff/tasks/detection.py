@@ -9,16 +9,16 @@ and novelty ask: average precision is no mean over images.
 Axes: B batch, N images, M models.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from pdiff.config import BaseConfig, DataConfig, Fraction, Section, Share
+from pdiff.config import BaseConfig, DataConfig, Fraction, Section, Share, TaskConfig
 from pdiff.images.batches import ImageSet
 from pdiff.images.examples import Examples
 from pdiff.nets.average_precision import METRICS, TrueBoxes, as_rows, check_library
@@ -51,19 +51,21 @@ Batch = tuple[Float[Tensor, "B 3 H W"], Sizes, list[Boxes]]
 class Detection(Task):
     class Options(Section):
         metric: Literal[tuple(METRICS)]
-        """Which of COCO's twelve numbers is the score."""
+        """Which of COCO's twelve numbers is the score, which also chooses the base net's epoch."""
+        frozen_norms: bool
+        """Keep weight and bias of ResNet-50's frozen batch norms as buffers, as torchvision does;
+        false makes parameters of them, which can be trained and generated."""
+
+    class Judging(Section):
         confidence: Fraction
         """Least score of a detection that counts in F1 and is drawn."""
         iou: Fraction
         """Least overlap of a detection and a true box that count as the same in F1."""
         right_f1: Share
         """Least F1 of an image that a model gets right."""
-        frozen_norms: bool
-        """Keep weight and bias of ResNet-50's frozen batch norms as buffers, as torchvision does;
-        false makes parameters of them, which can be trained and generated."""
 
-    def __init__(self, options: Mapping[str, Any], data: DataConfig) -> None:
-        super().__init__(options, data)
+    def __init__(self, config: TaskConfig, data: DataConfig) -> None:
+        super().__init__(config, data)
         self.metric = self.options.metric
 
     def check(self, base: BaseConfig) -> None:
@@ -128,7 +130,7 @@ class Detection(Task):
                     )
                 rows.append(as_rows(found, first, truth.scales))
                 first += len(found)
-        own = (self.metric,), self.options.confidence, self.options.iou
+        own = (self.metric,), self.judging.confidence, self.judging.iou
         numbers, _ = truth.judge(np.concatenate(rows), *own)
         return 100 * numbers[self.metric]
 
@@ -143,7 +145,8 @@ class Detection(Task):
         from pdiff.evaluation.detection import DetectionEvaluation  # retrains nothing
 
         sizes = batch_size, boundary_mib
-        return DetectionEvaluation(net, names, images, self.data, self.options, sizes)
+        asked = self.metric, self.judging
+        return DetectionEvaluation(net, names, images, self.data, *asked, sizes)
 
 
 def mirrored(

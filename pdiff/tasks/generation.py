@@ -53,6 +53,9 @@ Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"], Float[Tensor, "B 3 
 class Options(Section):
     samples: AtLeastTwo
     """N, the number of images that each model samples on each split."""
+
+
+class Judging(Section):
     steps: Annotated[PositiveInt, Field(le=TIMESTEPS)]
     """Steps of the DDIM sampler."""
     reference: Literal["train", "test"]
@@ -65,26 +68,26 @@ class Options(Section):
 
 
 class Generation(Task):
-    Options = Options
+    Options, Judging = Options, Judging
     metric = "denoising_loss"
     larger_is_better = False
 
     def check(self, base: BaseConfig) -> None:
         from pdiff.datasets.registry import check_images
 
-        options, data = self.options, self.data
-        wanted = {"diffusers"} | ({"torch_fidelity"} if options.extractor == "inception" else set())
+        options, judging, data = self.options, self.judging, self.data
+        wanted = {"diffusers"} | ({"torch_fidelity"} if judging.extractor == "inception" else set())
         if missing := sorted(name for name in wanted if find_spec(name) is None):
             raise InputError(
                 f"task.name: generation needs {', '.join(missing)}; pip install p-diff[generation]"
             )
         check_unet(base.net, base.pretrained)
         check_watch(base.net, base.watch)
-        length = FEATURES[options.extractor]
+        length = FEATURES[judging.extractor]
         if options.samples <= length:
             raise InputError(
                 f"task.options.samples: {options.samples} are too few for the covariance of the "
-                f"{length} features of task.options.extractor: {options.extractor}; give more than "
+                f"{length} features of task.judging.extractor: {judging.extractor}; give more than "
                 f"{length}"
             )
         if {*data.mean, *data.std} != {0.5}:
@@ -159,17 +162,17 @@ class Generation(Task):
         from pdiff.evaluation.features import Classifier, Judge
         from pdiff.evaluation.generated import GeneratedEvaluation, Sampler
 
-        options, size, device = self.options, self.data.size, images.test.labels.device
+        judging, size, device = self.judging, self.data.size, images.test.labels.device
         generator = make_generator(SEED, "classifier", device=device)
         length, classes = FEATURES["own classifier"], len(images.classes)
         classifier = seeded(lambda: Classifier(size, length, classes), generator)
-        how = options.classifier_steps, options.extractor == "inception", generator
+        how = judging.classifier_steps, judging.extractor == "inception", generator
         judge = Judge(pixels(images.train), self.data, classifier, *how)
         found = judge.accuracy(pixels(images.validation))
         print(f"the own classifier has an accuracy of {found:.3f} on validation images", flush=True)
         noise = {split: self._noise(split).to(device) for split in ("validation", "test")}
-        sampler = Sampler(net, names, options.steps, batch_size, noise["test"][:2])
-        reference = pixels(getattr(images, options.reference))
+        sampler = Sampler(net, names, judging.steps, batch_size, noise["test"][:2])
+        reference = pixels(getattr(images, judging.reference))
         base = {name: value for name, value in net.named_parameters() if name in names}
         return GeneratedEvaluation(images, self.data, sampler, judge, reference, noise, base)
 

@@ -6,9 +6,8 @@ as `task.name`, the file's name. Nothing else lists the tasks.
 Axes: B batch.
 """
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -27,7 +26,7 @@ from pdiff.config import (
     parse_params,
 )
 from pdiff.images.batches import ImageSet, Split
-from pdiff.system.errors import InputError
+from pdiff.system.errors import InputError, nearest
 
 if TYPE_CHECKING:  # what evaluates retrains nothing
     from pdiff.evaluation.predictions import Evaluation
@@ -41,13 +40,16 @@ class Task(ABC):
 
     Options: ClassVar[type[Section]] = Section
     """The keys of `task.options`."""
+    Judging: ClassVar[type[Section]] = Section
+    """The keys of `task.judging`, which no method but `check`, `evaluation` and `score` may use."""
     metric: ClassVar[str] = "accuracy"
     """What `score` is called in tables."""
     larger_is_better: ClassVar[bool] = True
 
-    def __init__(self, options: Mapping[str, Any], data: DataConfig) -> None:
+    def __init__(self, config: TaskConfig, data: DataConfig) -> None:
         """Raises `InputError` for options that the task does not have."""
-        self.data, self.options = data, parse_params(options, "task.options", self.Options)
+        self.data, self.options = data, parse_params(config.options, "task.options", self.Options)
+        self.judging = parse_params(config.judging, "task.judging", self.Judging)
 
     @abstractmethod
     def check(self, base: BaseConfig) -> None:
@@ -110,7 +112,6 @@ def make_task(config: TaskConfig, data: DataConfig) -> Task:
     name = config.name
     known = sorted({m.name for m in iter_modules(tasks.__path__)} - {"registry"})
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest(name, known)
         raise InputError(f"task.name: unknown {name!r}; known: {', '.join(known)}{hint}")
-    return import_module(f"pdiff.tasks.{name}").TASK(config.options, data)
+    return import_module(f"pdiff.tasks.{name}").TASK(config, data)

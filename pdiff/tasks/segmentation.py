@@ -39,12 +39,15 @@ class Options(Section):
     """Width that images are brought to, in pixels; `data.size` is their height."""
     aux_weight: Annotated[float, Field(ge=0)]
     """Weight of the loss of an auxiliary head, in nets that have one."""
+
+
+class Judging(Section):
     right_from: Fraction
     """A model gets an image right if the mean IoU of the image's classes is this or more."""
 
 
 class Segmentation(Task):
-    Options = Options
+    Options, Judging = Options, Judging
     metric = "mIoU"
 
     def check(self, base: BaseConfig) -> None:
@@ -157,7 +160,7 @@ class Segmentation(Task):
 
         # a net in torchvision's form gives its main logits alone
         net.register_forward_hook(lambda _, __, found: as_outputs(found)["out"])
-        right_from, split = self.options.right_from, self.data.split
+        right_from, split = self.judging.right_from, self.data.split
         return SegmentationEvaluation(net, names, images, split, batches, boundary_mib, right_from)
 
     @property

@@ -12,6 +12,11 @@ RESULTS = ("params.yaml", "dvc.lock", "metrics", "plots", "report")
 KEEP = f'git commit -m "my baseline" {" ".join(RESULTS)}'
 
 
+def keep(experiment: str | None) -> str:
+    """How to keep what lies here: the command, unless it is an experiment, which DVC keeps."""
+    return f"dvc exp apply {experiment} brings it back" if experiment else KEEP
+
+
 def changed() -> str:
     """What differs, by file and folder, and the command; "" where nothing does or without Git."""
     listed = git("status", "--porcelain", "-z", "--untracked-files=no", "--", *RESULTS) or b""

@@ -6,7 +6,12 @@ import torch
 from pdiff.config import GenerateConfig
 from pdiff.diffusion.bars import missed_latent_bars
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.fit import gaussian_predictor, latent_fit, variance_along
+from pdiff.diffusion.fit import (
+    gaussian_predictor,
+    latent_fit,
+    measured_latents,
+    variance_along,
+)
 from pdiff.diffusion.latents import (
     LatentModel,
     LatentStatistics,
@@ -144,3 +149,21 @@ def test_whitening_leaves_out_what_only_rounding_makes_different(latents):
 )
 def test_held_out_latents_are_spread_evenly(count, share, rows):
     assert held_out_rows(count, share).nonzero().flatten().tolist() == rows
+
+
+def test_the_fit_is_measured_on_further_latents_where_few_are_decoded(latents, bars):
+    """25 models tell the variance along a direction to a quarter only; 4,000 latents tell it."""
+    held_out = held_out_rows(K, 0.1)
+    statistics = LatentStatistics.fit(latents[~held_out], "none")
+    oracle = Predictor(gaussian_predictor(draw(100_000, seed=1), DIFFUSION))
+    model = LatentModel(oracle, statistics, DIFFUSION, held_out)
+    few = bars.model_copy(update={"models": 25, "sampler": "ddpm"})
+    decoded = model.sample(few, torch.Generator().manual_seed(5))
+    own = torch.Generator().manual_seed(6)
+    assert measured_latents(model, few, decoded, own) is decoded
+    many = measured_latents(model, few.model_copy(update={"fit_latents": 4000}), decoded, own)
+    assert len(many) == 4000 and not torch.equal(many[:25], decoded)
+    spread = [variance_along(latents, rows)[0] for rows in (decoded, many)]
+    assert spread[0].log().abs().max() > 0.25
+    truth = draw(100_000, seed=1).var(0).sum() / latents.var(0).sum()
+    assert spread[1] == pytest.approx(truth.item(), abs=0.2)

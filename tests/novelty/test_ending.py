@@ -42,13 +42,13 @@ def test_a_run_ends_with_six_lines():
     groups = {"original": 0.9, "ensemble": 0.95, "reconstructed": 0.91, "generated": 0.92}
     table = pd.DataFrame({"group": groups.keys(), "accuracy_mean": groups.values()})
     draws = {g: Replicates(*[np.full(100, mean - 0.3)] * 5) for g, mean in groups.items()}
-    assert accuracies(table, draws, "test", "fits") == [
+    assert accuracies(table, draws, "test", fits=True) == [
         "test accuracy (%): original 90.00, ensemble 95.00, reconstructed 91.00, generated 92.00",
         "the generator fits; generated - original +2.00 [+2.00, +2.00]; "
         "generated - ensemble -3.00 [-3.00, -3.00]",
     ]
     scores = table.assign(score="mIoU", score_mean=table["accuracy_mean"] * 50)
-    assert accuracies(scores, draws, "test", "fits") == [
+    assert accuracies(scores, draws, "test", fits=True) == [
         "test mIoU: original 45.00, ensemble 47.50, reconstructed 45.50, generated 46.00",
         "the generator fits; generated - original +1.00; generated - ensemble -1.50",
     ]

@@ -80,7 +80,7 @@ def base(**changes):
 def make_in(folder, data="bccd", **changes):
     """The task on that folder, with a few values changed."""
     params = parse_params(change(preset(data), data__root=str(folder), **changes))
-    return Detection(params.task.options, params.data)
+    return Detection(params.task, params.data)
 
 
 @pytest.fixture
@@ -433,7 +433,7 @@ def test_weights_of_a_classifier_fill_the_trunk_alone(tmp_path):
     weights = tmp_path / "trunk.pth"
     net = build_detector("fcos_mobilenet_025", 2, frozen_norms=True, weights=weights)
     assert net.backbone.body.conv_stem.weight.equal(trunk["conv_stem.weight"])
-    with pytest.raises(InputError, match=r"does not fit FCOS.*trains no new head"):
+    with pytest.raises(InputError, match=r"not belong to fcos_mobilenet_025.*trains no new head"):
         build_detector("fcos_mobilenet_025", 2, frozen_norms=True, weights=weights, new_head=False)
 
 
@@ -538,7 +538,7 @@ def test_a_base_net_that_is_not_finite_is_refused(make):
 def test_a_class_that_the_net_does_not_have_is_refused_where_no_head_is_trained(make, tmp_path):
     path = tmp_path / "net.pth"
     torch.save(build_detector("fcos_mobilenet_025", 3, frozen_norms=True).state_dict(), path)
-    with pytest.raises(InputError, match="does not fit FCOS"):
+    with pytest.raises(InputError, match="does not belong to fcos_mobilenet_025"):
         make().build("fcos_mobilenet_025", 2, 60, weights=path, new_head=False)
 
 

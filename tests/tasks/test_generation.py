@@ -73,8 +73,8 @@ def raw_generation(tmp_path_factory):
         *(f"base.net={folder}/net.py:Tiny", f"base.watch={folder}/net.py"),
     )
     data = {"data.size": 8, "data.resize": 8, "data.validation_size": 20, "data.test_size": None}
-    options = raw["task"]["options"] | {"samples": 40, "steps": 4, "classifier_steps": 60}
-    return change(raw, **data, **{"task.options": options, "data.train_size": None})
+    own = {"task.options.samples": 40, "task.judging.steps": 4, "data.train_size": None}
+    return change(raw, **data, **own, task__judging__classifier_steps=60)
 
 
 def of(params: Params):
@@ -90,11 +90,7 @@ def make(raw_generation):
     """Parameters with a few changed."""
 
     def made(**changes):
-        options = {k[9:]: v for k, v in changes.items() if k.startswith("options__")}
-        other = {k: v for k, v in changes.items() if not k.startswith("options__")}
-        raw = change(raw_generation, **other)
-        raw["task"]["options"] |= options
-        return parse_params(raw)
+        return parse_params(change(raw_generation, **changes))
 
     return made
 
@@ -198,7 +194,7 @@ def test_models_that_share_a_pass_sample_what_each_samples_alone(ready, evaluati
     noise = evaluation._noise["test"]
     found = evaluation._sampler.sample([models[i] for i in range(3)], noise)
     schedule = DDIMScheduler(timestep_spacing="trailing")
-    schedule.set_timesteps(task.options.steps)
+    schedule.set_timesteps(task.judging.steps)
     for i in range(3):
         images = noise
         for t in schedule.timesteps:
@@ -294,10 +290,10 @@ def test_no_warning_where_models_share_a_pass(ready, recwarn):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"options__samples": 32}, "32 are too few for the covariance of the 32 features"),
-        ({"options__steps": 1001}, "task.options: steps: 1001 is refused"),
-        ({"options__extractor": "vgg"}, "extractor: 'vgg' is refused"),
-        ({"options__step": 5}, "unknown key step; known: classifier_steps"),
+        ({"task__options__samples": 32}, "32 are too few for the covariance of the 32 features"),
+        ({"task__judging__steps": 1001}, "task.judging: steps: 1001 is refused"),
+        ({"task__judging__extractor": "vgg"}, "extractor: 'vgg' is refused"),
+        ({"task__judging__step": 5}, "unknown key step; known: classifier_steps"),
         ({"data__mean": [0.5, 0.4, 0.5]}, "data.mean, data.std: samplers expect"),
         ({"base__net": "resnet18"}, "unknown 'resnet18'; generation knows unet_mini"),
         ({"base__pretrained": True}, "no weights of .*Tiny to download"),
@@ -314,7 +310,7 @@ def test_a_missing_package_is_told_with_the_extra_that_has_it(make, monkeypatch)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setattr("pdiff.tasks.generation.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs diffusers, torch_fidelity; .*\[generation\]"):
-        params = make(options__extractor="inception", options__samples=3000)
+        params = make(task__judging__extractor="inception", task__options__samples=3000)
         of(params).check(params.base)
 
 
@@ -364,15 +360,15 @@ def test_the_output_layer_has_the_number_of_values_that_is_said(net, size, lengt
 def test_the_papers_preset_is_the_papers_net_with_its_own_weights():
     params: Params = parse_params(composed("recipe=paper", "data=cifar10", "net=ddpm_cifar10"))
     assert (params.task.name, params.base.pretrained, params.base.epochs) == ("generation", True, 0)
-    assert params.task.options["extractor"] == "inception"
+    assert params.task.judging["extractor"] == "inception"
     assert params.finetune.lr == params.finetune.lr_end == 1e-4  # the recipe's 0.03 is for norms
 
 
 @pytest.mark.slow
 def test_the_whole_pipeline_ends_with_distances_and_a_picture(raw_generation, tmp_path):
     learned = {key: value for key, value in TINY.items() if not key.startswith(("data.", "base."))}
-    options = raw_generation["task"]["options"] | {"samples": 40, "steps": 2}
-    raw = change(raw_generation, **learned | {"task.options": options, "base.epochs": 2})
+    own = {"task.options.samples": 40, "task.judging.steps": 2, "base.epochs": 2}
+    raw = change(raw_generation, **learned | own)
     run_stages(tmp_path, raw)
     found = json.loads((tmp_path / outputs.NOVELTY_METRICS).read_text())["score"]
     scores, name, larger = load_scores(tmp_path / outputs.PREDICTIONS_GENERATED, "test")

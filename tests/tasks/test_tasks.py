@@ -21,7 +21,7 @@ from tests.toys.pipeline import run_stages
 TOYS = ROOT / "tests/toys/tasks"
 CHANGES = {
     "task.name": "regression",
-    "task.options": {"close": 0.02},
+    "task.judging": {"close": 0.02},
     "base.net": "brightness",
     "subset.select": "2",
     "finetune.lr": 0.01,

@@ -12,7 +12,7 @@ from pdiff.tasks.registry import Task
 
 
 class Regression(Task):
-    class Options(Section):
+    class Judging(Section):
         close: float
         """An image is right if its brightness is no further off than this."""
 
@@ -64,7 +64,7 @@ class Regression(Task):
                 for model in models:
                     found = torch.func.functional_call(net, dict(model), (own["images"],))[:, 0]
                     off = found - own["brightness"]
-                    right.append((off.abs() <= task.options.close).short())
+                    right.append((off.abs() <= task.judging.close).short())
                     scores.append(off.square().mean())
                 return torch.stack(right), torch.stack(scores)
 
