@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import end_to_end, evaluation, memory, sampling, similarity, timing, training
+from benchmarks import end_to_end, evaluation, memory, sampling, similarity, start, timing, training
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BENCHMARKS: dict[str, Callable[[], str]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[], str]] = {
     "sampling": sampling.run,
     "training": training.run,
     "memory": memory.run,
+    "start": start.run,
     "experiment": end_to_end.run,
 }
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from pdiff.config import MEMORY, AutoencoderConfig, Params, too_much
+from pdiff.config import MEMORY, AutoencoderConfig, LibraryParams, Params, too_much
 from pdiff.system.errors import InputError
 
 DAY_S = 86_400
@@ -22,16 +22,29 @@ LONG = 10**6
 
 def check_limits(params: Params, length: int) -> None:
     """Raise `InputError` that names all parameters for which a subset of D values is too much."""
-    if found := "; ".join(_problems(params, length)):
+    own = _numbers(params), _seconds(params)
+    if found := "; ".join(_problems(params, params.finetune.checkpoints, length, *own)):
         raise InputError(found)
 
 
-def _problems(params: Params, length: int) -> Iterator[str]:
+def check_generator(params: LibraryParams, count: int, length: int) -> None:
+    """As `check_limits`, of what the library has: autoencoder and diffusion of `count` models."""
+    if found := "; ".join(_problems(params, count, length, {}, {})):
+        raise InputError(found)
+
+
+def _problems(
+    params: Params | LibraryParams,
+    count: int,
+    length: int,
+    numbers: dict[str, int],
+    seconds: dict[str, float],
+) -> Iterator[str]:
     coder, ddpm = params.autoencoder, params.ddpm
     if coder.latent_dim > length:
         yield (
             f"autoencoder.latent_dim: {coder.latent_dim} is more than the {length} parameters that "
-            "subset.select names"
+            "are generated (subset.select)"
         )
         return
     signals = {"ddpm": (ddpm.kernel_size, coder.latent_dim)}
@@ -44,18 +57,18 @@ def _problems(params: Params, length: int) -> Iterator[str]:
                 "that it slides over"
             )
     hint = "; autoencoder.kind: linear is meant for long subsets"
-    for key, count in _numbers(params, length).items():
-        if count > MEMORY:
-            yield too_much(key, count) + hint * ("subset.select" in key and length > LONG)
-    for key, seconds in _seconds(params, length).items():
-        if seconds > DAY_S:
-            days = seconds / DAY_S
+    for key, held in (numbers | _codec_numbers(params, count, length)).items():
+        if held > MEMORY:
+            yield too_much(key, held) + hint * ("subset.select" in key and length > LONG)
+    for key, least in (seconds | _generator_seconds(params, length)).items():
+        if least > DAY_S:
+            days = least / DAY_S
             yield f"{key}: {days:,.0f} days or more would be needed on the fastest GPU; give less"
 
 
-def _numbers(params: Params, length: int) -> dict[str, int]:
+def _numbers(params: Params) -> dict[str, int]:
     """Numbers of 4 bytes that are held at once; the similarities of all pairs of models are."""
-    coder, baselines, count = params.autoencoder, params.baselines, params.finetune.checkpoints
+    baselines, count = params.baselines, params.finetune.checkpoints
     noised = baselines.noised_models * len(baselines.noise_levels)
     found = {
         "generate.models": 3 * params.generate.models**2,
@@ -66,24 +79,40 @@ def _numbers(params: Params, length: int) -> dict[str, int]:
     if params.novelty.audit:
         rivals = params.novelty.bootstrap * baselines.rival_models
         found["novelty.bootstrap, baselines.rival_models"] = 2 * rivals
-    if coder.kind != "linear":
-        padded, ends = _padded(coder, length), _features(coder, length)
-        widths = sum(width / 2 ** (i + 1) for i, width in enumerate(coder.channels))
-        kept = 1 if coder.checkpointing or coder.micro_batch else 1 + widths
-        each = 2 if coder.optimizer == "adafactor" else 4
-        found |= {
-            "autoencoder.latent_dim, subset.select": 2 * each * ends * coder.latent_dim,
-            "autoencoder.batch_size, subset.select": int(coder.batch_size * padded * kept),
-            "finetune.checkpoints, subset.select": 2 * count * length,
-        }
     return found
 
 
-def _seconds(params: Params, length: int) -> dict[str, float]:
-    coder, ddpm, base = params.autoencoder, params.ddpm, params.base
-    finetune, generate = params.finetune, params.generate
+def _codec_numbers(params: Params | LibraryParams, count: int, length: int) -> dict[str, int]:
+    coder = params.autoencoder
+    if coder.kind == "linear":
+        return {}
+    padded, ends = _padded(coder, length), _features(coder, length)
+    widths = sum(width / 2 ** (i + 1) for i, width in enumerate(coder.channels))
+    kept = 1 if coder.checkpointing or coder.micro_batch else 1 + widths
+    each = 2 if coder.optimizer == "adafactor" else 4
+    return {
+        "autoencoder.latent_dim, subset.select": 2 * each * ends * coder.latent_dim,
+        "autoencoder.batch_size, subset.select": int(coder.batch_size * padded * kept),
+        "finetune.checkpoints, subset.select": 2 * count * length,
+    }
+
+
+def _seconds(params: Params) -> dict[str, float]:
+    base, finetune = params.base, params.finetune
     batches = max((params.data.train_size or 0) // base.batch_size, 1)
-    saved = finetune.save_after + finetune.checkpoints_of_a_run * finetune.save_every
+    found = {
+        "base.epochs": base.epochs * batches * STEP_S,
+        "novelty.bootstrap": params.novelty.bootstrap * STEP_S,
+    }
+    if finetune.folder is None:
+        saved = finetune.save_after + finetune.checkpoints_of_a_run * finetune.save_every
+        key = "finetune.checkpoints, finetune.save_every, finetune.save_after"
+        found[key] = finetune.runs * saved * STEP_S
+    return found
+
+
+def _generator_seconds(params: Params | LibraryParams, length: int) -> dict[str, float]:
+    coder, ddpm, generate = params.autoencoder, params.ddpm, params.generate
     denoised = ddpm.kernel_size * coder.latent_dim * _products((1, *ddpm.channels, 1))
     sampled = {"ddpm": ddpm.timesteps, "ddim": generate.steps, "prior": 0}[generate.sampler]
     points = 1 + sampled // generate.trajectory_every
@@ -92,18 +121,13 @@ def _seconds(params: Params, length: int) -> dict[str, float]:
         return 2 * count * sampled * denoised / PER_S + sampled * STEP_S
 
     found = {
-        "base.epochs": base.epochs * batches * STEP_S,
         "ddpm.steps, ddpm.batch_size, ddpm.channels": _training(
             ddpm.steps, ddpm.batch_size, denoised
         ),
         "generate.models, generate.steps": drawing(generate.models),
         "generate.fit_latents, generate.steps": drawing(generate.fit_latents or 0),
         "generate.trajectories": generate.trajectories * points * STEP_S,
-        "novelty.bootstrap": params.novelty.bootstrap * STEP_S,
     }
-    if finetune.folder is None:
-        key = "finetune.checkpoints, finetune.save_every, finetune.save_after"
-        found[key] = finetune.runs * saved * STEP_S
     if coder.kind != "linear":
         ends, taps = _features(coder, length), coder.kernel_size
         layers = enumerate(pairwise((1, *coder.channels)))

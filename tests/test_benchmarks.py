@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import end_to_end, evaluation, gpu, memory, sampling, similarity, timing, training
+from benchmarks import (
+    end_to_end,
+    evaluation,
+    gpu,
+    memory,
+    sampling,
+    similarity,
+    start,
+    timing,
+    training,
+)
 from benchmarks.__main__ import BENCHMARKS, PAGE, write_section
 from benchmarks.timing import Pair, duration, scaled, table
 from pdiff.paper.experiments import make_experiment
@@ -18,6 +28,7 @@ TOYS = {
     "evaluation": lambda: evaluation.run({"test_resnet": 4}, few=3, size=32),
     "similarity": lambda: similarity.run(models=4, images=30, pairs=5),
     "sampling": lambda: sampling.run({"toy": (2, 4, 2)}, count=2),
+    "start": lambda: start.run(repeats=1),
     "training": lambda: training.run(length=64, net="test_resnet", size=32),
 }
 

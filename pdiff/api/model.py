@@ -35,6 +35,7 @@ from pdiff.diffusion.fit import latent_fit, measured_latents
 from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
 from pdiff.diffusion.schedule import Diffusion
 from pdiff.diffusion.train import train_denoiser
+from pdiff.limits import check_generator
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.subset import Models, Rows
 from pdiff.system.progress import bars
@@ -73,11 +74,13 @@ class PDiff:
             sections: changes of `params.yaml`'s defaults: `ddpm={"steps": 400}`.
 
         Raises:
-            InputError: checkpoints that do not belong together, unknown or wrong parameters.
+            InputError: checkpoints that do not belong together, unknown or wrong parameters, or
+                what no machine can hold or end in a day.
         """
         params = library_params(sections)
         Denoiser(params.autoencoder.latent_dim, params.ddpm.channels, params.ddpm.kernel_size)
         given, device = Checkpoints.read(checkpoints), get_device()
+        check_generator(params, *given.matrix.shape)
         with bars(progress):
             models, codec, encoded = _fit_codec(given, params, seed, device)
             latents = _fit_latents(models, codec, encoded.to(device), params, seed)

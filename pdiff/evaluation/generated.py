@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from pdiff.config import DataConfig
 from pdiff.evaluation.features import Judge, frechet_distance, moments
@@ -24,8 +23,8 @@ from pdiff.system.speed import measured
 
 LAST = "conv_out"
 """A denoiser's output layer, as diffusers calls it."""
-SIDE, ZOOM = 6, 3
-"""Samples in a row of a picture, and how much larger they are shown."""
+SIDE, GAP = 6, 12
+"""Samples in a row of a picture, and pixels between those of two models."""
 
 
 class Sampler:
@@ -156,9 +155,8 @@ class GeneratedEvaluation(Evaluation):
         """Samples of an original, beside those of a generated model from the same noise."""
         noise = self._noise["test"][: SIDE * SIDE]
         found = self._sampler.sample([models[i] for i in range(len(models))], noise).cpu()
-        pixels = functional.interpolate(found.flatten(0, 1) / 2 + 0.5, scale_factor=ZOOM)
-        grids = [grid(own, SIDE) for own in pixels.split(len(noise))]
-        gap = torch.full_like(grids[0][..., : 4 * ZOOM], 255)
+        grids = [grid(own / 2 + 0.5, SIDE) for own in found]
+        gap = torch.full_like(grids[0][..., :GAP], 255)
         words = (
             "Samples of the first original (left) and of the first generated model (right), each "
             "pair from the same noise."

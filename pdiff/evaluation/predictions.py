@@ -32,6 +32,8 @@ Scores = dict[str, dict[str, Float[Tensor, " _"]]]
 """{split: {group: (M,)}}"""
 SHOWN = 12
 """Images in a row of a picture."""
+SEEN = 64
+"""Pixels that a small image is enlarged to, or as near below as whole numbers get."""
 
 
 class Evaluation(ABC):
@@ -143,9 +145,11 @@ class ClassEvaluation(Evaluation):
 
 
 def grid(pixels: Float[Tensor, "N 3 H W"], columns: int) -> UInt8[Tensor, "3 _ _"]:
-    """Images in rows, with white between them; pixels in [0, 1]."""
+    """Images in rows, with white between them; pixels in [0, 1]. Small ones are enlarged."""
     from torchvision.utils import make_grid  # seconds to import
 
+    times = max(SEEN // pixels.shape[2], 1)
+    pixels = pixels.repeat_interleave(times, 2).repeat_interleave(times, 3)
     whole = make_grid(pixels, nrow=columns, padding=2, pad_value=1.0)
     return (whole.clamp(0, 1) * 255).round().to(torch.uint8)
 

@@ -58,7 +58,7 @@ def plot_scatter(
     The paper's Figures 3, 4 and 5a. Large markers are the means of the `named` groups, with a line
     through levels of one kind; all others are grey. `front` marks the models that a line joins.
     The picture shows the range of originals and generated models and names the groups below it;
-    `note` stands under it. Another `metric` is in the column `score`.
+    `note` stands above it. Another `metric` is in the column `score`.
     """
     scored = metric != "accuracy"
     if scored:
@@ -85,7 +85,7 @@ def plot_scatter(
     axes.set(xlabel=SIMILARITY, ylabel=f"{reported} {metric}" + " (%)" * (not scored))
     _focus(axes, models, models["group"].isin(groups) | (front is not None))
     if note:
-        figure.supxlabel(fill(note, 80), x=0.01, ha="left", **NOTE)
+        figure.suptitle(fill(note, 80), x=0.01, ha="left", **NOTE)
     tidy(axes)
     group_legend(figure, models["group"], groups, lines)
     unit = "" if scored else " %"

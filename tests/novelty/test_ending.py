@@ -35,7 +35,7 @@ def test_each_warning_of_an_earlier_stage_is_a_caveat(arguments, text):
 def test_the_caption_of_the_scatter_carries_the_warnings():
     columns = {"group": ["original", "generated"], "accuracy": 0.5, "max_similarity": 0.5}
     figure, _ = plot_scatter(pd.DataFrame(columns), "test", note="The base net guesses.")
-    assert figure.get_supxlabel() == "The base net guesses."
+    assert figure.get_suptitle() == "The base net guesses."
 
 
 def test_a_run_ends_with_six_lines():
