@@ -26,7 +26,8 @@ READING = (
     "Each cell: paper / authors' log / **ours** [95 % interval]; accuracies in %, - where there "
     "is no number. The interval is a bootstrap over test images and models, averaged over the "
     "seeds; for the score of another task it is Student's over seeds. ± is the standard deviation "
-    "over seeds. n: seeds x generated models."
+    "over seeds, left out where all seeds have the same number, as originals of one base net have. "
+    "n: seeds x generated models."
 )
 
 
@@ -100,7 +101,7 @@ def _cell(line: Any) -> str:
         return f"{theirs} / {line.status.partition(':')[0]}"
     numbers = (line.ours, line.seed_std, line.low, line.high)
     value, spread, *ends = (_number(number, line.measure) for number in numbers)
-    ours = f"**{value}**" + ("" if spread == "-" else f" ± {spread}")
+    ours = f"**{value}**" + (f" ± {spread}" if line.seed_std > 0 else "")
     return f"{theirs} / {ours}" + ("" if "-" in ends else f" [{', '.join(ends)}]")
 
 

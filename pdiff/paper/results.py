@@ -240,10 +240,13 @@ class Measured:
     def interval(self, measure: str) -> tuple[float, float]:
         """95 %, over images and models and averaged over seeds; NaN without replicates.
 
-        That of a score is Student's, over seeds.
+        That of a score is Student's, over seeds; NaN where it is the same in all, as the originals'
+        are with one base net.
         """
         if kind_of(measure) == "score":
-            return t_interval(self.values(measure).to_numpy(), ALPHA)
+            values = self.values(measure)
+            alike = values.nunique() < 2
+            return (math.nan, math.nan) if alike else t_interval(values.to_numpy(), ALPHA)
         return interval_around(self.value(measure), self.replicates(measure))
 
     def replicates(self, measure: str) -> Float[np.ndarray, " R"]:

@@ -320,6 +320,19 @@ def test_the_interval_of_several_seeds_is_that_of_their_mean_on_the_same_images(
     assert row.interval("generated_best") == pytest.approx(one, abs=1e-3)
 
 
+def test_a_score_has_students_interval_unless_all_seeds_share_its_models(measured):
+    row = measured("CamVid, FCN", 0.80, 0.82, 0.84)
+    for result, best in zip(row.found, (46.3, 46.5, 46.4), strict=True):
+        result.metrics.update({"score.generated_best": best, "score.original_best": 46.5})
+    low, high = row.interval("score_generated_best")
+    half = 4.302653 * 0.1 / math.sqrt(3)  # t of 97.5 % with two degrees of freedom
+    assert (low, high) == pytest.approx((46.4 - half, 46.4 + half))
+    assert all(map(math.isnan, row.interval("score_original_best")))
+    page = markdown(table("11"), [row], long_table(table("11"), [row]), "")
+    assert "| - / - / **46.50** | " in page
+    assert f"**46.40** ± 0.10 [{low:.2f}, {high:.2f}]" in page
+
+
 def test_a_difference_is_paired_on_the_images(measured):
     """Each number alone is uncertain by 0.02, their difference by a hundredth of that."""
     rows = {"a": measured("a", 0.803), "b": measured("b", 0.80)}

@@ -1,0 +1,1 @@
+"""A package of its own, since other projects install one of this name (torch-fidelity does)."""
