@@ -4,17 +4,20 @@ Axes: K checkpoints, D parameters of the subset.
 """
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from PIL import Image
 
 from pdiff import outputs
-from pdiff.baselines.registry import label, name
+from pdiff.baselines.registry import label, name, split
 from pdiff.core.files import load_tensor, load_tensors
 from pdiff.novelty.looks import look
-from pdiff.novelty.pictures import NOTE, save_both, tidy
+from pdiff.novelty.pictures import NOTE, draw_boxes, few, save_both, tidy
 from pdiff.paper.results import Measured, difference
 from pdiff.system.errors import InputError
 
@@ -23,6 +26,8 @@ LINES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#000000", "#56B4E9")
 MARKERS = "Dos^vP"
 ZOO = ("generated", "s_kde30", "sane_kde30", "interpolated", "soup_8", "soup_shuffled_8")
 """Groups of a zoo's picture."""
+SCORED = ("original", "ensemble", "reconstructed", "generated", "noised", "latent_gaussian")
+"""Groups of a picture of scores."""
 SHOWN = 64
 """Values of each tensor that the heat map shows: more cannot be told apart."""
 
@@ -128,6 +133,30 @@ def zoo_panels(rows: Sequence[Measured]) -> plt.Figure:
     return _finish(figure, panels[0][0], columns=4)
 
 
+def score_panels(rows: Sequence[Measured]) -> plt.Figure:
+    """Scores of the groups' models over all seeds, and an original and a generated model at work.
+
+    The lower part is `report/examples.png` of the first seed (Tables 10 to 12).
+    """
+    rows = [row for row in rows if _has_run(row)]
+    shape = {"figsize": (8.0 * len(rows), 7.2), "height_ratios": (1, 2), "squeeze": False}
+    figure, panels = plt.subplots(2, len(rows), layout="constrained", **shape)
+    for (boxes, examples), row in zip(panels.T, rows, strict=True):
+        own = row.models[row.models["group"].map(lambda group: split(group)[0] in SCORED)]
+        values = {g: own.loc[own["group"] == g, "score"].to_numpy() for g in few(own["group"])}
+        draw_boxes(boxes, values)
+        boxes.set_yticks(range(len(values)), map(label, values))
+        boxes.invert_yaxis()
+        boxes.set_title(row.row.label, fontsize=10)
+        boxes.set_xlabel(f"test {row.found[0].frame(outputs.SUMMARY)['score'][0]}")
+        picture = Image.open(BytesIO(row.found[0].tree.read(str(outputs.EXAMPLES))))
+        examples.imshow(picture, interpolation="nearest")
+        examples.set_title(fill(picture.text["Description"], 90), loc="left", **NOTE)
+        examples.set_axis_off()
+        tidy(boxes)
+    return figure
+
+
 def trajectories(rows: Sequence[Measured]) -> plt.Figure:
     """Accuracy of unfinished samples along the reverse process (Figure 5b), from 0 to 100 %.
 
@@ -219,5 +248,6 @@ def heat_map(rows: Sequence[Measured]) -> plt.Figure:
     return figure
 
 
-FIGURES = (scatter_panels, scatter_together, zoo_panels, trajectories, violins, heat_map)
+FIGURES = (scatter_panels, scatter_together, zoo_panels, score_panels)
+FIGURES += (trajectories, violins, heat_map)
 DRAW: dict[str, Callable[[Sequence[Measured]], plt.Figure]] = {f.__name__: f for f in FIGURES}

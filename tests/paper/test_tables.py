@@ -18,6 +18,7 @@ import yaml
 
 from pdiff import outputs
 from pdiff.core.files import save_tensors, write_json
+from pdiff.evaluation.predictions import save_picture
 from pdiff.novelty.bootstrap import Replicates, save_replicates
 from pdiff.novelty.summary import save_table
 from pdiff.paper import cli, definitions, experiments, figures, results, runner
@@ -284,6 +285,16 @@ def make_result(folder: Path, best: float, noise: int = 0) -> Result:
     return Result(Folder(folder), "abc1234", folder.name)
 
 
+def add_scores(folder: Path) -> None:
+    """What an experiment of another task leaves too."""
+    models = pd.read_csv(folder / outputs.MODELS)
+    save_table(folder / outputs.MODELS, models.assign(score=50 * models["accuracy"]))
+    similarities = {"max_similarity_low": [0.8, 0.8], "max_similarity_high": [0.9, 0.9]}
+    summary = {"group": ["original", "generated"], "score": ["mIoU"] * 2, **similarities}
+    save_table(folder / outputs.SUMMARY, pd.DataFrame(summary))
+    save_picture(folder / outputs.EXAMPLES, torch.zeros(3, 8, 8, dtype=torch.uint8), "What it is.")
+
+
 @pytest.fixture
 def measured(tmp_path):
     def make(label: str, *bests: float | None, failure: str = "") -> Measured:
@@ -379,8 +390,24 @@ def test_every_figure_is_drawn_from_results(tmp_path, measured, name):
     rows = [measured("a", 0.8), measured("b", 0.81), measured("c", None)]
     tensors = {"n.weight": torch.randn(5, 9), "n.bias": torch.zeros(5, 3)}
     save_tensors(tmp_path / "a0" / outputs.CHECKPOINTS, tensors)
+    for row in rows[:2]:
+        add_scores(row.found[0].tree.path)
     png, pdf = figures.draw(name, tmp_path / "figure.png", rows)
     assert png.read_bytes().startswith(b"\x89PNG") and pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_a_picture_of_scores_has_their_groups_and_the_words_of_the_examples(measured):
+    row = measured("CamVid", 0.8)
+    add_scores(row.found[0].tree.path)
+    boxes, examples = figures.score_panels([row, measured("COCO", None)]).axes
+    labels = [text.get_text() for text in boxes.get_yticklabels()]
+    assert labels == ["original", "ensemble", "generated", "noise 0.05"]
+    assert boxes.get_xlabel() == "test mIoU" and boxes.get_title() == "CamVid"
+    medians = [line.get_xdata()[0] for line in boxes.lines]
+    means = row.models.groupby("group")["score"].median()
+    order = ["original", "ensemble", "generated", "noised_0.05"]
+    assert medians == pytest.approx(means[order].tolist())
+    assert examples.get_title(loc="left") == "What it is."
 
 
 def test_a_figure_of_nothing_leaves_no_file(tmp_path, measured):
