@@ -24,7 +24,8 @@ from pdiff.system.paths import root
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import sync
 
-POLL_S = 20  # each look takes DVC a second of the processor
+POLL_S, MOST_S = 20, 120
+"""Seconds between two looks at the queue, at first and in the end; each takes DVC some seconds."""
 STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
 """A task's line in `dvc queue status`: its name and its state."""
 
@@ -120,9 +121,10 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
 
 def _wait(names: Collection[str]) -> None:
     """Until every experiment has ended or is gone from the queue."""
-    waiting, idle = set(names), 0
+    waiting, idle, pause = set(names), 0, POLL_S
     while waiting:
-        time.sleep(POLL_S)
+        time.sleep(pause)
+        pause = min(1.1 * pause, MOST_S)
         status = _status()
         ended = {name for name in waiting if status.get(name) not in ("Running", "Queued")}
         for name in sorted(ended):
