@@ -609,14 +609,14 @@ def test_the_picture_has_rows_of_images_label_maps_and_what_both_models_say(made
     task = made()
     images, models = read(task), models_of(toy, NAMES)
     picture, words = task.evaluation(toy, NAMES, images, 9, 1).picture([models[0], models[3]])
-    assert picture.shape == (3, 4 * (HEIGHT + 2) + 2, 4 * (WIDTH + 2) + 2)  # 4 test images
+    times = 64 // HEIGHT  # small images are enlarged
+    height, width = times * HEIGHT + 2, times * WIDTH + 2
+    assert picture.shape == (3, 4 * height + 2, 4 * width + 2)  # 4 test images
 
     def row(number: int) -> Tensor:
         """The panels of a row, (4, H, W, 3)."""
-        top = 2 + number * (HEIGHT + 2)
-        lefts = [2 + i * (WIDTH + 2) for i in range(4)]
-        panels = [picture[:, top : top + HEIGHT, left : left + WIDTH] for left in lefts]
-        return torch.stack(panels).permute(0, 2, 3, 1)
+        panels = picture[:, 2:, 2:].unflatten(1, (4, height)).unflatten(3, (4, width))
+        return panels[:, number, :-2:times, :, :-2:times].permute(2, 1, 3, 0)
 
     assert torch.equal(row(0).permute(0, 3, 1, 2), images.test.columns["images"])
     assert torch.equal(row(1), palette()[images.test.columns["maps"].long()])
