@@ -555,6 +555,16 @@ def test_table_7_on_a_folder_takes_zoos_beside_the_papers_numbers():
     assert grey.overrides[:2] == ("data=cifar10_grey", "net=cnn_small") and grey.paper == {}
 
 
+def test_no_key_stands_twice_in_the_tables():
+    """YAML's loader keeps the last one and says nothing."""
+    nodes = [yaml.compose((ROOT / "pdiff/paper/tables.yaml").read_text())]
+    for node in nodes:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), keys
+            nodes += [value for _, value in node.value]
+
+
 def test_table_7_without_data_has_the_papers_cells():
     assert [row.overrides for row in rows_of("7")] == [
         ("data=mnist", "net=cnn_medium"),
