@@ -33,4 +33,6 @@ def run(repeats: int = 5) -> str:
 def _python(folder: str, arguments: list[str]) -> None:
     surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, *arguments]
-    subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, check=False)
+    if done.returncode and not done.stderr.startswith(b"error: "):  # what is timed is the answer
+        raise RuntimeError(done.stderr.decode())
