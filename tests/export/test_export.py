@@ -24,6 +24,7 @@ from pdiff.nets.registry import build_net, load_net, save_net
 from pdiff.parameters.stack import load_stack, write_rows
 from pdiff.parameters.subset import select_subset
 from tests.conftest import ROOT, change
+from tests.toys.exports import code_of, run_card
 
 
 def predicted(net: torch.nn.Module) -> torch.Tensor:
@@ -37,10 +38,6 @@ def expected(group: str, index: int) -> torch.Tensor:
     decoded = group in ("generated", "reconstructed")
     path = outputs.PREDICTIONS_GENERATED if decoded else outputs.PREDICTIONS_ORIGINALS
     return load_predictions(path, "test")[0][group][index]
-
-
-def code_of(card: str) -> str:
-    return re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
 
 
 def change_table(column: str, group: str, values: object) -> None:
@@ -93,9 +90,9 @@ def test_best_is_the_model_that_the_other_split_chooses(folder, tiny_raw, capsys
 
 def test_the_card_loads_the_model_and_says_what_the_tables_say(folder):
     assert main(["1", "--to", "model.safetensors"]) == 0
-    card, names = Path("model.md").read_text(), {"images": torch.zeros(2, 3, 32, 32)}
+    card = Path("model.md").read_text()
     assert code_of(card).count("\n") == 3
-    exec(code_of(card), names)
+    names = run_card(card, images=torch.zeros(2, 3, 32, 32))
     assert names["logits"].shape == (2, 10)
     assert torch.equal(predicted(names["net"]), expected("generated", 1))
     table = pd.read_csv(outputs.MODELS).set_index(["group", "model"])
@@ -241,10 +238,10 @@ def test_a_net_of_ours_loads_with_pdiff(tiny_raw, tmp_path, monkeypatch):
     pd.DataFrame(rows, columns=["group", "model", *MEASURES]).to_csv(outputs.MODELS, index=False)
     Path("params.yaml").write_text(yaml.safe_dump(change(tiny_raw, base__net="convnet_mini")))
     assert main(["2", "--to", "model.safetensors"]) == 0
-    card, names = Path("model.md").read_text(), {}
+    card = Path("model.md").read_text()
     assert "`convnet_mini` is one of p-diff's own small nets and not timm's" in card
     assert "Classes, in the order of the logits: unknown." in card
-    exec(code_of(card), names)
+    names = run_card(card)
     for loaded in (names["net"], load_net(Path("model.safetensors"))):
         values = torch.cat([loaded.get_parameter(name).flatten() for name in subset.names])
         assert torch.equal(values, matrix[2])

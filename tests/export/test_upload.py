@@ -1,7 +1,6 @@
 """Models on the Hugging Face Hub: timm loads them from there, and the card says how."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from pdiff.images.batches import EvaluationBatches, load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.subset import select_subset
 from tests.conftest import change
-from tests.toys.exports import OWN, toy_project
+from tests.toys.exports import OWN, run_card, toy_project
 from tests.toys.hub import TOKEN
 
 ADDRESS = "hf://user/name"
@@ -47,8 +46,7 @@ def test_timm_loads_from_the_hub_a_model_with_the_same_logits(folder, hub):
     here = timm.create_model("test_resnet", num_classes=10, checkpoint_path="model.pth")
     there = timm.create_model("hf-hub:user/name", pretrained=True)
     assert torch.equal(logits_of(there), logits_of(here))
-    names = {"images": torch.zeros(2, 3, 32, 32)}
-    exec(re.search(r"```python\n(.*?)```", card_of(hub).text, re.DOTALL).group(1), names)
+    names = run_card(card_of(hub).text, images=torch.zeros(2, 3, 32, 32))
     assert torch.equal(logits_of(names["net"]), logits_of(here))
     assert set(uploaded(hub)) == {"README.md", "config.json", "model.safetensors"}
     assert hub.tokens == {TOKEN}
@@ -143,14 +141,12 @@ def test_what_timm_does_not_know_has_no_config_and_a_card_that_loads_it(
     tiny_raw, tmp_path, monkeypatch, hub, net, size, library
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
     Path("my_net.py").write_text(OWN)
     matrix = toy_project(tiny_raw, net, size, "last_norms:1")
     assert main(["1", "--to", ADDRESS]) == 0
     assert set(uploaded(hub)) == {"README.md", "model.safetensors"}
     assert card_of(hub).data.library_name == library
-    names = {"images": torch.zeros(2, 3, size, size)}
-    exec(re.search(r"```python\n(.*?)```", card_of(hub).text, re.DOTALL).group(1), names)
+    names = run_card(card_of(hub).text, images=torch.zeros(2, 3, size, size))
     subset = select_subset(names["net"], "last_norms:1")
     values = torch.cat([names["net"].get_parameter(name).flatten() for name in subset.names])
     assert torch.equal(values, matrix[1])

@@ -1,7 +1,5 @@
 """Nets of one's own, `base.net: FILE.py:NAME`: what is built, and each mistake in one line."""
 
-import re
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +16,7 @@ from pdiff.paper.experiments import shareable
 from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
 from tests.conftest import ROOT, change
+from tests.toys.exports import run_card
 from tests.toys.pipeline import STAGES, run_stages
 
 CODE = """
@@ -193,10 +192,7 @@ def test_the_card_of_an_own_net_loads_it_with_its_file(piped, tmp_path, monkeypa
     assert str(piped) not in card
     monkeypatch.chdir(tmp_path)
     Path("my_net.py").write_text(CODE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_net", raising=False)
-    names = {"images": torch.zeros(2, 3, 32, 32)}
-    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), names)
+    names = run_card(card, images=torch.zeros(2, 3, 32, 32))
     assert names["logits"].shape == (2, 10)
     generated = load_file(piped / "data/generated.safetensors")
     assert torch.equal(names["net"].norm.weight, generated["norm.weight"][2])

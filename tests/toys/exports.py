@@ -1,6 +1,9 @@
-"""What an export reads of a finished run, by hand."""
+"""What an export reads of a finished run, by hand, and what its card's code gives."""
 
+import re
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -40,3 +43,18 @@ def toy_project(tiny_raw: dict, net: str, size: int, select: str) -> torch.Tenso
     sizes = {"data.size": size, "data.resize": size, "base.net": net}
     Path("params.yaml").write_text(yaml.safe_dump(change(tiny_raw, **sizes)))
     return matrix
+
+
+def code_of(card: str) -> str:
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+
+
+def run_card(card: str, **names: object) -> dict[str, object]:
+    """What the code of `card` leaves, run in this folder; no module of the folder stays."""
+    here = str(Path.cwd())
+    with patch.object(sys, "path", [here, *sys.path]):
+        exec(code_of(card), names)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(here):
+            del sys.modules[name]
+    return names
