@@ -11,7 +11,7 @@ from pdiff.core.files import load_tensor, save_tensors, write_json
 from pdiff.core.optimise import check_finite
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import missed_latent_bars
-from pdiff.diffusion.fit import latent_fit, measured_latents
+from pdiff.diffusion.fit import latent_fit
 from pdiff.diffusion.latents import LatentModel
 from pdiff.parameters.stack import write_columns
 from pdiff.system.speed import measured
@@ -37,8 +37,7 @@ def main() -> None:
         save_tensors(outputs.GENERATED_LATENTS, tensors)
 
         own = make_generator(params.seed.model, "latent_fit", device=device)
-        measured_on = measured_latents(model, params.generate, latents, own)
-        fit = latent_fit(model, originals, measured_on, own)
+        fit = latent_fit(model, originals, latents, params.generate, own)
         if missed := missed_latent_bars(fit, params.generate):
             warn(f"the generator does not fit the originals' latents: {'; '.join(missed)}")
         log.summary({"latent_fit": fit})

@@ -4,16 +4,12 @@ checkpoints (K, D) -> autoencoder with its normalisation statistics, latents (K,
 """
 
 from pdiff import outputs, tracking
-from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
-from pdiff.autoencoder.linear import LinearCodec
-from pdiff.autoencoder.train import train_autoencoder
+from pdiff.autoencoder.train import fit_codec
 from pdiff.config import load_params
 from pdiff.core.curve import Curve
 from pdiff.core.files import save_tensors, write_json
 from pdiff.core.runtime import get_device, make_generator
-from pdiff.parameters.normalisation import Normalisation
-from pdiff.parameters.stack import StackFile, load_stack
-from pdiff.parameters.subset import Models, Rows
+from pdiff.parameters.stack import StackFile
 from pdiff.system.resume import make_checkpointer
 from stages import stage, warn
 
@@ -27,23 +23,10 @@ def main() -> None:
         tracking.run("train_autoencoder", params, "seed", "noise", "autoencoder") as log,
         make_checkpointer("train_autoencoder", sections, inputs, device) as resume,
     ):
-        curve = Curve(log, "autoencoder", "loss", "lr")
-        if config.kind == "linear":
-            checkpoints: Rows = StackFile(outputs.CHECKPOINTS)
-            codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim, config.normalise)
-            latents = codec.latents
-        else:
-            subset, matrix = load_stack(outputs.CHECKPOINTS)
-            matrix = matrix.to(device)
-            checkpoints = Models(subset, matrix)
-            normalisation = Normalisation.fit(checkpoints, config.normalise)
-            normalised = normalisation.apply(matrix)
-            generator = make_generator(params.seed.model, "train_autoencoder", device=device)
-            net = train_autoencoder(normalised, config, params.noise, generator, curve, resume)
-            norms = config.encode_norm, config.decode_norm
-            codec = ConvCodec(subset, net, normalisation, *norms)
-            latents = codec.encode(checkpoints)
-        metrics = reconstruction_error(normalised_pairs(codec, checkpoints, latents))
+        curve, checkpoints = Curve(log, "autoencoder", "loss", "lr"), StackFile(outputs.CHECKPOINTS)
+        generator = make_generator(params.seed.model, "train_autoencoder", device=device)
+        fitted = fit_codec(checkpoints, config, params.noise, generator, curve, resume)
+        codec, latents, metrics = fitted
         if not metrics["r2"] >= config.min_r2:  # also where it is nan: equal checkpoints
             place = "farther away than" if metrics["r2"] < 0 else "close to"
             warn(

@@ -12,32 +12,28 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.api.checkpoints import STACK, Checkpoints, State
 from pdiff.autoencoder.codec import (
     Codec,
-    ConvCodec,
     load_codec,
-    normalised_pairs,
-    reconstruction_error,
+    minibatch_encoder,
 )
 from pdiff.autoencoder.linear import LinearCodec
-from pdiff.autoencoder.train import train_autoencoder
+from pdiff.autoencoder.train import fit_codec
 from pdiff.config import LibraryParams, library_params
 from pdiff.core.files import load_json, write_json
 from pdiff.core.optimise import check_finite
 from pdiff.core.runtime import get_device, make_generator
 from pdiff.diffusion.bars import conclusion, missed_bars, one_line
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.fit import latent_fit, measured_latents
-from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
-from pdiff.diffusion.schedule import Diffusion
-from pdiff.diffusion.train import train_denoiser
+from pdiff.diffusion.fit import latent_fit
+from pdiff.diffusion.latents import LatentModel
+from pdiff.diffusion.train import fit_latents
 from pdiff.limits import check_generator
-from pdiff.parameters.normalisation import Normalisation
-from pdiff.parameters.subset import Models, Rows
+from pdiff.parameters.subset import Models
 from pdiff.system.progress import bars
 
 if TYPE_CHECKING:
@@ -82,17 +78,24 @@ class PDiff:
         given, device = Checkpoints.read(checkpoints), get_device()
         check_generator(params, *given.matrix.shape)
         with bars(progress):
-            models, codec, encoded = _fit_codec(given, params, seed, device)
-            latents = _fit_latents(models, codec, encoded.to(device), params, seed)
+            models = Models(given.subset, given.matrix)
+            own = make_generator(seed, "train_autoencoder", device=device)
+            fitted = fit_codec(models, params.autoencoder, params.noise, own, _no_log)
+            codec, encoded, numbers = fitted
+            encoded, encode = encoded.to(device), minibatch_encoder(codec, models)
+            own = make_generator(seed, "train_ddpm", device=device)
+            latents = fit_latents(encoded, params.ddpm, own, _no_log, encode=encode)
+            with TemporaryDirectory() as folder:
+                # as the pipeline does: layouts in memory move last bits
+                latents.save(Path(folder) / DENOISER)
+                latents = LatentModel.load(Path(folder) / DENOISER, device)
             drawn = latents.sample(params.generate, make_generator(seed, "generate", device=device))
         own = make_generator(seed, "latent_fit", device=device)
-        numbers = reconstruction_error(normalised_pairs(codec, models, encoded))
-        measured = measured_latents(latents, params.generate, drawn, own)
-        numbers |= latent_fit(latents, encoded.to(device), measured, own)
-        fitted = cls(given, codec, latents, params, seed, numbers)
-        if fitted.missed:
-            warnings.warn(conclusion(fitted.missed), stacklevel=2)
-        return fitted
+        numbers |= latent_fit(latents, encoded, drawn, params.generate, own)
+        made = cls(given, codec, latents, params, seed, numbers)
+        if made.missed:
+            warnings.warn(conclusion(made.missed), stacklevel=2)
+        return made
 
     @property
     def missed(self) -> list[str]:
@@ -149,52 +152,6 @@ class PDiff:
         count, length = self.checkpoints.matrix.shape
         fit = one_line(self.fit_numbers, self.missed)
         return f"PDiff of {count:,} checkpoints, {length:,} values each; {fit}"
-
-
-def _fit_codec(
-    given: Checkpoints, params: LibraryParams, seed: int, device: torch.device
-) -> tuple[Rows, Codec, Float[Tensor, "K L"]]:
-    """The checkpoints where the codec wants them, the codec, and their latents."""
-    config = params.autoencoder
-    if config.kind == "linear":
-        models = Models(given.subset, given.matrix)
-        codec = LinearCodec.fit(models, config.latent_dim, config.normalise)
-        return models, codec, codec.latents
-    models = Models(given.subset, given.matrix.to(device))
-    normalisation = Normalisation.fit(models, config.normalise)
-    normalised = normalisation.apply(given.matrix.to(device))
-    generator = make_generator(seed, "train_autoencoder", device=device)
-    net = train_autoencoder(normalised, config, params.noise, generator, _no_log)
-    norms = config.encode_norm, config.decode_norm
-    codec = ConvCodec(given.subset, net, normalisation, *norms)
-    return models, codec, codec.encode(models)
-
-
-def _fit_latents(
-    models: Rows,
-    codec: Codec,
-    latents: Float[Tensor, "K L"],
-    params: LibraryParams,
-    seed: int,
-) -> LatentModel:
-    """The diffusion model of the latents."""
-    config, device = params.ddpm, latents.device
-    held_out = held_out_rows(len(latents), config.held_out).to(device)
-    statistics = LatentStatistics.fit(latents[~held_out], config.standardise)
-    encode = None
-    if isinstance(codec, ConvCodec) and codec.encode_norm == "minibatch":
-        matrix = models.block(slice(0, models.subset.length))[~held_out]
-
-        def encode(rows: Int64[Tensor, " B"]) -> Float[Tensor, "B R"]:
-            return statistics.apply(codec.encode(Models(codec.subset, matrix[rows])))
-
-    generator = make_generator(seed, "train_ddpm", device=device)
-    scaled = statistics.apply(latents[~held_out])
-    denoiser = train_denoiser(scaled, config, generator, _no_log, encode=encode)
-    model = LatentModel(denoiser, statistics, Diffusion.of(config, device), held_out)
-    with TemporaryDirectory() as folder:  # the pipeline's way: layouts in memory move last bits
-        model.save(path := Path(folder) / DENOISER)
-        return LatentModel.load(path, device)
 
 
 def _no_log(_metrics: dict[str, float], _step: int) -> None:

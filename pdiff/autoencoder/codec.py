@@ -3,13 +3,13 @@
 Axes: K checkpoints, G or M models, D parameters, L latent length.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pdiff.autoencoder.blocks import Norm
@@ -102,6 +102,20 @@ def load_codec(path: Path, checkpoints: Path, device: torch.device | str = "cpu"
     if load_header(path).get("kind") == "linear":
         return LinearCodec.load(path, StackFile(checkpoints))
     return ConvCodec.load(path, device)
+
+
+def minibatch_encoder(
+    codec: Codec, checkpoints: Rows
+) -> Callable[[Int64[Tensor, " B"]], Float[Tensor, "B L"]] | None:
+    """Encodes the checkpoints of a batch with its own statistics; None where one encoding serves.
+
+    That is `encode_norm: minibatch`, as the authors train their denoiser.
+    """
+    if isinstance(codec, LinearCodec) or codec.encode_norm != "minibatch":
+        return None
+    device = codec.autoencoder.output.weight.device
+    matrix = checkpoints.block(slice(0, codec.subset.length)).to(device)  # (K, D)
+    return lambda rows: codec.encode(Models(codec.subset, matrix[rows]))
 
 
 def normalised_pairs(codec: Codec, models: Rows, latents: Float[Tensor, "M L"]) -> Iterator[Pair]:

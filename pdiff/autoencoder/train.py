@@ -10,9 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pdiff.autoencoder.codec import Codec, ConvCodec, normalised_pairs, reconstruction_error
+from pdiff.autoencoder.linear import LinearCodec
 from pdiff.autoencoder.net import Autoencoder, Latents
 from pdiff.config import AutoencoderConfig, NoiseConfig
 from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, seeded
+from pdiff.parameters.normalisation import Normalisation
+from pdiff.parameters.subset import Models, Rows
 from pdiff.system.resume import Checkpointer
 
 
@@ -87,3 +91,31 @@ def train_autoencoder(
     recipe = Recipe(config.steps, config.lr, config.weight_decay, config.optimizer)
     optimise(model, loss, recipe, generator, log, resume, "autoencoder")
     return model
+
+
+def fit_codec(
+    checkpoints: Rows,
+    config: AutoencoderConfig,
+    noise: NoiseConfig,
+    generator: torch.Generator,
+    log: Log,
+    resume: Checkpointer | None = None,
+) -> tuple[Codec, Float[Tensor, "K L"], dict[str, float]]:
+    """The codec of `config.kind`, the checkpoints' latents and its `reconstruction_error` on them.
+
+    An autoencoder is trained on the device of `generator`; principal components are not random,
+    and are found on the CPU.
+    """
+    if config.kind == "linear":
+        codec: Codec = LinearCodec.fit(checkpoints, config.latent_dim, config.normalise)
+        latents = codec.latents
+    else:
+        matrix = checkpoints.block(slice(0, checkpoints.subset.length)).to(generator.device)
+        checkpoints = Models(checkpoints.subset, matrix)
+        normalisation = Normalisation.fit(checkpoints, config.normalise)
+        normalised = normalisation.apply(matrix)
+        net = train_autoencoder(normalised, config, noise, generator, log, resume)
+        norms = config.encode_norm, config.decode_norm
+        codec = ConvCodec(checkpoints.subset, net, normalisation, *norms)
+        latents = codec.encode(checkpoints)
+    return codec, latents, reconstruction_error(normalised_pairs(codec, checkpoints, latents))

@@ -73,30 +73,23 @@ def gaussian_predictor(latents: Float[Tensor, "K R"], diffusion: Diffusion) -> P
     return predict
 
 
-def measured_latents(
-    model: LatentModel,
-    config: GenerateConfig,
-    generated: Float[Tensor, "G L"],
-    generator: torch.Generator,
-) -> Float[Tensor, "_ L"]:
-    """What the fit is measured on: `config.fit_latents` further latents, or the generated ones."""
-    if config.fit_latents is None:
-        return generated
-    return model.sample(config.model_copy(update={"models": config.fit_latents}), generator)
-
-
 def latent_fit(
     model: LatentModel,
     latents: Float[Tensor, "K L"],
     generated: Float[Tensor, "G L"],
+    config: GenerateConfig,
     generator: torch.Generator,
 ) -> dict[str, float | int | None]:
     """The numbers that judge the generator, before any of its models is evaluated.
 
-    `variance_*` and `outside` are those of `variance_along`. The losses are the denoiser's on the
-    latents that it learned from and on those held out, and on the latter that of a Gaussian of
-    the former; None where nothing was held out.
+    They are those of `config.fit_latents` further latents, or of the generated ones. `variance_*`
+    and `outside` are those of `variance_along`. The losses are the denoiser's on the latents that
+    it learned from and on those held out, and on the latter that of a Gaussian of the former; None
+    where nothing was held out.
     """
+    if config.fit_latents is not None:
+        further = config.model_copy(update={"models": config.fit_latents})
+        generated = model.sample(further, generator)
     ratios, outside = variance_along(latents, generated)
     scaled = model.statistics.apply(latents)
     seen, held_out = scaled[~model.held_out], scaled[model.held_out]

@@ -12,6 +12,7 @@ from torch import Tensor
 from pdiff.config import DdpmConfig
 from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, seeded
 from pdiff.diffusion.denoiser import Denoiser
+from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
 from pdiff.diffusion.schedule import Diffusion
 from pdiff.system.resume import Checkpointer
 
@@ -49,3 +50,25 @@ def train_denoiser(
     recipe = Recipe(config.steps, config.lr, config.weight_decay, ema=config.ema)
     optimise(model, batch_loss, recipe, generator, log, resume, "denoiser")
     return model
+
+
+def fit_latents(
+    latents: Float[Tensor, "K L"],
+    config: DdpmConfig,
+    generator: torch.Generator,
+    log: Log,
+    *,
+    resume: Checkpointer | None = None,
+    encode: Encode | None = None,
+) -> LatentModel:
+    """The diffusion model of all latents but `config.held_out` of them, which scales them itself.
+
+    `encode` is that of `train_denoiser`, with latents as they come from the codec.
+    """
+    held_out = held_out_rows(len(latents), config.held_out).to(latents.device)
+    seen = (~held_out).nonzero()[:, 0]  # which checkpoints the rows of a batch are
+    statistics = LatentStatistics.fit(latents[seen], config.standardise)
+    fresh = None if encode is None else lambda rows: statistics.apply(encode(seen[rows]))
+    scaled = statistics.apply(latents[seen])
+    denoiser = train_denoiser(scaled, config, generator, log, resume=resume, encode=fresh)
+    return LatentModel(denoiser, statistics, Diffusion.of(config, latents.device), held_out)

@@ -5,7 +5,8 @@ Axes: D parameters of the subset, B batch.
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, count
 
 import torch
@@ -70,30 +71,48 @@ def finetune(
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     chosen = [parameters[name].requires_grad_(True) for name in subset.names]
-    optimizer = make_optimizer(config.optimizer, chosen, config.lr, config.weight_decay)
-    schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
     torch.manual_seed(draw_seed(generator))  # of dropout and drop path
     passes = (task.batches(images, config.batch_size, generator) for _ in count())
     batches = chain.from_iterable(passes)
     first_steps = {"train": math.inf, "eval": 0, "eval_after_1": 1, "eval_after_2": 2}
 
-    def batch_loss() -> Float[Tensor, ""]:
+    def batch_loss(step: int) -> Float[Tensor, ""]:
+        net.train(step <= first_steps[config.batch_norm])
         batch = next(batches)
         with autocast(chosen[0].device):
             return task.loss(net, batch)
 
     steps = config.save_after + (config.checkpoints + config.held_back) * config.save_every
-    with tqdm(total=steps, desc="finetune", disable=None) as bar:
-        for step in counted(range(1, steps + 1), steps=1, images=config.batch_size):
-            net.train(step <= first_steps[config.batch_norm])
-            loss = train_step(optimizer, batch_loss)
+    for _ in checkpoints(chosen, batch_loss, config, steps, log, "finetune"):
+        yield torch.cat([tensor.detach().flatten() for tensor in chosen])
+
+
+def checkpoints(
+    parameters: list[Tensor],
+    batch_loss: Callable[[int], Float[Tensor, ""]],
+    config: FinetuneConfig,
+    steps: int,
+    log: Log,
+    title: str,
+    nets: int = 1,
+) -> Iterator[None]:
+    """Minimise `batch_loss(step)` of steps 1 to `steps`; stop where a checkpoint is to be kept.
+
+    The loss is a sum over `nets`, each with its own batch.
+    """
+    optimizer = make_optimizer(config.optimizer, parameters, config.lr, config.weight_decay)
+    schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
+    images = config.batch_size * nets
+    with tqdm(total=steps, desc=title, disable=None) as bar:
+        for step in counted(range(1, steps + 1), steps=1, images=images):
+            loss = train_step(optimizer, partial(batch_loss, step))
             if step <= config.steps:
                 schedule.step()
             if step % 10 == 0 or step == 1:
-                value = finite(loss.item(), "finetune")
+                value = finite(loss.item() / nets, "finetune")
                 log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, step)
                 bar.set_postfix(loss=f"{value:.3f}")
             bar.update()
             since = step - config.save_after
             if since > 0 and since % config.save_every == 0:
-                yield torch.cat([tensor.detach().flatten() for tensor in chosen])
+                yield

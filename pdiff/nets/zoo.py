@@ -11,17 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pdiff.config import FinetuneConfig
-from pdiff.core.optimise import Log, draw_seed, make_optimizer, train_step
+from pdiff.core.optimise import Log, draw_seed
 from pdiff.images.batches import Split
-from pdiff.nets.base import Objective, finite
+from pdiff.nets.base import Objective
+from pdiff.nets.finetune import checkpoints
 from pdiff.parameters.align import Chain
 from pdiff.parameters.subset import Rows, Subset
 from pdiff.system.errors import InputError
-from pdiff.system.progress import tqdm
-from pdiff.system.speed import counted
 
 Stacked = dict[str, Tensor]
 """{parameter name: (N, *shape)}."""
@@ -131,28 +129,17 @@ def _train(
 ) -> Iterator[Float[Tensor, "N D"]]:
     """All nets after every `save_every` steps. The optimisers work on each number by itself."""
     stacked = {k: v.requires_grad_(True) for k, v in new_nets(net, generators).items()}
-    optimizer = make_optimizer(
-        config.optimizer, list(stacked.values()), config.lr, config.weight_decay
-    )
-    schedule = CosineAnnealingLR(optimizer, T_max=config.steps, eta_min=config.lr_end)
     streams = [_stream(images, task, config.batch_size, own) for own in generators]
     in_turn = images.labels.device.type == "cpu"
     net.train()
-    with tqdm(total=config.steps, desc=title, disable=None) as bar:
-        each = config.batch_size * len(streams)
-        for step in counted(range(1, config.steps + 1), steps=1, images=each):
-            batches = tuple(map(torch.stack, zip(*map(next, streams), strict=True)))
-            settings = net, task, stacked, batches
-            loss = train_step(optimizer, lambda s=settings: losses(*s, in_turn=in_turn).sum())
-            schedule.step()
-            if step % 10 == 0 or step == 1:
-                value = finite(loss.item() / len(streams), "finetune")
-                log({"loss": value, "lr": optimizer.param_groups[0]["lr"]}, step)
-                bar.set_postfix(loss=f"{value:.3f}")
-            bar.update()
-            since = step - config.save_after
-            if since > 0 and since % config.save_every == 0:
-                yield torch.cat([value.detach().flatten(1) for value in stacked.values()], 1)
+
+    def batch_loss(_step: int) -> Float[Tensor, ""]:
+        batches = tuple(map(torch.stack, zip(*map(next, streams), strict=True)))
+        return losses(net, task, stacked, batches, in_turn=in_turn).sum()
+
+    values, nets = list(stacked.values()), len(streams)
+    for _ in checkpoints(values, batch_loss, config, config.steps, log, title, nets):
+        yield torch.cat([value.detach().flatten(1) for value in values], 1)
 
 
 def _stream(

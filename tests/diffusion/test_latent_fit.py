@@ -6,12 +6,7 @@ import torch
 from pdiff.config import GenerateConfig
 from pdiff.diffusion.bars import missed_latent_bars
 from pdiff.diffusion.denoiser import Denoiser
-from pdiff.diffusion.fit import (
-    gaussian_predictor,
-    latent_fit,
-    measured_latents,
-    variance_along,
-)
+from pdiff.diffusion.fit import gaussian_predictor, latent_fit, variance_along
 from pdiff.diffusion.latents import (
     LatentModel,
     LatentStatistics,
@@ -54,7 +49,7 @@ class Predictor(Denoiser):
         return self.predict(x, t)
 
 
-def fit_of(latents, make, standardise="none"):
+def fit_of(latents, make, config, standardise="none"):
     """Fit of the generator that `make(scaled latents it may learn from)` returns."""
     held_out = held_out_rows(len(latents), 0.1)
     statistics = LatentStatistics.fit(latents[~held_out], standardise)
@@ -62,7 +57,8 @@ def fit_of(latents, make, standardise="none"):
     shape, own = (1000, len(statistics.std)), torch.Generator().manual_seed(3)
     *_, scaled = DIFFUSION.sample(denoiser, shape, own, "ddpm", 1)
     model = LatentModel(denoiser, statistics, DIFFUSION, held_out)
-    return latent_fit(model, latents, statistics.invert(scaled), torch.Generator().manual_seed(4))
+    own.manual_seed(4)
+    return latent_fit(model, latents, statistics.invert(scaled), config, own)
 
 
 def copier(scaled):
@@ -84,7 +80,7 @@ def test_the_true_scores_of_a_gaussian_pass(latents, bars, standardise):
         statistics = LatentStatistics.fit(latents[~held_out], standardise)
         return Predictor(gaussian_predictor(statistics.apply(draw(100_000, seed=1)), DIFFUSION))
 
-    fit = fit_of(latents, oracle, standardise)
+    fit = fit_of(latents, oracle, bars, standardise)
     assert missed_latent_bars(fit, bars) == []
     assert fit["directions"] == 4
     assert fit["outside"] < 0.02
@@ -100,13 +96,13 @@ def test_a_denoiser_after_ten_steps_fails(latents, bars, params):
         own = torch.Generator().manual_seed(0)
         return train_denoiser(scaled, config, own, lambda *_: None)
 
-    missed = missed_latent_bars(fit_of(latents, train, "whiten"), bars)
+    missed = missed_latent_bars(fit_of(latents, train, bars, "whiten"), bars)
     assert any("generate.variance_ratio: 0.8 to 1.25" in reason for reason in missed)
     assert any("that of a Gaussian" in reason for reason in missed)
 
 
 def test_one_that_repeats_its_latents_is_told_apart_by_the_held_out_loss(latents, bars):
-    fit = fit_of(latents, lambda scaled: Predictor(copier(scaled)))
+    fit = fit_of(latents, lambda scaled: Predictor(copier(scaled)), bars)
     assert 0.8 < fit["variance_least"] <= fit["variance_most"] < 1.25
     assert fit["loss_training"] < fit["loss_gaussian"]
     assert fit["loss_held_out"] > 2 * fit["loss_gaussian"]
@@ -159,11 +155,14 @@ def test_the_fit_is_measured_on_further_latents_where_few_are_decoded(latents, b
     model = LatentModel(oracle, statistics, DIFFUSION, held_out)
     few = bars.model_copy(update={"models": 25, "sampler": "ddpm"})
     decoded = model.sample(few, torch.Generator().manual_seed(5))
-    own = torch.Generator().manual_seed(6)
-    assert measured_latents(model, few, decoded, own) is decoded
-    many = measured_latents(model, few.model_copy(update={"fit_latents": 4000}), decoded, own)
-    assert len(many) == 4000 and not torch.equal(many[:25], decoded)
-    spread = [variance_along(latents, rows)[0] for rows in (decoded, many)]
-    assert spread[0].log().abs().max() > 0.25
+
+    def ratios(fit_latents: int | None) -> dict[str, float]:
+        config, own = few.model_copy(update={"fit_latents": fit_latents}), torch.Generator()
+        return latent_fit(model, latents, decoded, config, own.manual_seed(6))
+
+    spread = variance_along(latents, decoded)[0]
+    assert spread.log().abs().max() > 0.25
+    assert ratios(None)["variance_least"] == spread.min() != ratios(4000)["variance_least"]
     truth = draw(100_000, seed=1).var(0).sum() / latents.var(0).sum()
-    assert spread[1] == pytest.approx(truth.item(), abs=0.2)
+    for name in ("variance_least", "variance_most"):
+        assert ratios(4000)[name] == pytest.approx(truth.item(), abs=0.2)
