@@ -34,8 +34,7 @@ def main() -> None:
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
     known, labels = predictions.load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")
-    rates = evaluation.accuracy("validation", known["original"])
-    zoo = Zoo(StackFile(outputs.CHECKPOINTS), rates)
+    zoo = Zoo(StackFile(outputs.CHECKPOINTS), evaluation.accuracy("validation", known["original"]))
     with tracking.run("evaluate_generated", params, "seed", "task", "evaluate", "baselines") as log:
         with decoded(codec, made, work) as groups:
             groups["generated"] = StackFile(outputs.GENERATED)
@@ -49,8 +48,7 @@ def main() -> None:
         originals, _ = predictions.load_predictions(outputs.PREDICTIONS_ORIGINALS, "test")
         metrics = reconstruction(evaluation, originals["original"])
         if broken := predictions.not_finite(evaluation.predictions["test"]):
-            named = predictions.numbered(broken)
-            warn(f"logits are not finite, and count as wrong, of {named}")
+            warn(f"logits are not finite, and count as wrong, of {predictions.numbered(broken)}")
         metrics["generated_not_finite"] = len(broken.get("generated", ()))
         log.summary(metrics)
         predictions.save_predictions(outputs.PREDICTIONS_GENERATED, evaluation)
