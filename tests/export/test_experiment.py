@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,18 @@ from pdiff import outputs
 from pdiff.core.files import load_state_dict
 from pdiff.export import main
 from pdiff.tracking.made_by import FILE
-from tests.toys.exports import OWN, toy_project
+from tests.toys.exports import git
 from tests.toys.pipeline import STAGES
-from tests.toys.project import GIT, make_project
+from tests.toys.project import make_project
 
 BEGUN = "refs/exps/ab/cdefabcdefabcdefabcdefabcdefabcdefabcd"
 
 
-def git(*words: str) -> str:
-    command = ["git", *GIT, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.fixture
-def matrix(tiny_raw, tmp_path, monkeypatch) -> torch.Tensor:
+def matrix(toy, tmp_path, monkeypatch) -> torch.Tensor:
     """The generated models of an experiment `tuned`, which lie in DVC's cache alone."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    Path("my_net.py").write_text(OWN)
-    matrix = toy_project(tiny_raw, "my_net.py:MyNet", 32, "last_norms:1")
+    matrix = toy("my_net.py:MyNet", 32)
     outs = []
     for path in (outputs.BASE, outputs.GENERATED, outputs.MODELS):
         md5 = hashlib.md5(path.read_bytes()).hexdigest()
