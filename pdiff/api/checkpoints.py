@@ -124,11 +124,7 @@ class _Folder(Sequence):
         if not folder.is_dir():
             raise InputError(f"checkpoints: {str(folder)!r} is not a folder")
         files = (p for p in folder.iterdir() if p.suffix in SUFFIXES and p.name[0] != ".")
-        # text and numbers take turns, so they never meet in a comparison
-        self.paths = sorted(
-            files,
-            key=lambda p: [int(t) if t.isdecimal() else t for t in re.split("([0-9]+)", p.name)],
-        )
+        self.paths = sorted(files, key=_natural)
 
     def __len__(self) -> int:
         return len(self.paths)

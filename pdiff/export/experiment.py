@@ -1,7 +1,5 @@
 """The files of an experiment that is not checked out, from its commit and from DVC's cache."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -10,7 +8,7 @@ from tempfile import TemporaryDirectory
 from pdiff.export.model import UNKNOWN
 from pdiff.nets.own import is_own, split_own
 from pdiff.system.errors import InputError
-from pdiff.tracking.files import Folder, copy, git, read_yaml
+from pdiff.tracking.files import Folder, cached, copy, git, locked_outputs, read_yaml
 from pdiff.tracking.process import git_commit
 
 
@@ -53,23 +51,11 @@ def _lay_out(tree: Folder, folder: Path) -> list[str]:
     """Write what Git has, link what DVC's cache has, and return the paths that neither has."""
     net = str(read_yaml(tree, "params.yaml").get("base", {}).get("net", ""))
     copy(tree, ["params.yaml", "dvc.lock", *([split_own(net)[0]] if is_own(net) else [])], folder)
-    cache, absent = _cache(), []
-    for stage in read_yaml(tree, "dvc.lock").get("stages", {}).values():
-        for out in stage.get("outs", []):
-            path, md5 = out["path"], out["md5"]
-            cached = cache / "files" / "md5" / md5[:2] / md5[2:]
-            if cached.is_file():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                (folder / path).symlink_to(cached)
-            elif not md5.endswith(".dir") and tree.read(path) is None:
-                absent.append(path)
+    absent = []
+    for path, md5 in locked_outputs(tree).items():
+        if (found := cached(md5)).is_file():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).symlink_to(found)
+        elif not md5.endswith(".dir") and tree.read(path) is None:
+            absent.append(path)
     return absent
-
-
-def _cache() -> Path:
-    """The folder of DVC's cache, which may be shared."""
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"--exp: `dvc cache dir` fails: {done.stderr.strip().splitlines()[-1]}")
-    return Path(done.stdout.strip()).resolve()

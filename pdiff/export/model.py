@@ -3,7 +3,6 @@
 Axes: M models of a group, D parameters of the subset, K checkpoints.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Subset, spread_evenly
 from pdiff.system.errors import InputError, reason
+from pdiff.tracking.files import Folder, locked_outputs
 
 MEASURES = ["accuracy", "choosing_accuracy", "max_similarity"]
 LINEAGE = (  # sections of params.yaml and files, step by step
@@ -178,16 +178,14 @@ def _labels() -> tuple[str, ...]:
 
 
 def _lineage(paths: list[Path]) -> list[tuple[Path, str, bool]]:
+    here = Folder(Path.cwd())
     try:
-        stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"].values()
-        known = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", [])}
+        known = locked_outputs(here)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         known = {}
     found = []
     for path in paths:
-        locked = now = known.get(str(path), UNKNOWN)
-        if path.is_file() and locked != UNKNOWN:
-            with path.open("rb") as file:
-                now = hashlib.file_digest(file, "md5").hexdigest()
-        found.append((path, locked, now != locked))
+        locked = known.get(str(path), UNKNOWN)
+        differs = locked != UNKNOWN and here.md5(str(path)) not in (None, locked)
+        found.append((path, locked, differs))
     return found

@@ -23,9 +23,13 @@ from pdiff.paper.verdict import ABLATIONS, write_verdict
 from pdiff.system.errors import InputError, explained
 from pdiff.system.paths import root
 
-VERDICT, FIT, ONE_OR_THIRTY = "verdict", "fit", "runs"
-WRITE = {VERDICT: write_verdict, FIT: write_fit, ONE_OR_THIRTY: write_runs}
-"""Tables over whole pipelines."""
+VERDICT = "verdict"
+WRITE = {
+    VERDICT: (write_verdict, ("", *ABLATIONS)),
+    "fit": (write_fit, RECIPES),
+    "runs": (write_runs, RUNS),
+}
+"""Tables over whole pipelines: what writes each, and the ablations that it is of."""
 PAPER = Setting("paper", *(override.partition("=")[2] for override in DEFAULT))
 SAME_IMAGES = {"cifar10_images": "cifar10", "cifar100_images": "cifar100", "mnist_images": "mnist"}
 """Presets that read the images of another one from files of another kind."""
@@ -116,8 +120,8 @@ def make_table(options: argparse.Namespace, command: str) -> int:
     if wanted.zoo and options.data and not named_rows:
         chosen += [replace(row, elsewhere=True) for row in wanted.rows]
     shown = [row.elsewhere and not named_rows for row in chosen]
-    pairs = [(row, PAPER if away else here) for row, away in zip(chosen, shown, strict=True)]
-    rows = [measured for row, own in pairs for measured in _measured([row], own, seeds)]
+    settings = [PAPER if away else here for away in shown]
+    rows = [_measured(*pair, seeds) for pair in zip(chosen, settings, strict=True)]
     asked = [row for row, away in zip(rows, shown, strict=True) if not away]
     if not complete(wanted.file, asked, rows, options):
         return 0
@@ -133,10 +137,9 @@ def make_pipelines(options: argparse.Namespace, command: str) -> int:
     setting = _filled(_named(options))
     pairs = seed_pairs(options.seeds, options.base_seeds, options.whole)
     seeds = [(f"seed.base={base}", f"seed.model={model}") for base, model in pairs]
-    known = {VERDICT: ("", *ABLATIONS), FIT: RECIPES, ONE_OR_THIRTY: RUNS}
-    ablations = known[options.table]
+    write, ablations = WRITE[options.table]
     names = [Row(name, (f"ablation={name}",) if name else ()) for name in ablations]
-    rows = _measured(names, setting, seeds)
+    rows = [_measured(row, setting, seeds) for row in names]
     asked = rows[:1] if options.table == VERDICT and not options.ablations else rows
     if not complete(options.table, asked, rows, options):
         return 0
@@ -150,7 +153,6 @@ def make_pipelines(options: argparse.Namespace, command: str) -> int:
         for experiment in row.missing
         if not row.row.label or experiment.sha in row.failures
     ]
-    write = WRITE[options.table]
     paths, frame = write(setting, found, absent, options.out or root() / "results", command)
     return _publish(f"{options.table} ({setting.title})", frame, paths, rows)
 
@@ -165,13 +167,9 @@ def _filled(named: Setting) -> Setting:
     return replace(named, data=named.data or PAPER.data, net=named.net or PAPER.net)
 
 
-def _measured(
-    rows: Iterable[Row], setting: Setting, seeds: Iterable[tuple[str, ...]]
-) -> list[Measured]:
-    """The rows with an experiment a seed, and no results yet."""
-    return [
-        Measured(row, [setting.experiment(row.overrides, *seed) for seed in seeds]) for row in rows
-    ]
+def _measured(row: Row, setting: Setting, seeds: Iterable[tuple[str, ...]]) -> Measured:
+    """The row with an experiment a seed, and no results yet."""
+    return Measured(row, [setting.experiment(row.overrides, *seed) for seed in seeds])
 
 
 def result_folder(named: Setting) -> Path:

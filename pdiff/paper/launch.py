@@ -24,7 +24,8 @@ from pdiff.paper.worker import is_home
 from pdiff.system.errors import InputError, reason
 from pdiff.system.paths import root
 from pdiff.tracking.changed import RESULTS
-from pdiff.tracking.files import cache_folder, flatten, git, params_sha
+from pdiff.tracking.files import cache_folder, git, params_sha
+from pdiff.tracking.made_by import params_of
 from pdiff.tracking.process import git_commit
 
 THREADS = 2
@@ -78,12 +79,10 @@ def stage_keys(params: Mapping[str, Any]) -> dict[str, str]:
     Two experiments of one commit with the same key run the same stage. A stage that reads the whole
     of params.yaml has none.
     """
-    flat, keys, made = flatten(params), {}, {}
+    keys, made = {}, {}
     for name, stage in pipeline().items():
-        read = stage.get("params", [])
-        if all(isinstance(part, str) for part in read):
-            inside = tuple(f"{part}." for part in read)
-            used = {k: v for k, v in flat.items() if k in read or k.startswith(inside)}
+        if all(isinstance(part, str) for part in stage.get("params", [])):
+            used = params_of(stage, params)
             above = [keys[made[path]] for path in stage["deps"] if path in made]
             keys[name] = params_sha({"stage": name, "params": used, "above": above})[:16]
             made |= {path: name for path in stage["outs"] if isinstance(path, str)}

@@ -37,18 +37,16 @@ from pdiff.tracking.sync import Source, experiments, workspace
 
 COMMIT = "mlflow.source.git.commit"
 """The tag of a source that names the commit of its code."""
-MEASURES = {  # heading, and name in its section of metrics/novelty.json
+QUALITIES = {  # heading, and name in its section of metrics/novelty.json
     "original_best": ("originals, best", "original_best"),
     "original_mean": ("originals, mean", "original_mean"),
     "ensemble": ("ensemble", "ensemble"),
     "generated_best": ("generated, best", "generated_best"),
     "generated_mean": ("generated, mean", "generated_mean"),
-    "score_original_best": ("originals, best", "original_best"),
-    "score_original_mean": ("originals, mean", "original_mean"),
-    "score_ensemble": ("ensemble", "ensemble"),
+}
+MEASURES = QUALITIES | {f"score_{name}": known for name, known in QUALITIES.items()}
+MEASURES |= {
     "score_noise": ("noise 0.05, mean", "noised_0.05_mean"),
-    "score_generated_best": ("generated, best", "generated_best"),
-    "score_generated_mean": ("generated, mean", "generated_mean"),
     "original_similarity": ("maximum similarity, originals", "original_max_mean"),
     "original_similarity_low": ("maximum similarity, originals, lowest", "original_max_low"),
     "original_similarity_high": ("maximum similarity, originals, highest", "original_max_high"),
@@ -126,11 +124,6 @@ class Result:
         return {} if all(map(math.isnan, known.values())) else known
 
     @cached_property
-    def _stages(self) -> list[dict[str, Any]]:
-        """What dvc.lock says of each stage; empty where there is no dvc.lock."""
-        return list(read_yaml(self.tree, "dvc.lock").get("stages", {}).values())
-
-    @cached_property
     def _outputs(self) -> dict[str, str]:
         """md5 of each output."""
         return locked_outputs(self.tree)
@@ -157,7 +150,8 @@ class Result:
     @cached_property
     def is_current(self) -> bool:
         """Whether every room and script that its stages depended on is the same here and now."""
-        deps = [dep for stage in self._stages for dep in stage.get("deps", [])]
+        stages = read_yaml(self.tree, "dvc.lock").get("stages", {}).values()
+        deps = [dep for stage in stages for dep in stage.get("deps", [])]
         code = {dep["path"]: dep.get("md5") for dep in deps if dep["path"].startswith(CODE)}
         return bool(code) and all(code_hashes().get(path) == md5 for path, md5 in code.items())
 

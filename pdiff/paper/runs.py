@@ -46,10 +46,8 @@ def numbers(result: Result) -> pd.DataFrame:
     }
     found = pd.DataFrame(columns).reindex(GROUPS)
     apart = parts["neighbours"].set_index("left_out").loc["neighbours"]
-    found.loc["apart", ["max_similarity", "nearest_mean"]] = (
-        apart["max_similarity"],
-        apart["nearest"],
-    )
+    two = apart[["max_similarity", "nearest"]].tolist()
+    found.loc["apart", ["max_similarity", "nearest_mean"]] = two
     return found.reindex([GROUPS[0], "apart", *GROUPS[1:]])
 
 

@@ -294,26 +294,24 @@ def _short(row: Mapping[str, Any]) -> str:
 
 def records(everything: pd.DataFrame) -> list[dict[str, Any]]:
     """The same for programs: one record a setting and row from 0 to 6."""
-    found = []
     judged = everything[everything["row"].isin([key for keys in MINUTE.values() for key in keys])]
-    for row in judged.astype(object).where(judged.notna(), None).to_dict("records"):
-        found.append(
-            {
-                "setting": row["section"],
-                "row": row["row"],
-                "claim": row["text"],
-                "paper": _paper(row["row"]),
-                "ours": row["estimate"],
-                "interval": [row["low"], row["high"]],
-                "unit": row["kind"],
-                "verdict": row["answer"],
-                "power": row["power"],
-                "pipelines": row["n"],
-                "command": row["command"],
-                "commit": row["commit"],
-            }
-        )
-    return found
+    return [
+        {
+            "setting": row["section"],
+            "row": row["row"],
+            "claim": row["text"],
+            "paper": _paper(row["row"]),
+            "ours": row["estimate"],
+            "interval": [row["low"], row["high"]],
+            "unit": row["kind"],
+            "verdict": row["answer"],
+            "power": row["power"],
+            "pipelines": row["n"],
+            "command": row["command"],
+            "commit": row["commit"],
+        }
+        for row in judged.astype(object).where(judged.notna(), None).to_dict("records")
+    ]
 
 
 def rows_of(found: Found) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""`python -m pdiff.tracking sync | ui | table`: bring MLflow up to date, compare experiments."""
+"""`python -m pdiff.tracking sync | compare | ui`: bring MLflow up to date, compare experiments."""
 
 import argparse
 import csv

@@ -190,9 +190,9 @@ class Store:
     def end_stage(self, pipeline_id: str, run_id: str, status: str) -> None:
         """Set the status of a stage that was shown, and perhaps left no record: it was killed."""
         now = time.time()
-        self.end(run_id, status, now)
+        self._set_status(run_id, status, now)
         if status == "KILLED" and self.client.get_run(pipeline_id).info.status == "RUNNING":
-            self.end(pipeline_id, status, now)
+            self._set_status(pipeline_id, status, now)
 
     def _missing(self, run_id: str, points: Iterable[Sequence]) -> list[Sequence]:
         """The points that a run does not have; a resumed training logs its first ones again."""
@@ -227,7 +227,7 @@ class Store:
         self.add_curves(pipeline_id, record["points"])
         if "id" in record:  # the last, so that a run cut short is made again
             self.client.set_tag(run_id, "pdiff.record", record["id"])
-        self.end(run_id, record["status"], record["ended"])
+        self._set_status(run_id, record["status"], record["ended"])
 
     def publish(self, key: str, tree: files.Folder, tags: Mapping[str, str], when: float) -> None:
         """Complete an experiment's run from its result files and mark it finished."""
@@ -254,7 +254,7 @@ class Store:
         # the last, so that a run cut short is completed by sync
         ends = {"time": comparison.duration(took), "pdiff.results_sha": files.results_sha(tree)}
         self._log(run_id, tags=ends)
-        self.end(run_id, "FINISHED", when)
+        self._set_status(run_id, "FINISHED", when)
 
     def _finished(self, run_id: str) -> list[Any]:
         """The finished stages of an experiment."""
@@ -328,7 +328,7 @@ class Store:
         self.client.log_table(new.info.run_id, table, "table.json")
         for path in paths:
             self.client.log_artifact(new.info.run_id, str(path))
-        self.end(new.info.run_id, "FINISHED", now)
+        self._set_status(new.info.run_id, "FINISHED", now)
         for found in old:
             self.retire(found)
 
@@ -337,11 +337,7 @@ class Store:
         if status == "RUNNING":
             self.client.update_run(run_id, status)
         else:
-            self.end(run_id, status, when)
-
-    def end(self, run_id: str, status: str, when: float) -> None:
-        """Set the final status of a run."""
-        self.client.set_terminated(run_id, status, int(when * 1000))
+            self.client.set_terminated(run_id, status, int(when * 1000))
 
     def _create(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
         return self.client.create_run(self.experiment_id, int(started * 1000), tags, name)

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,18 @@ from pdiff import outputs
 from pdiff.core.files import load_state_dict
 from pdiff.export import main
 from pdiff.tracking.made_by import FILE
-from tests.toys.exports import OWN, toy_project
+from tests.toys.exports import git
 from tests.toys.pipeline import STAGES
-from tests.toys.project import GIT, make_project
+from tests.toys.project import make_project
 
 BEGUN = "refs/exps/ab/cdefabcdefabcdefabcdefabcdefabcdefabcd"
 
 
-def git(*words: str) -> str:
-    command = ["git", *GIT, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 @pytest.fixture
-def matrix(tiny_raw, tmp_path, monkeypatch) -> torch.Tensor:
+def matrix(toy, tmp_path, monkeypatch) -> torch.Tensor:
     """The generated models of an experiment `tuned`, which lie in DVC's cache alone."""
-    monkeypatch.chdir(tmp_path)
-    Path("my_net.py").write_text(OWN)
-    matrix = toy_project(tiny_raw, "my_net.py:MyNet", 32, "last_norms:1")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    matrix = toy("my_net.py:MyNet", 32)
     outs = []
     for path in (outputs.BASE, outputs.GENERATED, outputs.MODELS):
         md5 = hashlib.md5(path.read_bytes()).hexdigest()
@@ -57,9 +50,8 @@ def locked() -> list[dict[str, str]]:
 
 
 def workspace() -> dict[str, bytes]:
-    """All files but those that DVC keeps for itself."""
-    kept = [p for p in Path().rglob("*") if p.is_file() and p.parts[:2] != (".dvc", "tmp")]
-    return {str(path): path.read_bytes() for path in kept}
+    """All files, DVC's cache among them."""
+    return {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
 def test_an_experiment_is_exported_without_a_change_of_the_workspace(matrix, capsys):
@@ -108,6 +100,7 @@ def test_what_dvc_has_saved_as_an_experiment_is_exported_as_from_the_workspace(
     project.dvc("commit", "--force")
     project.dvc("exp", "save", "--name", "kept")
     monkeypatch.chdir(project.path)
+    monkeypatch.setenv("DVC_ROOT", str(project.path))
     assert main(["best", "--to", str(tmp_path / "here.safetensors")]) == 0
     project.run("git", "clean", "-fdqx", "--exclude=.dvc")
     project.run("git", "checkout", "-q", ".")

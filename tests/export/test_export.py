@@ -1,6 +1,7 @@
 """Models taken away: they load without p-diff and predict what the pipeline says they predict."""
 
 import errno
+import hashlib
 import re
 import subprocess
 import sys
@@ -14,24 +15,14 @@ import yaml
 from safetensors import SafetensorError
 
 from pdiff import outputs
-from pdiff.config import parse_params
 from pdiff.core import files
 from pdiff.evaluation.predictions import load_predictions
 from pdiff.export import main
-from pdiff.export.model import MEASURES
-from pdiff.images.batches import EvaluationBatches, load_images
 from pdiff.nets.registry import build_net, load_net, save_net
-from pdiff.parameters.stack import load_stack, write_rows
+from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import select_subset
 from tests.conftest import ROOT, change
-from tests.toys.exports import code_of, run_card
-
-
-def predicted(net: torch.nn.Module) -> torch.Tensor:
-    data = parse_params(yaml.safe_load(Path("params.yaml").read_text())).data
-    images = load_images(outputs.IMAGES).test
-    with torch.inference_mode():
-        return torch.cat([net.eval()(x).argmax(1) for x in EvaluationBatches(images, data, 500)])
+from tests.toys.exports import code_of, git, logits_of, run_card
 
 
 def expected(group: str, index: int) -> torch.Tensor:
@@ -61,7 +52,7 @@ def test_plain_timm_loads_the_base_net_with_another_subset_and_predicts_the_same
 ):
     assert main([str(index), "--group", group, "--to", file]) == 0
     net = timm.create_model("test_resnet", num_classes=10, checkpoint_path=file)
-    assert torch.equal(predicted(net), expected(group, index))
+    assert torch.equal(logits_of(net).argmax(1), expected(group, index))
     subset, matrix = load_stack(outputs.GENERATED)
     state, base = net.state_dict(), load_net(outputs.BASE).state_dict()
     assert {name for name in base if not torch.equal(state[name], base[name])} == set(subset.names)
@@ -94,7 +85,7 @@ def test_the_card_loads_the_model_and_says_what_the_tables_say(folder):
     assert code_of(card).count("\n") == 3
     names = run_card(card, images=torch.zeros(2, 3, 32, 32))
     assert names["logits"].shape == (2, 10)
-    assert torch.equal(predicted(names["net"]), expected("generated", 1))
+    assert torch.equal(logits_of(names["net"]).argmax(1), expected("generated", 1))
     table = pd.read_csv(outputs.MODELS).set_index(["group", "model"])
     row, mean = table.loc[("generated", 1)], 100 * table.loc["original", "accuracy"].mean()
     assert (
@@ -129,20 +120,16 @@ def test_without_git_and_a_readable_lock_the_lineage_is_unknown(folder, lock):
 
 
 def test_the_lineage_is_that_of_commit_and_lock(folder):
-    def git(*words: str) -> str:
-        command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    md5 = subprocess.run(["md5sum", outputs.GENERATED], capture_output=True, check=True).stdout[:32]
-    md5s = {str(outputs.BASE): "0" * 32, str(outputs.GENERATED): md5.decode()}
+    md5 = hashlib.md5(outputs.GENERATED.read_bytes()).hexdigest()
+    md5s = {str(outputs.BASE): "0" * 32, str(outputs.GENERATED): md5}
     listed = [{"path": path, "md5": value} for path, value in md5s.items()]
     Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"some": {"outs": listed}}}))
     git("init", "-q"), git("add", "-A"), git("commit", "-qm", "state")
     assert main(["0", "--to", "model.pth"]) == 0
     card = Path("model.md").read_text()
-    assert f"- commit: {git('rev-parse', 'HEAD').strip()}\n" in card
+    assert f"- commit: {git('rev-parse', 'HEAD')}\n" in card
     assert f"dvc.lock {'0' * 32} (the exported file is another)\n" in card
-    assert f"- `{outputs.GENERATED}`: md5 in dvc.lock {md5.decode()}\n" in card
+    assert f"- `{outputs.GENERATED}`: md5 in dvc.lock {md5}\n" in card
     assert main(["0", "--to", "model.pth", "--force"]) == 0
     assert ", with uncommitted changes\n" in Path("model.md").read_text()
 
@@ -228,21 +215,15 @@ def test_a_missing_broken_or_foreign_file_is_named(folder, capsys, group, spoil,
     assert not Path("model.pth").exists() and not Path("model.md").exists()
 
 
-def test_a_net_of_ours_loads_with_pdiff(tiny_raw, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    net = build_net("convnet_mini", 10, 64)
-    subset, matrix = select_subset(net, "last_norms:1"), torch.randn(3, 512)
-    save_net(outputs.BASE, net, "convnet_mini", 10, 64)
-    write_rows(outputs.GENERATED, subset, 3, matrix)
-    rows = [("generated", i, 0.5, 0.5, 0.5) for i in range(3)]
-    pd.DataFrame(rows, columns=["group", "model", *MEASURES]).to_csv(outputs.MODELS, index=False)
-    Path("params.yaml").write_text(yaml.safe_dump(change(tiny_raw, base__net="convnet_mini")))
+def test_a_net_of_ours_loads_with_pdiff(toy):
+    matrix = toy("convnet_mini", 64)
     assert main(["2", "--to", "model.safetensors"]) == 0
     card = Path("model.md").read_text()
     assert "`convnet_mini` is one of p-diff's own small nets and not timm's" in card
     assert "Classes, in the order of the logits: unknown." in card
     names = run_card(card)
     for loaded in (names["net"], load_net(Path("model.safetensors"))):
+        subset = select_subset(loaded, "last_norms:1")
         values = torch.cat([loaded.get_parameter(name).flatten() for name in subset.names])
         assert torch.equal(values, matrix[2])
 

@@ -8,19 +8,15 @@ import pandas as pd
 import pytest
 import timm
 import torch
-import yaml
 from huggingface_hub import ModelCard, constants
 from PIL import Image
 
 from pdiff import outputs
-from pdiff.config import parse_params
 from pdiff.core.files import load_state_dict
 from pdiff.export import main
-from pdiff.images.batches import EvaluationBatches, load_images
 from pdiff.nets.registry import load_net
 from pdiff.parameters.subset import select_subset
-from tests.conftest import change
-from tests.toys.exports import OWN, run_card, toy_project
+from tests.toys.exports import logits_of, run_card
 from tests.toys.hub import TOKEN
 
 ADDRESS = "hf://user/name"
@@ -34,13 +30,6 @@ def card_of(hub) -> ModelCard:
     return ModelCard(uploaded(hub)["README.md"].decode())
 
 
-def logits_of(net: torch.nn.Module) -> torch.Tensor:
-    data = parse_params(yaml.safe_load(Path("params.yaml").read_text())).data
-    with torch.inference_mode():
-        batches = EvaluationBatches(load_images(outputs.IMAGES).test, data, 500)
-        return torch.cat([net.eval()(images) for images in batches])
-
-
 def test_timm_loads_from_the_hub_a_model_with_the_same_logits(folder, hub):
     assert main(["4", "--to", "model.pth"]) == main(["4", "--to", ADDRESS]) == 0
     here = timm.create_model("test_resnet", num_classes=10, checkpoint_path="model.pth")
@@ -52,9 +41,8 @@ def test_timm_loads_from_the_hub_a_model_with_the_same_logits(folder, hub):
     assert hub.tokens == {TOKEN}
 
 
-def test_a_net_of_one_image_size_comes_back_with_it(tiny_raw, tmp_path, monkeypatch, hub):
-    monkeypatch.chdir(tmp_path)
-    matrix = toy_project(tiny_raw, "test_vit", 64, "last_norms:1")
+def test_a_net_of_one_image_size_comes_back_with_it(toy, hub):
+    matrix = toy("test_vit", 64)
     assert main(["2", "--to", ADDRESS]) == 0
     net, images = timm.create_model("hf-hub:user/name", pretrained=True), torch.rand(2, 3, 64, 64)
     subset = select_subset(net, "last_norms:1")
@@ -65,14 +53,9 @@ def test_a_net_of_one_image_size_comes_back_with_it(tiny_raw, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("size", "resize"), [(32, 32), (64, 93)])
-def test_the_config_prepares_images_as_the_pipeline_does(
-    tiny_raw, tmp_path, monkeypatch, hub, size, resize
-):
-    monkeypatch.chdir(tmp_path)
-    toy_project(tiny_raw, "test_resnet", size, "last_norms:1")
-    raw = yaml.safe_load(Path("params.yaml").read_text())
-    raw = change(raw, data__resize=resize, data__mean=[0.1, 0.2, 0.3], data__std=[0.4, 0.5, 0.6])
-    Path("params.yaml").write_text(yaml.safe_dump(raw))
+def test_the_config_prepares_images_as_the_pipeline_does(toy, hub, size, resize):
+    colours = {"data.mean": [0.1, 0.2, 0.3], "data.std": [0.4, 0.5, 0.6]}
+    toy("test_resnet", size, **colours, **{"data.resize": resize})
     assert main(["0", "--to", ADDRESS]) == 0
     net = timm.create_model("hf-hub:user/name", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
@@ -111,24 +94,15 @@ def test_the_cards_metadata_says_what_the_tables_say(folder, hub):
 
 
 @pytest.mark.parametrize(
-    ("changes", "origin"),
+    ("net", "changes", "origin"),
     [
-        ({"base.weights": f"hf://timm/net@{'0' * 40}/model.safetensors"}, "timm/net"),
-        (
-            {"base.pretrained": True, "base.net": "test_resnet.r160_in1k"},
-            "timm/test_resnet.r160_in1k",
-        ),
-        ({"base.weights": "/home/somebody/base.pth"}, None),
+        ("test_resnet", {"base.weights": f"hf://timm/net@{'0' * 40}/x.safetensors"}, "timm/net"),
+        ("test_resnet.r160_in1k", {"base.pretrained": True}, "timm/test_resnet.r160_in1k"),
+        ("test_resnet", {"base.weights": "/home/somebody/base.pth"}, None),
     ],
 )
-def test_the_base_model_is_that_which_the_hub_has(
-    tiny_raw, tmp_path, monkeypatch, hub, changes, origin
-):
-    monkeypatch.chdir(tmp_path)
-    net = changes.get("base.net", "test_resnet")
-    toy_project(tiny_raw, net, 32, "last_norms:1")
-    raw = yaml.safe_load(Path("params.yaml").read_text())
-    Path("params.yaml").write_text(yaml.safe_dump(change(raw, **changes)))
+def test_the_base_model_is_that_which_the_hub_has(toy, hub, net, changes, origin):
+    toy(net, 32, **changes)
     assert main(["0", "--to", ADDRESS]) == 0
     assert card_of(hub).data.base_model == origin
     assert "somebody" not in card_of(hub).text
@@ -138,11 +112,9 @@ def test_the_base_model_is_that_which_the_hub_has(
     ("net", "size", "library"), [("convnet_mini", 64, "pdiff"), ("my_net.py:MyNet", 32, "pytorch")]
 )
 def test_what_timm_does_not_know_has_no_config_and_a_card_that_loads_it(
-    tiny_raw, tmp_path, monkeypatch, hub, net, size, library
+    toy, hub, net, size, library
 ):
-    monkeypatch.chdir(tmp_path)
-    Path("my_net.py").write_text(OWN)
-    matrix = toy_project(tiny_raw, net, size, "last_norms:1")
+    matrix = toy(net, size)
     assert main(["1", "--to", ADDRESS]) == 0
     assert set(uploaded(hub)) == {"README.md", "model.safetensors"}
     assert card_of(hub).data.library_name == library

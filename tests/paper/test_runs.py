@@ -5,34 +5,32 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pdiff.novelty.summary import save_table
 from pdiff.paper.cli import main
 from pdiff.paper.experiments import Setting
 from pdiff.paper.results import Result
 from pdiff.paper.runs import write_runs
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
-from tests.toys.runs import cells
+from tests.toys.runs import cells, write_groups
 
 SETTING = Setting("quick", "digits", "resnet18")
 
 
 def leave_audit(folder: Path, accuracy: float, apart: float = 0.8) -> Result:
     """A run whose originals and generated models have this accuracy."""
-    folder = folder / "report/audit"
-    folder.mkdir(parents=True)
     groups = {"original": (accuracy, 0.9, 0.7), "generated": (accuracy, 0.85, 0.72)}
-    groups["ensemble"] = (0.95, 0.8, None)
-    rows = [(name, *values) for name, values in groups.items()]
-    columns = ["group", "accuracy", "max_similarity", "similarity_within"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "groups.csv", index=False)
-    near = pd.DataFrame({"group": list(groups), "nearest_mean": [0.3, 6.0, 4.5]})
-    near.to_csv(folder / "distances.csv", index=False)
-    votes = pd.DataFrame({"group": ["original", "generated"], "vote_gain": [0.008, 0.005]})
-    votes.to_csv(folder / "votes.csv", index=False)
-    rows = [("original", "itself", 0.9, 0.3), ("original", "neighbours", apart, 5.0)]
-    columns = ["group", "left_out", "max_similarity", "nearest"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "neighbours.csv", index=False)
-    return Result(Folder(folder.parents[1]), "abc1234", "run")
+    write_groups(folder, groups | {"ensemble": (0.95, 0.8, None)})
+    names, ways = ["original", "generated", "ensemble"], ["itself", "neighbours"]
+    near = {"left_out": ways, "max_similarity": [0.9, apart], "nearest": [0.3, 5.0]}
+    others = {
+        "distances": {"group": names, "nearest_mean": [0.3, 6.0, 4.5]},
+        "votes": {"group": names[:2], "vote_gain": [0.008, 0.005]},
+        "neighbours": near,
+    }
+    for name, columns in others.items():
+        save_table(folder / f"report/audit/{name}.csv", pd.DataFrame(columns))
+    return Result(Folder(folder), "abc1234", "run")
 
 
 def test_each_row_is_the_mean_over_pipelines_of_one_group(tmp_path):

@@ -353,16 +353,9 @@ def test_a_difference_is_paired_on_the_images(measured):
     assert claim.word is None
 
 
-def test_the_status_tells_run_partly_run_not_run_and_failed(measured):
-    assert measured("a", 0.8, 0.8).status == "run"
-    assert measured("b", 0.8, None).status == "1 of 2 seeds"
-    assert measured("c", None).status == "not run"
-    assert measured("d", None, failure="lr: too much").status == "failed: lr: too much"
-
-
 def test_a_cell_that_was_not_run_or_failed_says_so_with_its_command_or_reason(measured):
     missing, failed = measured("x0.01", None), measured("x10", None, failure="train_ddpm: lr")
-    rows = [measured("0.1", 0.8), missing, failed]
+    rows = [measured("0.1", 0.8), missing, failed, measured("x100", 0.8, None)]
     frame = long_table(table("3c"), rows)
     text = markdown(table("3c"), rows, frame, "make table")
     assert re.search(r"\| x0\.01 \| .* / not run \|", text)
@@ -374,6 +367,7 @@ def test_a_cell_that_was_not_run_or_failed_says_so_with_its_command_or_reason(me
         "run",
         "not run",
         "failed: train_ddpm: lr",
+        "1 of 2 seeds",
     ]
 
 
@@ -473,8 +467,9 @@ def test_figure_1_begins_with_the_base_nets_training_where_it_was_kept(tmp_path,
 # the command line
 
 
-def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
+def test_a_committed_command_holds_no_folder_of_this_machine_and_not_who_ran_it(tmp_path):
     given = ["3c", "-S", f"data.root={tmp_path}", "--seeds", "0,1", "--no-run", "--out", "/tmp"]
+    given += ["--launcher", "slurm", "--sbatch=--partition=a100"]
     own = f"data.root=/path/to/{tmp_path.name}"
     assert repeatable(given) == ["3c", "-S", own, "--seeds", "0,1"]
     experiment = Experiment((f"data.root={tmp_path}", "data.std=[0.1,1.0]"), {})
@@ -500,6 +495,7 @@ def test_a_committed_command_holds_no_folder_of_this_machine(tmp_path):
         (["fit", "--base-seeds", "a"], "error: --base-seeds: 'a' is not a list of numbers"),
         (["verdict", "--rows", "a"], "error: --rows: `verdict` has none"),
         (["3c", "--jobs", "0"], "error: --jobs: 0 is less than 1"),
+        (["3c", "--sbatch=-t 60"], "--sbatch: belongs to --launcher slurm, not local"),
         (["3c", "-S", "=1"], "error: -S: '=1' is not KEY=VALUE"),
         (["3c", "--no-run", "--out", "/proc/t"], "error: --out: /proc/t: No such file"),
         (["3c", "--no-run", "--out", "/" + 300 * "t"], "File name too long"),

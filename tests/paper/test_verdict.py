@@ -10,6 +10,7 @@ import yaml
 from scipy import stats
 
 from pdiff.novelty.claims import Claim
+from pdiff.novelty.summary import save_table
 from pdiff.paper import cli, results
 from pdiff.paper.cli import seed_pairs
 from pdiff.paper.experiments import Setting, make_experiment
@@ -281,9 +282,8 @@ def test_near_duplicates_lie_within_an_optimiser_step_of_a_checkpoint(
     for runs, value in zip(found.values(), twentieth, strict=True):
         rows = [("original", 0.5, 0.2), ("generated", 9.0, value / 2), ("fresh", 9.0, 4.0)]
         columns = ["group", "nearest_mean", "nearest_median_low"]
-        (runs[""].tree.path / "report/audit").mkdir(parents=True)
         path = runs[""].tree.path / "report/audit/distances.csv"
-        pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+        save_table(path, pd.DataFrame(rows, columns=columns))
     text, _ = write(found, tmp_path)
     row = cells(text, "6 |")
     assert row[1] == "no near-duplicates of checkpoints (a fresh run: 8.0 steps)"

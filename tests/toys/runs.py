@@ -1,12 +1,14 @@
 """What finished experiments leave behind, by hand, with differences that are known."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
+from pdiff import outputs
+from pdiff.core.files import write_json
+from pdiff.novelty.summary import save_table
 from pdiff.paper.experiments import Experiment, code_hashes
 from pdiff.paper.results import Found, Result
 from pdiff.tracking.files import Folder
@@ -54,13 +56,17 @@ def write_results(
         for group, (accuracy, similarity, choosing) in groups.items()
         for model, shift in enumerate((-0.01, 0, 0.01))
     ]
-    for name in ("data", "metrics"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     columns = ["group", "model", "accuracy", "choosing_accuracy", "max_similarity"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "data/models.csv", index=False)
-    metrics = {} if fit is None else {"fit": dict(fit)}
-    (folder / "metrics/novelty.json").write_text(json.dumps(metrics))
-    (folder / "metrics/audit.json").write_text(json.dumps(dict(audit or {})))
+    save_table(folder / outputs.MODELS, pd.DataFrame(rows, columns=columns))
+    write_json(folder / outputs.NOVELTY_METRICS, {} if fit is None else {"fit": fit})
+    write_json(folder / outputs.AUDIT_METRICS, audit or {})
+
+
+def write_groups(folder: Path, groups: Mapping[str, tuple[float | None, ...]]) -> None:
+    """The audit's table: accuracy, maximum similarity and similarity within of each group."""
+    columns = ["group", "accuracy", "max_similarity", "similarity_within"]
+    rows = [(name, *values) for name, values in groups.items()]
+    save_table(folder / outputs.AUDIT / "groups.csv", pd.DataFrame(rows, columns=columns))
 
 
 def make_run(folder: Path, shift: float = 0.0, **options: object) -> Result:
