@@ -180,11 +180,15 @@ def locked_outputs(tree: Folder) -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """DVC's cache: the project's own, or one that `dvc cache dir` names."""
-    for name in (".dvc/config.local", ".dvc/config"):
-        if configured := git("config", "-f", name, "cache.dir", folder=root()):
-            return (root() / ".dvc" / configured.decode().strip()).resolve()
-    return root() / ".dvc" / "cache"
+    """DVC's cache: the project's own, or the one in its, the user's or the machine's settings."""
+    from dvc.dirs import global_config_dir, system_config_dir
+
+    own = root() / ".dvc"
+    others = (Path(folder) / "config" for folder in (global_config_dir(), system_config_dir()))
+    for path in filter(Path.is_file, (own / "config.local", own / "config", *others)):
+        if configured := git("config", "-f", str(path), "cache.dir", folder=root()):
+            return (path.parent / configured.decode().strip()).resolve()
+    return own / "cache"
 
 
 def cached(digest: str) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pdiff.tracking import made_by
-from pdiff.tracking.files import Folder, md5_of
+from pdiff.tracking.files import Folder, cache_folder, md5_of
 from tests.conftest import change
 
 STAGE = {
@@ -81,3 +81,23 @@ def test_a_lock_of_an_earlier_version_is_left_alone(project):
 def test_a_folder_without_dvc_has_no_stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert made_by.pipeline() == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, "project/.dvc/cache"),
+        ({"user": "../user"}, "user"),
+        ({"user": "../user", "project/.dvc": "../../shared"}, "shared"),
+    ],
+)
+def test_the_cache_is_that_of_dvcs_settings(tmp_path, monkeypatch, settings, found):
+    """The project's go before the user's; a path is relative to the file that names it."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.setenv("DVC_SYSTEM_CONFIG_DIR", str(tmp_path / "machine"))
+    (tmp_path / "project/.dvc").mkdir(parents=True)
+    for folder, path in settings.items():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "config").write_text(f"[cache]\n    dir = {path}\n")
+    assert cache_folder() == tmp_path / found
