@@ -121,7 +121,7 @@ def scatter_together(rows: Sequence[Measured]) -> plt.Figure:
 def zoo_panels(rows: Sequence[Measured]) -> plt.Figure:
     """Accuracy against maximum similarity of a zoo's generators and averages, a panel a zoo."""
     rows = [row for row in rows if _has_run(row)]
-    shape = {"figsize": (5.0 * len(rows), 4.6), "sharey": True, "squeeze": False}
+    shape = {"figsize": (max(6.5, 5.0 * len(rows)), 4.6), "sharey": True, "squeeze": False}
     figure, panels = plt.subplots(1, len(rows), layout="constrained", **shape)
     for axes, row in zip(panels[0], rows, strict=True):
         axes.set_title(row.row.label, fontsize=10)
