@@ -8,63 +8,47 @@ from pdiff.system.errors import InputError
 from tests.conftest import change, composed
 
 LINEAR = {"autoencoder.kind": "linear"}
+KERNEL = {"autoencoder.kernel_size": 100_001}
+OWN = {"finetune.folder": "/own", "finetune.checkpoints": 10**6}
+FOLLOWED = {"generate.trajectories": 10**8, "generate.trajectory_every": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"autoencoder.latent_dim": 2049}, r"latent_dim: 2049 is more than the 2048 param"),
+        (KERNEL, r"^autoencoder\.kernel_size: 100001 is more than twice the 2048 positions"),
+        ({"ddpm.kernel_size": 100_001}, r"^ddpm\.kernel_size: 100001 is more than twice the"),
+        ({"autoencoder.batch_size": 10**7}, r"autoencoder\.batch_size, subset\.select: "),
+        ({"generate.models": 10**6}, r"^generate\.models: at least 11,176 GiB"),
+        ({"baselines.noised_models": 10**6}, r"^baselines\.noised_models: at least"),
+        (LINEAR | OWN, r"^finetune\.checkpoints: at least 11,176 GiB"),
+        ({"baselines.rival_models": 10**8}, r"^novelty\.bootstrap, baselines\.rival_models: "),
+        ({"base.batch_size": 2 * 10**7}, r"^base\.batch_size, data\.size: at least 229 "),
+        ({"base.epochs": 10**9}, r"^base\.epochs: 12 days or more"),
+        ({"ddpm.steps": 10**9}, r"^ddpm\.steps, .*: 1 days or more"),
+        ({"autoencoder.steps": 10**9}, r"^autoencoder\.steps, .*: \d+ days or more"),
+        ({"finetune.save_after": 10**9, "finetune.steps": 2 * 10**9}, r"^finetune\.check"),
+        (FOLLOWED, r"^generate\.trajectories: 23 days"),
+        (LINEAR | {"novelty.bootstrap": 10**9, "generate.models": 1}, r"^novelty\.boot"),
+    ],
+)
+def test_what_no_machine_can_do_is_refused_by_name(raw, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        check_limits(parse_params(change(raw, **changes)), 2048)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "length", "message"),
     [
-        ({"autoencoder.latent_dim": 2049}, 2048, r"latent_dim: 2049 is more than the 2048 param"),
         (LINEAR | {"autoencoder.latent_dim": 40}, 39, r"^autoencoder\.latent_dim: 40 is more"),
-        (
-            {"autoencoder.kernel_size": 100_001},
-            2048,
-            r"^autoencoder\.kernel_size: 100001 is more than twice the 2048 positions",
-        ),
-        ({"ddpm.kernel_size": 100_001}, 2048, r"^ddpm\.kernel_size: 100001 is more than twice the"),
-        (
-            {},
-            10**9,
-            r"autoencoder\.latent_dim, subset\.select: at least \d.*linear is meant for",
-        ),
-        (
-            {"autoencoder.batch_size": 10**7},
-            2048,
-            r"autoencoder\.batch_size, subset\.select: ",
-        ),
-        ({"generate.models": 10**6}, 2048, r"^generate\.models: at least 11,176 GiB"),
-        ({"baselines.noised_models": 10**6}, 2048, r"^baselines\.noised_models: at least"),
-        (
-            LINEAR | {"finetune.folder": "/own", "finetune.checkpoints": 10**6},
-            2048,
-            r"^finetune\.checkpoints: at least 11,176 GiB",
-        ),
-        (
-            {"baselines.rival_models": 10**8},
-            2048,
-            r"^novelty\.bootstrap, baselines\.rival_models: ",
-        ),
-        ({"base.batch_size": 2 * 10**7}, 2048, r"^base\.batch_size, data\.size: at least 229 "),
-        ({"base.epochs": 10**9}, 2048, r"^base\.epochs: 12 days or more"),
-        ({"ddpm.steps": 10**9}, 2048, r"^ddpm\.steps, .*: 1 days or more"),
-        ({"autoencoder.steps": 10**9}, 2048, r"^autoencoder\.steps, .*: \d+ days or more"),
-        (
-            {"finetune.save_after": 10**9, "finetune.steps": 2 * 10**9},
-            2048,
-            r"^finetune\.check",
-        ),
-        (
-            {"generate.trajectories": 10**8, "generate.trajectory_every": 1},
-            2048,
-            r"^generate\.trajectories: 23 days",
-        ),
-        (LINEAR | {"novelty.bootstrap": 10**9, "generate.models": 1}, 2048, r"^novelty\.boot"),
+        ({}, 10**9, r"autoencoder\.latent_dim, subset\.select: at least \d.*linear is meant for"),
     ],
 )
-def test_what_no_machine_can_do_is_refused_by_name(raw, changes, length, message):
-    params = parse_params(change(raw, **changes))
-    with pytest.raises(InputError, match=message) as caught:
-        check_limits(params, length)
-    assert "\n" not in str(caught.value)
+def test_a_subset_may_be_too_short_or_too_long(raw, changes, length, message):
+    with pytest.raises(InputError, match=message):
+        check_limits(parse_params(change(raw, **changes)), length)
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,7 @@ def score_finding(summary: pd.DataFrame, fits: bool) -> str:
     """As `finding`, by the score of a task other than classification; `summary` is summary.csv."""
     table, metric = summary.set_index("group"), summary["score"][0]
     means = table["score_mean"]
-    rivals = (("original", "the originals"), ("ensemble", "their plain mean"))
-    text = _listed([f"{name} {means[group]:.2f}" for group, name in rivals])
+    text = _listed([f"{AGAINST[rival]} {means[rival]:.2f}" for rival in ("original", "ensemble")])
     count = table.loc["generated", "models"]
     text = f"{count} generated models, mean {metric} {means['generated']:.2f}: {text}."
     return text if fits else f"The generator does not fit, so no claim follows. {text}"

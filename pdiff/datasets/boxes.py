@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pdiff.config import DataConfig
-from pdiff.datasets.registry import split_rows
+from pdiff.datasets.registry import split_lists
 from pdiff.images.batches import ImageSet
 from pdiff.images.decode import decode
 from pdiff.images.examples import Examples
@@ -92,7 +92,7 @@ def read_boxes(config: DataConfig, generator: torch.Generator) -> ImageSet:
             occurs among the test images alone, or there are too few images.
     """
     check_boxes(config)
-    found = []
+    found = {}
     for key, expected in zip(("train", "test"), config.expect or (None, None), strict=True):
         options = getattr(config, f"{key}_options")
         read = _read_coco if config.reader == "coco" else _read_voc
@@ -102,29 +102,19 @@ def read_boxes(config: DataConfig, generator: torch.Generator) -> ImageSet:
                 f"data.expect: the {key} split of {config.name} has {len(images)} images, a whole "
                 f"copy {expected or 'more'}; replace that copy, or give data.expect=null"
             )
-        found.append([_checked(image, bool(options["skip_empty"])) for image in images])
-    train, test = found
-    classes = names or tuple(sorted({box.name for image in train for box in image.boxes}))
-    splits = _split(train, test, config, generator)
-    for image in (image for images in splits for image in images):
+        found[key] = [_checked(image, bool(options["skip_empty"])) for image in images]
+    known = {box.name for image in found["train"] for box in image.boxes}
+    classes = names or tuple(sorted(known))
+    trained, validated, tested = split_lists(config, found, generator)
+    for image in (*trained, *validated, *tested):
         if unknown := [box.name for box in image.boxes if box.name not in classes]:
             raise InputError(
                 f"data.root: {image.source} has a {unknown[0]!r}, a class that the training images "
                 f"lack; they have {', '.join(classes)}"
             )
-    whole = {id(split): split for split in splits}
-    loaded = {key: _load(images, classes, config) for key, images in whole.items()}
-    return ImageSet(*(loaded[id(split)] for split in splits), classes)
-
-
-def _split(
-    train: list[Annotated], test: list[Annotated], config: DataConfig, generator: torch.Generator
-) -> tuple[list[Annotated], list[Annotated], list[Annotated]]:
-    """Training, validation and test images, as `pdiff.datasets.prepare` splits those of classes."""
-    rows, validating, testing = split_rows(config, len(train), len(test), generator)
-    test = [test[i] for i in testing.tolist()]
-    validation = [train[i] for i in validating.tolist()]
-    return [train[i] for i in rows.tolist()], validation or test, test
+    train, validation = (_load(images, classes, config) for images in (trained, validated))
+    test = validation if validated is tested else _load(tested, classes, config)
+    return ImageSet(train, validation, test, classes)
 
 
 def _list_of(config: DataConfig, split: str) -> Path:

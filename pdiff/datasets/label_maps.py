@@ -7,6 +7,7 @@ Axes: N images, H and W pixels.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pdiff.config import DataConfig
-from pdiff.datasets.registry import enough, held_back
+from pdiff.datasets.registry import split_lists
 from pdiff.images.batches import ImageSet
 from pdiff.images.decode import decode, label_map
 from pdiff.images.examples import Examples
@@ -81,26 +82,10 @@ def read_label_maps(config: DataConfig, labels: Labels, generator: torch.Generat
         InputError: missing or broken files, too few images, a label map of another size than its
             image, a label that is neither a class nor void.
     """
-    parts = _listed(config)
-
-    def shuffled(part: str) -> list[Pair]:
-        order = torch.randperm(len(parts[part]), generator=generator).tolist()
-        return [parts[part][i] for i in order]
-
-    train = shuffled("train")
-    if config.split == "validation":
-        own = "val" in parts
-        known = shuffled("val") if own else train
-        count = held_back(config, len(known), kept=0 if own else 2)
-        validation, train = known[:count], train if own else train[count:]
-    if config.train_size is not None:
-        enough("data.train_size", config.train_size, len(train))
-    if config.test_size is not None:
-        enough("data.test_size", config.test_size, len(parts["test"]))
-        parts["test"] = shuffled("test")[: config.test_size]
-    test = _read(parts["test"], labels)
-    chosen = _read(validation, labels) if config.split == "validation" else test
-    return ImageSet(_read(train[: config.train_size], labels), chosen, test, labels.classes)
+    train, validation, test = split_lists(config, _listed(config), generator)
+    tested = _read(test, labels)
+    validated = tested if validation is test else _read(validation, labels)
+    return ImageSet(_read(train, labels), validated, tested, labels.classes)
 
 
 def _listed(config: DataConfig) -> dict[str, list[Pair]]:
@@ -183,7 +168,7 @@ def _pairs(folder: Path) -> Iterator[Pair]:
             )
     for name, image in images.items():
         path = labels[name]
-        yield Pair(image, str(path), lambda path=path: label_map(path))
+        yield Pair(image, str(path), partial(label_map, path))
 
 
 def _voc(config: DataConfig) -> dict[str, list[Pair]]:
@@ -192,11 +177,8 @@ def _voc(config: DataConfig) -> dict[str, list[Pair]]:
 
     parts = {}
     for part, opened in zip(("train", "test"), open_sets(config), strict=True):
-        files = [
-            (Path(image), Path(mask))
-            for image, mask in zip(opened.images, opened.masks, strict=True)
-        ]
-        parts[part] = [Pair(i, str(m), lambda m=m: label_map(m)) for i, m in files]
+        files = zip(opened.images, opened.masks, strict=True)
+        parts[part] = [Pair(Path(i), mask, partial(label_map, Path(mask))) for i, mask in files]
     return parts
 
 
@@ -233,7 +215,7 @@ def _coco(config: DataConfig) -> dict[str, list[Pair]]:
         except (OSError, ValueError, KeyError, AssertionError) as error:
             raise InputError(f"data.root: {file} is broken: {reason(error)}") from None
         parts[part] = [
-            Pair(folder / image["file_name"], f"{file}: image {key}", _Drawn(coco, key))
+            Pair(folder / image["file_name"], f"{file}: image {key}", partial(_drawn, coco, key))
             for key, image in sorted(coco.imgs.items())
             if part == "test" or sum(o["area"] for o in _objects(coco, key)) > LEAST_PIXELS
         ]
@@ -244,20 +226,14 @@ def _objects(coco: "COCO", key: int) -> list[dict]:  # noqa: F821
     return coco.loadAnns(coco.getAnnIds(key, catIds=list(COCO_OF_VOC)))
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Draws the label map of one image of COCO."""
-
-    coco: "COCO"  # noqa: F821
-    key: int
-
-    def __call__(self) -> np.ndarray:
-        image = self.coco.imgs[self.key]
-        labels = np.zeros((image["height"], image["width"]), np.uint8)
-        covered = np.zeros_like(labels)
-        for found in _objects(self.coco, self.key):
-            mask = self.coco.annToMask(found)
-            label = COCO_OF_VOC.index(found["category_id"]) + 1
-            labels = np.maximum(labels, mask * np.uint8(label))
-            covered += mask
-        return np.where(covered > 1, np.uint8(VOID), labels)
+def _drawn(coco: "COCO", key: int) -> np.ndarray:  # noqa: F821
+    """The label map of one image."""
+    image = coco.imgs[key]
+    labels = np.zeros((image["height"], image["width"]), np.uint8)
+    covered = np.zeros_like(labels)
+    for found in _objects(coco, key):
+        mask = coco.annToMask(found)
+        label = COCO_OF_VOC.index(found["category_id"]) + 1
+        labels = np.maximum(labels, mask * np.uint8(label))
+        covered += mask
+    return np.where(covered > 1, np.uint8(VOID), labels)

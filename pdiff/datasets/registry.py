@@ -3,6 +3,9 @@
 torchvision takes seconds to import, so functions import what needs it.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -14,6 +17,7 @@ from pdiff.images.pixels import ImageSplit
 from pdiff.system.errors import InputError
 
 Source = tuple[Split, Split, tuple[str, ...]]
+Item = TypeVar("Item")
 
 
 def read_images(config: DataConfig, generator: torch.Generator) -> Source:
@@ -61,26 +65,23 @@ def enough(name: str, wanted: int, available: int) -> None:
         raise InputError(f"{name}: {wanted} images are wanted, at most {available} can be had")
 
 
-def held_back(config: DataConfig, available: int, *, kept: int) -> int:
-    """How many of the available images validate; `InputError` unless `kept` of them remain."""
-    size = config.validation_size
-    count = size if isinstance(size, int) else max(1, round(size * available))
-    enough("data.validation_size", count, available - kept)
-    return count
-
-
 def split_rows(
-    config: DataConfig, train: int, test: int, generator: torch.Generator
+    config: DataConfig, train: int, test: int, generator: torch.Generator, own: int = 0
 ) -> tuple[Int64[Tensor, " _"], Int64[Tensor, " _"], Int64[Tensor, " _"]]:
-    """Which of so many training images train, which of them validate, which test images count.
+    """Which of so many training images train, which images validate, which test images count.
 
-    None validates with `data.split: paper`. `InputError` if there are too few.
+    Training images are held back to validate, or where a set has them some of its `own` validation
+    images; none with `data.split: paper`. `InputError` if there are too few.
     """
     order = torch.randperm(train, generator=generator)
     validation = order[:0]
     if config.split == "validation":
-        count = held_back(config, train, kept=2)
-        validation, order = order[:count], order[count:]
+        known = torch.randperm(own, generator=generator) if own else order
+        size = config.validation_size
+        count = size if isinstance(size, int) else max(1, round(size * len(known)))
+        enough("data.validation_size", count, own or train - 2)
+        validation = known[:count]
+        order = order if own else order[count:]
     if config.train_size is not None:
         enough("data.train_size", config.train_size, len(order))
         order = order[: config.train_size]
@@ -88,3 +89,18 @@ def split_rows(
         return order, validation, torch.arange(test)
     enough("data.test_size", config.test_size, test)
     return order, validation, torch.randperm(test, generator=generator)[: config.test_size]
+
+
+def split_lists(
+    config: DataConfig, parts: Mapping[str, Sequence[Item]], generator: torch.Generator
+) -> tuple[list[Item], list[Item], list[Item]]:
+    """What trains, validates and tests, as `split_rows` splits the parts train, test and val.
+
+    The second list is the third one, the same object, where test images validate.
+    """
+    train, test, own = parts["train"], parts["test"], parts.get("val", ())
+    rows = split_rows(config, len(train), len(test), generator, len(own))
+    training, validating, testing = (chosen.tolist() for chosen in rows)
+    tested = [test[i] for i in testing]
+    validated = [(own or train)[i] for i in validating] or tested
+    return [train[i] for i in training], validated, tested

@@ -104,12 +104,8 @@ def _draw_means(axes: Axes, x: pd.Series, y: pd.Series, groups: Sequence[str]) -
         axes.plot(x[members], y[members], color=look(members[0]).colour, lw=1, zorder=3)
         for group in members:
             style = {"xytext": (0, -15), "textcoords": "offset points", "ha": "center"}
-            text, place = f"{_level(group):g}", (x[group], y[group])
+            text, place = f"{split(group)[1]:g}", (x[group], y[group])
             axes.annotate(text, place, color="#333333", fontsize=8, zorder=20, **style)
-
-
-def _level(group: str) -> float:
-    return split(group)[1]
 
 
 def _focus(axes: Axes, models: pd.DataFrame, wide: pd.Series) -> None:
@@ -201,7 +197,7 @@ def group_legend(
     """
     counts, handles = models.value_counts(), []
     for groups in kinds(named).values():
-        last = f" to {_level(groups[-1]):g}" if len(groups) > 1 else ""
+        last = f" to {split(groups[-1])[1]:g}" if len(groups) > 1 else ""
         text = f"{label(groups[0])}{last} ({counts[groups].sum():,})"
         colour, marker = look(groups[0])
         style = {"color": colour, "marker": marker, "ms": 10 if marker == "*" else 7, "ls": "none"}

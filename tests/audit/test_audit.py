@@ -1,11 +1,10 @@
 """The stage `audit` of a whole toy pipeline."""
 
-import json
-
 import pandas as pd
 
 from pdiff.audit.report import columns
 from pdiff.baselines.registry import ordered
+from pdiff.core.files import load_json
 
 
 def test_every_group_that_was_evaluated_stands_in_every_table(finished):
@@ -22,5 +21,5 @@ def test_the_report_leads_with_the_fit(finished):
     top = text.partition("<main>")[0]
     assert top.index("so no claim follows") < top.index("accuracy difference (%)")
     assert "no claim about the method can be made from this run" in top  # 20 steps teach nothing
-    numbers = json.loads((finished / "metrics/audit.json").read_text())
+    numbers = load_json(finished / "metrics/audit.json")
     assert {"interpolation_index", "z_fresh", "accuracy_over_gaussian_full"} < set(numbers)

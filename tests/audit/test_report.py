@@ -88,11 +88,8 @@ def test_all_images_decode_and_say_what_they_show(text):
             picture.load()
             assert picture.size == (int(image["width"]), int(image["height"]))
             assert len(content) < 60_000
-            assert set(picture.info) <= {
-                "dpi",
-                "transparency",
-                "Description",
-            }  # no time, no program
+            known = {"dpi", "transparency", "Description"}  # no time, no program
+            assert set(picture.info) <= known
             assert picture.mode == ("RGB" if "Description" in picture.info else "P")
         assert image["alt"].endswith(".")
         assert re.search(r"\d", image["alt"]), "an alternative text says what was found"
@@ -109,7 +106,7 @@ def test_the_finding_the_fit_and_a_picture_stand_before_everything_else(text):
     assert "<dt>soup of N</dt><dd>The mean of N random originals.</dd>" in top
 
 
-def test_all_text_is_escaped(tmp_path, monkeypatch, text):
+def test_all_text_is_escaped(tmp_path, text):
     assert "fits &amp; &lt;learned&gt;." in text
     evil = "<b>&\"'</b>"
     words = dict.fromkeys(("title", "question", "reading", "definition", "source"), evil)

@@ -132,7 +132,7 @@ def test_an_interval_of_a_share_ends_at_0_and_1(models):
     assert row["accuracy_difference_high"] > 1
 
 
-def test_a_single_original_has_no_similarity_to_differ_in(models):
+def test_a_single_original_has_no_similarity_to_differ_in():
     one = GROUPS | {"original": GROUPS["original"][:1]}
     replicates = {group: constant(0.5, 0.3) for group in one}
     replicates["original"] = constant(0.5, math.nan)

@@ -1,6 +1,5 @@
 """All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import torch
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.baselines.registry import count_models
 from pdiff.config import parse_params
-from pdiff.core.files import load_tensors, save_tensors
+from pdiff.core.files import load_json, load_tensors, save_tensors, write_json
 from pdiff.core.runtime import make_generator
 from pdiff.diffusion.latents import LatentModel
 from pdiff.evaluation.predict import accuracy
@@ -127,7 +126,7 @@ def test_as_many_models_are_counted_for_an_estimate_as_there_are(tiny, plain_raw
 
 
 def test_the_greedy_soup_begins_with_the_best_original_and_rises(finished):
-    soup = json.loads((finished / "data/greedy_soup.json").read_text())
+    soup = load_json(finished / "data/greedy_soup.json")
     saved, labels = load_predictions(finished / PREDICTIONS[0], "validation")
     assert soup["members"][0] == accuracy(saved["original"], labels).argmax()
     assert soup["validation_accuracy"] == sorted(soup["validation_accuracy"])
@@ -146,8 +145,7 @@ def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
     labels = {f"labels.{split}" for split in SPLITS}
     assert found.keys() - labels == {f"{g}.{s}" for g in GROUPS for s in SPLITS}
     soup, numbers = (
-        json.loads((unaudited / name).read_text())
-        for name in ("data/greedy_soup.json", "metrics/audit.json")
+        load_json(unaudited / name) for name in ("data/greedy_soup.json", "metrics/audit.json")
     )
     assert soup == {"members": [], "validation_accuracy": []}
     assert numbers == {} and list((unaudited / "report/audit").iterdir()) == []
@@ -158,7 +156,7 @@ def test_without_an_audit_there_are_the_papers_groups_with_the_same_predictions(
 def test_the_summary_has_the_papers_groups_and_the_headline_their_means(finished):
     summary = pd.read_csv(finished / "report/summary.csv").set_index("group")
     assert summary["models"].to_dict() == GROUPS
-    headline = json.loads((finished / "metrics/novelty.json").read_text())["accuracy"]
+    headline = load_json(finished / "metrics/novelty.json")["accuracy"]
     mean = summary.loc["original", "accuracy_mean"]
     assert headline["original_mean"] == pytest.approx(mean, abs=1e-6)
 
@@ -213,14 +211,14 @@ def test_the_drop_in_accuracy_is_that_of_the_originals_that_were_reconstructed(f
         load_predictions(finished / p, "test") for p in PREDICTIONS
     )
     before = accuracy(originals["original"][[0, 4, 7, 11]], labels).mean()
-    metrics = json.loads((finished / "metrics/evaluate_generated.json").read_text())
+    metrics = load_json(finished / "metrics/evaluate_generated.json")
     drop = (before - accuracy(decoded["reconstructed"], labels).mean()).item()
     assert metrics["accuracy_drop"] == pytest.approx(drop, abs=1e-6)
 
 
 def test_replicates_of_the_bootstrap_lie_around_the_headline(finished):
     replicates = by_group(pd.read_csv(finished / "data/bootstrap.csv"))
-    headline = json.loads((finished / "metrics/novelty.json").read_text())["accuracy"]
+    headline = load_json(finished / "metrics/novelty.json")["accuracy"]
     names = {"ensemble": "ensemble", "original": "original_mean", "generated": "generated_mean"}
     for group, name in names.items():
         draws = replicates[group].accuracy
@@ -253,7 +251,7 @@ def test_the_authors_switches_generate_too(authors):
     generator = make_generator(params.seed.model, "generate")
     *_, expected = model.diffusion.sample(model.denoiser, latents.shape, generator, "ddpm", 30)
     torch.testing.assert_close(latents, expected)
-    fit = json.loads((folder / "metrics/generate.json").read_text())["latent_fit"]
+    fit = load_json(folder / "metrics/generate.json")["latent_fit"]
     assert (fit["loss_held_out"], fit["loss_gaussian"]) == (None, None)
 
 
@@ -407,7 +405,7 @@ def test_a_broken_input_is_one_line_and_outputs_stay(
 def test_the_fit_leads_the_headline_and_the_terminal(unaudited, plain_raw, tmp_path, capsys):
     folder = go_on(unaudited, tmp_path / "copy", plain_raw, "novelty")
     headline, codec, generate = (
-        json.loads((folder / f"metrics/{name}.json").read_text())
+        load_json(folder / f"metrics/{name}.json")
         for name in ("novelty", "train_autoencoder", "generate")
     )
     assert next(iter(headline)) == "fit"
@@ -431,7 +429,7 @@ def test_a_poor_autoencoder_is_said_loudly(rerun, capsys):
     folder = rerun({"autoencoder.min_r2": 0.999}, "train_autoencoder")
     error = capsys.readouterr().err
     assert "less than autoencoder.min_r2: 0.999" in error
-    r2 = json.loads((folder / "metrics/train_autoencoder.json").read_text())["r2"]
+    r2 = load_json(folder / "metrics/train_autoencoder.json")["r2"]
     assert f"{'farther away than' if r2 < 0 else 'close to'} the mean checkpoint" in error
 
 
@@ -439,7 +437,7 @@ def test_a_base_net_and_originals_at_chance_are_said_loudly(rerun, capsys):
     poor = {"base.epochs": 1, "base.lr": 1e-9, "finetune.lr": 1e-9}
     folder = rerun(poor, "train_base", "finetune", "evaluate_originals")
     error = capsys.readouterr().err
-    metrics = json.loads((folder / "metrics/train_base.json").read_text())
+    metrics = load_json(folder / "metrics/train_base.json")
     assert f"base net's test accuracy is {metrics['base_test_accuracy']:.4f}; guessing re" in error
     assert "WARNING: the originals' mean test accuracy is 0." in error
 
@@ -457,7 +455,7 @@ def test_generated_models_without_finite_logits_are_counted_and_said(rerun, tiny
         tensor[[1, 4]] = 3e38  # times anything above 1.2 it is infinite
     save_tensors(path, tensors, **header)
     run_stages(folder, tiny_raw, ["evaluate_generated"])
-    metrics = json.loads((folder / "metrics/evaluate_generated.json").read_text())
+    metrics = load_json(folder / "metrics/evaluate_generated.json")
     assert metrics["generated_not_finite"] == 2
     assert "are not finite, and count as wrong, of generated 1, 4\n" in capsys.readouterr().err
 
@@ -484,7 +482,7 @@ def test_the_last_stages_repeat_what_earlier_ones_warned_of(unaudited, plain_raw
         ("evaluate_generated", "accuracy_drop", 0.5),
     ):
         path = folder / f"metrics/{name}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        write_json(path, load_json(path) | {key: value})
     wanted = ("R² is -86.56", "accuracy of the base net is 0.1000; guessing", "lose 0.5000 of mean")
     for name in ("novelty", "audit"):
         run_stages(folder, raw, (name,))
