@@ -27,7 +27,8 @@ def stage(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def warn(message: str) -> None:
-    """Say loudly that a result is not what it seems; the stage goes on."""
+def warn(*messages: str) -> None:
+    """Say loudly, each for itself, that a result is not what it seems; the stage goes on."""
     bar = "!" * 100
-    print(f"{bar}\nWARNING: {message}\n{bar}", file=sys.stderr, flush=True)
+    for message in messages:
+        print(f"{bar}\nWARNING: {message}\n{bar}", file=sys.stderr, flush=True)

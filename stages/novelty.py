@@ -20,19 +20,17 @@ from stages import stage, warn
 def main() -> None:
     params = load_params()
     split = params.novelty.split
-    files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
     other = "validation" if split == "test" else "test"
+    files = (outputs.PREDICTIONS_ORIGINALS, outputs.PREDICTIONS_GENERATED)
     scores = summary.gather_scores(files, split, other)
     wrong, choosing = (summary.load_wrong(files, name) for name in (split, other))
-    codec = load_json(outputs.AUTOENCODER_METRICS)
-    latents = load_json(outputs.GENERATE_METRICS)["latent_fit"]
+    earlier = outputs.AUTOENCODER_METRICS, outputs.GENERATE_METRICS, outputs.TRAJECTORY_METRICS
+    codec, generated, decoded = map(load_json, earlier)
     metric = scores.metric if scores else "accuracy"
     # the score of another task has no level that guessing reaches
     guess = -math.inf if scores else chance(summary.load_groups(files[:1], split)[1])
     # that of another task may be chosen by another metric, which says nothing here
     base = load_json(outputs.BASE_METRICS).get(f"base_{split}_accuracy", math.nan)
-    drop = load_json(outputs.TRAJECTORY_METRICS)["accuracy_drop"]
-
     with tracking.run("novelty", params, "seed", "evaluate", "baselines", "novelty") as log:
         models = summary.model_table(wrong, choosing, scores)
         groups = [group for group in wrong if of_the_paper(group, params.baselines)]
@@ -40,24 +38,23 @@ def main() -> None:
         errors = {group: wrong[group] for group in groups}
         table = summary.summary_table(shown, errors, scores)
         numbers = summary.headline(table, shown)
-        fit = fit_numbers(codec, latents, numbers["similarity"])
+        fit = fit_numbers(codec, generated["latent_fit"], numbers["similarity"])
         missed = missed_bars(fit, params.generate, params.autoencoder.min_r2)
         known = {"the base net": base, "the originals": numbers["accuracy"]["original_mean"]}
-        said = caveats(missed, known, guess, drop, params.evaluate.max_accuracy_drop)
+        drop = decoded["accuracy_drop"], params.evaluate.max_accuracy_drop
+        said = caveats(missed, known, guess, *drop)
         table["warnings"] = " ".join(said)
         replicates = bootstrap(wrong, params.novelty.bootstrap, params.seed.model)
         summary.save_table(outputs.MODELS, models)
         save_replicates(outputs.BOOTSTRAP, replicates)
         summary.save_table(outputs.SUMMARY, table)
         summary.save_table(outputs.SIMILARITY, summary.similarity_table(errors))
-        scatter, _ = pictures.plot_scatter(shown, split, groups, None, " ".join(said), metric)
-        similarities, _ = pictures.plot_similarities(shown)
-        pictures.save_figure(scatter, outputs.SCATTER_FIGURE)
-        pictures.save_figure(similarities, outputs.SIMILARITY_FIGURE)
+        figure, _ = pictures.plot_scatter(shown, split, groups, None, " ".join(said), metric)
+        pictures.save_figure(figure, outputs.SCATTER_FIGURE)
+        pictures.save_figure(pictures.plot_similarities(shown)[0], outputs.SIMILARITY_FIGURE)
         log.summary({"fit": fit, **numbers})
         write_json(outputs.NOVELTY_METRICS, {"fit": fit, **numbers})
-        for text in said:
-            warn(text)
+        warn(*said)
         print(one_line(fit, missed))
 
 

@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
+import pdiff.autoencoder.train
+import pdiff.diffusion.train
 from pdiff.autoencoder.codec import ConvCodec
 from pdiff.core.files import load_tensors
 from pdiff.diffusion.latents import LatentModel, held_out_rows
@@ -14,7 +16,7 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.normalisation import Normalisation
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import Models
-from stages import audit, train_autoencoder, train_ddpm
+from stages import audit
 
 PREDICTIONS = ("predictions_originals", "predictions_generated")
 
@@ -78,7 +80,7 @@ def test_latents_are_encoded_as_params_say(rerun, tiny_raw, norm):
 
 @pytest.mark.parametrize("kind", ["tensor", "parameter"])
 def test_the_autoencoder_trains_on_normalised_checkpoints(rerun, monkeypatch, kind):
-    seen = spy(monkeypatch, train_autoencoder, "train_autoencoder")
+    seen = spy(monkeypatch, pdiff.autoencoder.train, "train_autoencoder")
     folder = rerun({"autoencoder.normalise": kind}, "train_autoencoder")
     subset, _ = load_stack(folder / "data/checkpoints.safetensors")
     (matrix,) = seen
@@ -96,7 +98,7 @@ def test_the_autoencoder_trains_on_normalised_checkpoints(rerun, monkeypatch, ki
 def test_the_denoiser_trains_on_standard_latents_and_its_samples_are_scaled_back(
     rerun, tiny, monkeypatch, kind
 ):
-    seen = spy(monkeypatch, train_ddpm, "train_denoiser")
+    seen = spy(monkeypatch, pdiff.diffusion.train, "train_denoiser")
     folder = rerun({"ddpm.standardise": kind}, "train_ddpm", "generate")
     (standard,) = seen
     count = standard.shape[1]
