@@ -821,24 +821,24 @@ def test_the_workspace_is_logged_once_and_only_while_it_is_up_to_date(
 def test_every_experiment_of_a_queue_is_there_once(dvc_project):
     dvc_project.dvc("repro")
     commit(dvc_project)
-    for name, latent in [("low", "1e-5"), ("default", "0.1"), ("high", "10"), ("bad", "666")]:
+    for name, latent in [("low", "1e-5"), ("same", "0.1"), ("high", "10"), ("bad", "666")]:
         dvc_project.dvc("exp", "run", "--queue", "-n", name, "-S", f"noise.latent={latent}")
     dvc_project.dvc("exp", "run", "--run-all", "-j", "2")
 
     live = all_runs()
     assert {"low", "high", "bad"} <= live.keys()
     assert live["bad"].info.status == "FAILED"
-    assert "default" not in live  # wholly from cache: no stage ran
+    assert "same" not in live  # wholly from cache: no stage ran
     assert sync() == "1 added, 2 updated"
     assert sync() == NOTHING
 
     found = all_runs()
     assert len(found) == 5  # with the workspace's own
     means = {n: r.data.metrics.get(f"{REPORT_STAGE}.half") for n, r in found.items()}
-    assert (means["low"], means["default"], means["high"]) == (5e-6, 0.05, 5)
+    assert (means["low"], means["same"], means["high"]) == (5e-6, 0.05, 5)
     assert found["low"].data.params["noise.latent"] == "1e-05"
     assert found["bad"].info.status == "FAILED" and means["bad"] is None
-    for name in ("low", "default", "high"):
+    for name in ("low", "same", "high"):
         assert found[name].info.status == "FINISHED"
         stages = stages_of(found[name])
         assert stages.keys() == {"prepare", "train", REPORT_STAGE}
