@@ -16,11 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.api.checkpoints import STACK, Checkpoints, State
-from pdiff.autoencoder.codec import (
-    Codec,
-    load_codec,
-    minibatch_encoder,
-)
+from pdiff.autoencoder.codec import Codec, load_codec, minibatch_encoder
 from pdiff.autoencoder.linear import LinearCodec
 from pdiff.autoencoder.train import fit_codec
 from pdiff.config import LibraryParams, library_params

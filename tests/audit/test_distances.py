@@ -81,6 +81,14 @@ def test_originals_and_held_out_checkpoints_leave_out_themselves():
     assert of(table, "fresh", "nearest") == pytest.approx([35, 40, 50])
 
 
+def test_a_row_says_where_a_model_lies():
+    row = distance_table(groups()).query("group == 'generated'").iloc[0]
+    assert row["nearest"] == pytest.approx(1.25)
+    assert row["nearest_held_back"] == pytest.approx(8.75)
+    assert row["nearest_fresh"] == pytest.approx(38.75)
+    assert row["interpolation_index"] == pytest.approx(0.75 / math.sqrt(1.25))
+
+
 def test_a_single_original_has_no_neighbour_and_no_radius():
     table = distance_table(groups(original=line(2)))
     assert table.loc[0, ["nearest", "interpolation_index"]].isna().all()
@@ -109,11 +117,19 @@ def test_a_model_of_nan_weights_has_an_empty_row_and_is_nobodys_neighbour():
     assert distance_summary(table).set_index("group").loc["generated", "models"] == 2
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 32])
-def test_a_mean_of_independent_models_is_nearer_to_the_centre_by_their_root(count):
-    soups = normal(500 * count, 1, 50).unfold(0, count, count).mean(-1)
-    index = interpolation_index(soups, normal(2000, 0, 50))
+@pytest.mark.parametrize("count", [2, 8, 32])
+def test_a_mean_of_independent_originals_is_nearer_to_the_centre_by_their_root(count):
+    originals = normal(2000, 0, 50)
+    soups = originals.unfold(0, count, count).mean(-1)
+    index = interpolation_index(soups, originals)
     assert index.mean().item() == pytest.approx(1 / math.sqrt(count), rel=0.05)
+
+
+def test_fresh_points_have_an_interpolation_index_of_one_and_the_mean_has_zero():
+    originals = normal(2000, 0, 50)
+    fresh = interpolation_index(normal(500, 1, 50), originals)
+    assert fresh.mean().item() == pytest.approx(1, abs=0.01)
+    assert interpolation_index(originals.mean(0, dtype=torch.float64)[None], originals).item() == 0
 
 
 def test_the_summary_of_a_group_by_hand():

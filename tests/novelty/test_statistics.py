@@ -1,4 +1,4 @@
-"""Tests, intervals and power: against scipy, and values worked out by hand."""
+"""Tests, intervals and power: against scipy, values worked out by hand, and simulated studies."""
 
 import math
 
@@ -54,10 +54,19 @@ def test_a_difference_that_is_undefined_decides_nothing():
     assert math.isnan(t_p(found)) and math.isnan(equivalence_p(found, 1.0))
 
 
+def test_power_is_the_share_of_studies_that_find_a_difference_as_large_as_the_margin():
+    """Spread 1 and 8 pipelines: what the formula says of it, and 600 simulated studies."""
+    spread = draws(8)
+    spread = (spread - spread.mean()) / spread.std(ddof=1)
+    studies = draws(600, 8, mean=1.2)
+    found = np.mean([t_p(values) <= 0.05 for values in studies])
+    assert t_power(spread + 7.0, 1.2, 0.05) == pytest.approx(found, abs=0.04)
+    assert 0.7 < found < 0.9
+
+
 @pytest.mark.parametrize("margin", [0.01, 0.5, 1.5])
 def test_power_is_that_of_the_noncentral_t(margin):
-    """Whatever the mean is."""
-    spread, least = draws(5, mean=7.0), stats.t.isf(0.025, 4)
+    spread, least = draws(5), stats.t.isf(0.025, 4)
     shift = margin / stats.sem(spread)
     expected = stats.nct.sf(least, 4, shift) + stats.nct.cdf(-least, 4, shift)
     assert t_power(spread, margin, 0.05) == pytest.approx(expected, abs=1e-4)

@@ -157,6 +157,13 @@ def test_a_failing_stage_is_marked(project, monkeypatch):
         sync()
 
 
+def test_a_second_run_of_a_stage_replaces_the_first(project):
+    run_stage("train", points=5)
+    run_stage("train", points=2)
+    stage = stages_of(only_pipeline())["train"]
+    assert len(curve_of(stage, "loss")) == 2
+
+
 def test_the_same_name_with_other_parameters_starts_anew(project, monkeypatch):
     monkeypatch.setenv("DVC_EXP_NAME", "fixed")
     run_stage("prepare", latent=0.1)
@@ -211,15 +218,11 @@ def a_broken_store(monkeypatch) -> None:
     Path("mlflow.db").write_text("this is no database" * 1000)
 
 
-def change_store(command: str) -> None:
-    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
-        database.execute(command)
-        database.commit()
-
-
 def a_moved_store(monkeypatch) -> None:
     run_stage("prepare")
-    change_store("UPDATE experiments SET artifact_location = 'file:///old/mlruns'")
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        database.execute("UPDATE experiments SET artifact_location = 'file:///old/mlruns'")
+        database.commit()
 
 
 def a_locked_store(monkeypatch) -> sqlite3.Connection:
@@ -267,14 +270,9 @@ def a_truncated_store(monkeypatch) -> None:
 
 
 def a_newer_store(monkeypatch) -> None:
-    change_store("UPDATE alembic_version SET version_num = 'abc'")
-
-
-def a_full_disk(monkeypatch) -> None:
-    def full(*arguments) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(Store, "_create", full)
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'abc'")
+        database.commit()
 
 
 def an_unknown_scheme(monkeypatch) -> None:
@@ -298,7 +296,6 @@ DELETE = "mlflow.db: sync rebuilds it"
         (a_truncated_store, ["malformed", DELETE]),
         (a_newer_store, [DELETE]),
         (a_locked_store, ["database is locked"]),
-        (a_full_disk, ["error: database or disk is full"]),
         (an_unknown_scheme, ["gopher"]),
         (databricks, [""]),
     ],
@@ -316,6 +313,18 @@ def test_a_command_says_in_one_line_what_is_wrong_with_the_store(
     assert code == 1 and line.startswith("error: ")
     assert all(message in line for message in messages)
     assert ("rebuilds it" in line) == (DELETE in messages)
+
+
+def test_a_full_disk_below_the_store_is_one_line(project, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)
+    run_stage("train")
+
+    def full(*arguments) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Store, "_create", full)
+    assert main(["sync"]) == 1
+    assert capfd.readouterr().err == "error: database or disk is full\n"
 
 
 def test_a_deleted_store_is_rebuilt_from_the_records(project, monkeypatch, capfd):
