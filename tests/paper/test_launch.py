@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from pdiff.paper import experiments, launch, worker
+from pdiff.paper import cli, experiments, launch, worker
 from pdiff.paper.launch import array_script, stage_keys
 from pdiff.paper.results import Library
 from pdiff.system.errors import InputError
@@ -97,6 +97,9 @@ def test_only_a_server_is_told_of_stages_by_other_machines(monkeypatch):
 # the command line
 
 
+QUICK = ("3c", "--recipe", "quick", "--data", "digits", "--rows", "x10", "--launcher")
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Project:
     """Quick stages, committed; this process works on them."""
@@ -134,6 +137,26 @@ def test_code_that_is_not_committed_is_named_and_results_are_not_asked_for(proje
         file.write("# changed\n")
     with pytest.raises(InputError, match=r"--launcher: stages/toy\.py differs from the last"):
         toy.run_all("--launcher", "slurm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*QUICK, "pbs"], "invalid choice: 'pbs'"),
+        ([*QUICK, "local", "--sbatch=-t 60"], "--sbatch: belongs to --launcher slurm, not local"),
+    ],
+)
+def test_a_wrong_launcher_is_named(capsys, arguments, message):
+    try:
+        assert cli.main(arguments) == 1
+    except SystemExit as error:
+        assert error.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_committed_command_does_not_say_who_ran_it():
+    given = ["3c", "--launcher", "slurm", "--sbatch=--partition=a100", "--seeds", "0,1"]
+    assert cli.repeatable(given) == ["3c", "--seeds", "0,1"]
 
 
 # for real

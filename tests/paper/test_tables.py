@@ -656,3 +656,10 @@ def test_a_table_runs_through_dvc_and_keeps_what_went_well(project):
     again = project.run(*command, "--rows", "0.1")
     assert "1 experiments, 0 to run" in again
     assert sum(run["status"] == "FINISHED" for run in project.runs().values()) >= 1
+
+
+def test_the_status_tells_run_partly_run_not_run_and_failed(measured):
+    assert measured("a", 0.8, 0.8).status == "run"
+    assert measured("b", 0.8, None).status == "1 of 2 seeds"
+    assert measured("c", None).status == "not run"
+    assert measured("d", None, failure="lr: too much").status == "failed: lr: too much"

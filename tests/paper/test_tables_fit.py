@@ -1,29 +1,33 @@
 """The table that says whether generators learned, from what finished runs have left."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from pdiff import outputs
-from pdiff.core.files import write_json
 from pdiff.paper.experiments import Setting
 from pdiff.paper.fit import write_fit
 from pdiff.paper.results import Result
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
-from tests.toys.runs import FIT, cells, write_groups
+from tests.toys.runs import FIT, cells
 
 SETTING = Setting("quick", "digits", "resnet18", ("data.root=/images",))
 
 
 def result(folder: Path, fit: dict, accuracy: float = 0.91, within: float = 0.7) -> Result:
     """A finished run whose generated models have this accuracy and similarity."""
-    write_json(folder / outputs.NOVELTY_METRICS, {"fit": fit})
-    groups = {"original": (0.91, 0.8, 0.68), "fresh": (0.912, 0.8, 0.7)}
-    groups |= {"ensemble": (0.92, 0.8, None), "reconstructed": (0.911, 0.8, 0.69)}
-    write_groups(folder, groups | {"generated": (accuracy, 0.8, within)})
+    (folder / "metrics").mkdir(parents=True)
+    (folder / "metrics/novelty.json").write_text(json.dumps({"fit": fit}))
+    groups = {"original": (0.91, 0.68), "fresh": (0.912, 0.7), "ensemble": (0.92, None)}
+    groups |= {"reconstructed": (0.911, 0.69), "generated": (accuracy, within)}
+    rows = [(group, accuracy, 0.8, within) for group, (accuracy, within) in groups.items()]
+    (folder / "report/audit").mkdir(parents=True)
+    columns = ["group", "accuracy", "max_similarity", "similarity_within"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "report/audit/groups.csv", index=False)
     return Result(Folder(folder), "abc1234", folder.name)
 
 
@@ -43,7 +47,6 @@ def test_bars_are_held_against_the_mean_over_runs(tmp_path, written):
     old = FIT | {"r2": 0.2, "variance_least": 0.1, "loss_held_out": None}
     path, frame = written(runs, [result(tmp_path / "c", old)])
     text = path.read_text()
-    assert path.name == "fit_quick_digits_resnet18.md"
     assert "2 of this recipe, 1 of normalise_tensor" in text
     assert cells(text, "codec: R²", 3) == ["at least 0.98", "0.985 ± 0.007", "**0.200**, missed"]
     assert cells(text, "latents: least", 2) == ["0.850 ± 0.000", "**0.100**, missed"]
@@ -86,3 +89,10 @@ def test_nothing_run_is_said_with_what_is_missing(written):
     expected = "no experiment of digits, resnet18, recipe quick is there: s7: not run"
     with pytest.raises(InputError, match=expected):
         written([])
+
+
+def test_other_overrides_have_files_of_their_own(tmp_path, written):
+    run = result(tmp_path / "a", FIT)
+    assert written([run])[0].name == "fit_quick_digits_resnet18.md"
+    other = replace(SETTING, overrides=("noise.latent=0.5",))
+    assert written([run], setting=other)[0].name == "fit_quick_digits_resnet18_noise.latent_0.5.md"
