@@ -50,8 +50,9 @@ def test_a_page_names_the_metrics_that_it_came_from(tmp_path):
 def test_the_verdict_came_from_the_pipelines_that_stand_beside_it():
     rows = pd.read_csv(ROOT / "results/verdict.csv")
     for section, metrics in {(r.section, r.metrics) for r in rows.itertuples()}:
-        data, recipe = re.match(r"(\w+), .*\brecipe (\w+)", section).groups()
-        folders = (ROOT / "results/pipelines").glob(f"{recipe}-{data.replace('_', '-')}-*")
+        data, net, recipe = re.match(r"(\w+), (\w+), recipe (\w+)", section).groups()
+        name = f"{recipe}-{data}-{net}-*".replace("_", "-")
+        folders = (ROOT / "results/pipelines").glob(name)
         found = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
         texts = (json.dumps(content, sort_keys=True).encode() for content in found)
         assert {hashlib.sha256(text).hexdigest()[:12] for text in texts} == set(metrics.split())

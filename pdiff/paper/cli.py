@@ -61,6 +61,9 @@ def _check(options: argparse.Namespace) -> None:
     for text in options.set:
         if not text.partition("=")[0].strip():
             raise InputError(f"-S: {text!r} is not KEY=VALUE")
+    for folder in options.results:
+        if not next(folder.rglob("dvc.lock"), None):
+            raise InputError(f"--results: {folder}: no pipeline below it, that is no dvc.lock")
     if options.out and not options.dry_run:
         try:
             options.out.mkdir(parents=True, exist_ok=True)
@@ -90,6 +93,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="say what would run")
     parser.add_argument("--no-run", action="store_true", help="make the table of what is there")
     parser.add_argument("--any-code", action="store_true", help="take results of other code too")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="take pipelines that lie below it too, which ran without DVC (benchmarks.gpu)",
+    )
     parser.add_argument("--full", action="store_true", help="Table 13: measure all that fits here")
     parser.add_argument("--out", type=Path, help="folder of the files (default: below results/)")
     return parser

@@ -122,10 +122,10 @@ def shareable(text: str) -> str:
 
     What follows a file's colon stays, as in `base.net=/home/me/my_net.py:MyNet`.
     """
-    key, _, value = text.partition("=")
+    key, equals, value = text.partition("=") if "=" in text else ("", "", text)
     path, colon, rest = value.partition(":")
     local = path.startswith("/") and Path(path).exists()
-    return f"{key}=/path/to/{Path(path).name}{colon}{rest}" if local else text
+    return f"{key}{equals}/path/to/{Path(path).name}{colon}{rest}" if local else text
 
 
 @cache

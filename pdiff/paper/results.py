@@ -9,8 +9,8 @@ Axes: R bootstrap replicates.
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -159,8 +159,12 @@ class Result:
 class Library:
     """All results on this machine, by the hash of their parameters."""
 
-    def __init__(self, *, any_code: bool = False) -> None:
-        """`any_code` also takes results of other versions of the code."""
+    def __init__(self, *, any_code: bool = False, folders: Iterable[Path] = ()) -> None:
+        """`any_code` also takes results of other versions of the code.
+
+        `folders` have pipelines below them that ran without DVC's experiments, on a GPU say:
+        `dvc.lock`, parameters, metrics and tables, with or without pictures.
+        """
         self._any_code = any_code
         self._found: dict[str, Result | None] = {}
         here = root()
@@ -168,13 +172,18 @@ class Library:
         self._sources = [*experiments(here), *workspace(here)]
         if head.results():
             self._sources.append(Source("HEAD", head, 0.0, {COMMIT: git_commit(here)}))
+        locks = (lock for folder in folders for lock in sorted(folder.rglob("dvc.lock")))
+        tags = {COMMIT: "" if any_code else git_commit(here)}  # of the same code, so of this commit
+        found = (source for lock in locks for source in workspace(lock.parent.resolve()))
+        self._elsewhere = [replace(source, tags=tags) for source in found]
 
     def find(self, experiment: Experiment) -> Result | None:
         """The newest whole result of these parameters, of the code that is here unless any."""
         sha = experiment.sha
         if sha not in self._found:
-            named = (s for s in self._sources if s.marks["pdiff.params_sha"] == sha)
-            whole = (s for s in named if s.is_complete())
+            known = [(s, True) for s in self._sources] + [(s, False) for s in self._elsewhere]
+            named = (pair for pair in known if pair[0].marks["pdiff.params_sha"] == sha)
+            whole = (s for s, pictures in named if s.is_complete(pictures=pictures))
             results = (
                 Result(s.tree, s.tags.get(COMMIT, "")[:7] or "unknown", s.key) for s in whole
             )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def complete(
     Raises:
         InputError: experiments are missing and there is no DVC to run them.
     """
-    library, failures = Library(any_code=options.any_code), {}
+    find = partial(Library, any_code=options.any_code, folders=options.results)
+    library, failures = find(), {}
     unique = {experiment.sha: experiment for row in asked for experiment in row.experiments}
     todo = [experiment for experiment in unique.values() if library.find(experiment) is None]
     if asked:
@@ -58,7 +60,7 @@ def complete(
             failures = run_with_dvc(todo, options.jobs or 1)
         else:
             failures = run_elsewhere(todo, options)
-        library = Library(any_code=options.any_code)
+        library = find()
     for row in rows:
         row.results, row.failures = [library.find(e) for e in row.experiments], failures
     return True

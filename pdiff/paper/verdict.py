@@ -271,12 +271,19 @@ def minute(sections: Mapping[str, pd.DataFrame]) -> list[str]:
     """The lines of the table that is read in a minute, a column a setting."""
     heads = ["question", "the paper"]
     columns = []
+    short = Counter(map(_heading, sections))
     for title, rows in sections.items():
         known = {row["row"]: row for row in rows.to_dict("records")}
-        heads.append(f"{title}: {known['1']['n']:.0f} pipelines")
+        name = _heading(title) if short[_heading(title)] == 1 else title
+        heads.append(f"{name}: {known['1']['n']:.0f} pipelines")
         columns.append(["; ".join(_short(known[k]) for k in keys) for keys in MINUTE.values()])
     papers = [_paper(keys[0]) for keys in MINUTE.values()]
     return grid(heads, zip(MINUTE, papers, *columns, strict=True))
+
+
+def _heading(title: str) -> str:
+    """A setting's data set, net and recipe."""
+    return ", ".join(title.split(", ")[:3])
 
 
 def _paper(key: str) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,30 @@ def test_a_result_that_names_no_code_is_not_current(workplace):
     assert Library().find(quick()) is None
     path.unlink()
     assert Library().find(quick()) is None
+
+
+def test_a_pipeline_that_ran_without_dvc_is_found_below_a_folder(workplace, monkeypatch):
+    monkeypatch.setattr(results, "experiments", lambda here: [])
+    folder = workplace / "gpu/group/0"
+    make_result(folder, 0.7)
+    source, lock = leave(folder, quick()), folder / "dvc.lock"
+    source.verified = False
+    [stage] = yaml.safe_load(lock.read_text())["stages"].values()
+    novelty = folder / "metrics/novelty.json"
+    hashes = {"metrics/novelty.json": md5(novelty.read_bytes()).hexdigest(), "report/a.png": "b"}
+    outs = [{"path": path, "md5": digest} for path, digest in hashes.items()]
+    lock.write_text(yaml.safe_dump({"stages": {"audit": stage | {"outs": outs}}}))
+    assert not source.is_complete() and Library().find(quick()) is None
+    found = Library(folders=[workplace / "gpu"])
+    assert found.find(quick()).metrics["accuracy.generated_best"] == 0.7
+    novelty.write_text(novelty.read_text().replace("0.7", "0.9"))
+    assert Library(folders=[workplace / "gpu"]).find(quick()) is None
+
+
+def test_a_folder_without_pipelines_is_refused(tmp_path, capsys):
+    arguments = ["3a", "--data", "digits", "--no-run", "--results", str(tmp_path)]
+    assert cli.main(arguments) == 1
+    assert f"--results: {tmp_path}: no pipeline below it" in capsys.readouterr().err
 
 
 def test_a_result_of_only_some_stages_does_not_count(workplace):
