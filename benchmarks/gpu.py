@@ -4,6 +4,7 @@ run     whole pipelines on CIFAR-100 and CIFAR-10, Table 2's mini nets with the 
         and ablations: a few at a time, the most wanted first, each in a folder of OUT with
         parameters, dvc.lock, metrics, tables and the time of each stage. The same command goes on
         from there. Give a GPU few at a time: they share its time, and base training alone fills it.
+        Start NVIDIA's MPS first (`nvidia-cuda-mps-control -d`); else they take turns.
 steps   time, memory and part of the GPU's peak of single steps, Table 13's among them, to
         OUT/steps.csv and steps.md
 pack    the small results as one archive per group
