@@ -24,7 +24,7 @@ from pdiff.core.files import write_text
 from pdiff.diffusion.bars import conclusion, describe, missed_bars
 from pdiff.novelty.claims import Kind, bracket, shown
 from pdiff.novelty.looks import look
-from pdiff.novelty.pictures import plot_scatter, save_figure
+from pdiff.novelty.pictures import plot_scatter, save_both
 from pdiff.novelty.summary import difference_table, save_table
 
 PERCENT = re.compile(r"(\w+_)?(accuracy|share|farther)(_\w+)?")
@@ -95,14 +95,14 @@ def _written(
     figures: Mapping[str, Draw],
 ) -> dict[str, Any]:
     """Write a part's table and figures; what the page shows of them."""
-    pictures, path = {}, folder / f"{name}.csv"
+    pictures, csv = {}, folder / f"{name}.csv"
     if table is not None:
-        save_table(path, table)
+        save_table(csv, table)
     for png, draw in figures.items():
         figure, words = draw(evidence, table)
-        save_figure(figure, folder / f"{png}.png")
-        pictures[folder / f"{png}.png"] = re.sub(r"\bnan\b", "unknown", words)
-    return {"pictures": pictures, "table": table, "csv": path}
+        path, _ = save_both(figure, folder / f"{png}.png")
+        pictures[path] = re.sub(r"\bnan\b", "unknown", words)
+    return {"pictures": pictures, "table": table, "csv": csv}
 
 
 def lead(

@@ -229,10 +229,9 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 def save_both(figure: plt.Figure, path: Path) -> list[Path]:
     """The PNG at `path` and a PDF beside it for print, the same bytes each time."""
-    vector = path.with_suffix(".pdf")
-    vector.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(vector, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     save_figure(figure, path)
+    vector = path.with_suffix(".pdf")
+    figure.savefig(vector, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return [path, vector]
 
 

@@ -32,7 +32,7 @@ REPORT_STAGE = "audit"
 """The last stage: an experiment is complete when it has ended."""
 HEADLINE_STAGE = "novelty"
 """The stage whose metrics compare experiments; in MLflow their names have no prefix."""
-RESULT = re.compile(r"(metrics|plots|report)/.*\.(json|csv|png|svg|md|html)")
+RESULT = re.compile(r"(metrics|plots|report)/.*\.(json|csv|png|pdf|svg|md|html)")
 Point = tuple[str, float, int, int]
 """Name, value, milliseconds since 1970, step."""
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

@@ -50,7 +50,8 @@ def text(audited) -> str:
 
 
 def test_every_analysis_leaves_its_files_and_the_report_holds_its_pictures(audited, text):
-    expected = {f"{name}.csv" for name in TABLES} | {f"{name}.png" for name in FIGURES}
+    expected = {f"{name}.csv" for name in TABLES}
+    expected |= {f"{name}.{end}" for name in FIGURES for end in ("png", "pdf")}
     assert {path.name for path in audited[0].iterdir()} == expected | {"report.html"}
     assert text.count("data:image/png") == len(FIGURES) + 1  # and test images
     assert 'alt="4 by 4 pixels."' in text
