@@ -7,6 +7,8 @@ import pytest
 from tests.toys.project import Project, clone, commit, make_project, stages_run
 
 pytestmark = pytest.mark.nightly
+KILLED = ("prepare_data", "finetune", "train_autoencoder", "train_ddpm", "generate")
+KILLED += ("evaluate_originals", "evaluate_generated", "novelty", "audit")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,15 @@ def test_dvc_notices_a_change_of_an_own_net(tmp_path):
     status = project.dvc("status", "train_base", "finetune")
     assert "train_base:" in status and "finetune:" in status
     assert status.count("my_net.py") == 2
+
+
+def test_stages_that_are_killed_one_after_the_other_end_the_same(project, tmp_path):
+    killed = make_project(tmp_path / "killed")
+    for stage in KILLED:
+        killed.kill(stage, "dvc", "repro", saved=False)
+    killed.dvc("repro")
+    assert killed.output_hashes() == project.output_hashes()
+    assert [path for path in (killed.path / ".work").glob("tmp*") if path.is_dir()] == []
 
 
 @pytest.mark.parametrize(

@@ -55,20 +55,25 @@ class Project:
         """What a training that has not ended has saved."""
         return list((self.path / ".work" / stage).glob("*/state.pt"))
 
-    def kill(self, stage: str, *module: str) -> None:
-        """Start a module and kill it, with what it started, once the stage has saved its state."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module],
-            cwd=self.path,
-            env=self.env({"PDIFF_SAVE_EVERY_S": "0.2"}),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def kill(self, stage: str, *module: str, saved: bool = True) -> None:
+        """Start a module and kill it, with what it started, once the stage has saved its state, or
+        a moment after it has begun."""
+        log = self.path.with_suffix(".log")
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module],
+                cwd=self.path,
+                env=self.env({"PDIFF_SAVE_EVERY_S": "0.2", "PYTHONUNBUFFERED": "1"}),
+                start_new_session=True,
+                stdout=file,
+                stderr=file,
+            )
         deadline = time.monotonic() + 900
-        while not self.states(stage):
+        while not (self.states(stage) if saved else f": {stage}\n" in log.read_text()):
             assert process.poll() is None and time.monotonic() < deadline, "it ended by itself"
             time.sleep(0.05)
+        time.sleep(0 if saved else 0.3)
+        assert process.poll() is None, "it ended by itself"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
