@@ -52,6 +52,7 @@ from pdiff.paper.render import grid, signed
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder, md5_of
 from pdiff.tracking.made_by import outputs_of, params_of
+from pdiff.tracking.process import git_commit
 
 Step = Callable[[], object]
 Make = Callable[[], Step]
@@ -152,6 +153,11 @@ def run(
             state = "done" if finished(out / name) else "FAILED"
             running.pop(name)
             print(f"{end - time.monotonic():5.0f} s left: {name} {state}", flush=True)
+        coming = {job.name for job in todo} | running.keys()
+        for job in [job for job in todo if job.shares and job.shares not in coming]:
+            if not finished(out / job.shares):
+                todo.remove(job)
+                print(f"{job.name} cannot start: {job.shares} is missing", flush=True)
         ready = [job for job in todo if can_start(job, out, images)]
         for job in ready[: at_a_time - len(running)]:
             todo.remove(job)
@@ -210,7 +216,8 @@ def one(job: Job, out: Path) -> None:
     lock = {name: locked(name, params) for name in names}
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}, sort_keys=False))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    told = {"device": where, "torch": torch.__version__, "shared": sorted(shared), "stages": times}
+    told = {"device": where, "torch": torch.__version__, "commit": git_commit(ROOT)}
+    told |= {"shared": sorted(shared), "stages": times}
     Path("times.json").write_text(json.dumps({"overrides": job.overrides, **told}, indent=1))
 
 
@@ -338,11 +345,12 @@ def measured(name: str, make: Make, repeats: int = 7) -> dict[str, Any]:
         "allocated_mib": (torch.cuda.max_memory_allocated() - before) / 2**20,
         "reserved_mib": (torch.cuda.max_memory_reserved() - reserved) / 2**20,
     }
-    counter = FlopCounterMode(display=False)
-    with contextlib.suppress(AssertionError), counter:  # it cannot follow checkpointing
+    counter, whole = FlopCounterMode(display=False), False
+    with contextlib.suppress(AssertionError), counter:  # it cannot follow micro-batches
         step()
+        whole = True
     seconds = sorted(once(step) for _ in range(repeats))[repeats // 2]
-    flops = counter.get_total_flops() or math.nan
+    flops = (whole and counter.get_total_flops()) or math.nan
     return row | {"ms": 1e3 * seconds, "gflop": flops / 1e9, "tflops": flops / seconds / 1e12}
 
 

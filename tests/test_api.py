@@ -6,6 +6,7 @@ import warnings
 from copy import deepcopy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -170,6 +171,7 @@ def test_a_broken_file_is_named(tmp_path):
         ({"latent_dim": 4}, r"PDiff: unknown key latent_dim; known: autoencoder, ddpm, "),
         ({"ddpm": 4}, r"PDiff: ddpm: 4 is refused"),
         ({"autoencoder": {"latent_dim": 10**4}}, r"autoencoder\.latent_dim: 10000 is more than "),
+        (SMALL | {"ddpm": {"held_out": 0.999}}, r"ddpm\.held_out: 0\.999 leaves none of "),
         (SMALL | {"ddpm": {"steps": 10**9}}, r"ddpm\.steps, .*: \d+ days or more would be needed"),
     ],
 )
@@ -244,6 +246,12 @@ def test_the_audit_has_the_numbers_of_models_made_by_hand(loader):
     assert rows.loc[("mean of checkpoints", 0), "centre"] == pytest.approx(0, abs=1e-6)
     own = rows.loc["checkpoints", "centre"]
     assert (own**2).mean() == pytest.approx(1)
+
+
+def test_inputs_that_can_be_read_only_once_all_count(loader):
+    models = [errs_on(0, 1)], [errs_on(1, 2), errs_on(3)], Picture()
+    every, once = audit(*models, loader).models, audit(*models, iter(loader)).models
+    pd.testing.assert_frame_equal(once, every)
 
 
 def test_the_audits_summary_and_picture_show_every_group(loader):

@@ -53,6 +53,13 @@ def test_ours_and_the_plain_way_agree_at_toy_size(quick):
     assert TOYS["similarity"]().endswith("0 of 5 similarities differ.")
 
 
+def test_pipelines_whose_shared_stages_will_not_come_end_the_wait(tmp_path, capsys):
+    gpu.run(
+        tmp_path, dict.fromkeys(("cifar100", "cifar10"), tmp_path), [], ["cifar100_paper/0"], 600, 1
+    )
+    assert "cifar100_paper/0 cannot start: cifar100_base/0 is missing" in capsys.readouterr().out
+
+
 def test_the_pipelines_of_a_gpu_compose_and_start_after_those_they_share_stages_with():
     found = gpu.jobs({"cifar100": Path("/a"), "cifar10": Path("/b")}, [])
     order = {job.name: place for place, job in enumerate(found)}

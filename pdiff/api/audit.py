@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -154,12 +155,15 @@ def _wrong(
     device = next(net.parameters()).device
     labels: list[Tensor] = []
 
+    rest = iter(loader)  # it may be one that gives each batch once
+    first = next(rest)
+
     def batches() -> Iterator[Tensor]:
-        for inputs, targets in loader:
+        for inputs, targets in chain([first], rest):
             labels.append(targets)
             yield inputs.to(device)
 
-    example = next(iter(loader))[0].to(device)
+    example = first[0].to(device)
     limit = library_params({}).evaluate.boundary_mib
     rows = zip(*stack.values(), strict=True)
     models = [dict(zip(stack, tensors, strict=True)) for tensors in rows]

@@ -1,6 +1,7 @@
 """Tensors on disk: safetensors with a JSON header, written whole or not at all, never pickled."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -117,12 +118,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write metrics as JSON; NaN becomes null."""
-    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+    """Write metrics as JSON; NaN and infinity become null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
     write_text(path, text + "\n")
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and value != value else value
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

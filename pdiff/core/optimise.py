@@ -6,7 +6,7 @@ rounding, since the order of sums is not fixed.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -116,7 +116,8 @@ def optimise(
     optimizer = make_optimizer(recipe.optimizer, model.parameters(), lr, recipe.weight_decay)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     if ema:
-        parts["average"] = AveragedModel(model, avg_fn=_moving(ema), use_buffers=True)
+        update = _moving(ema, lambda: progress["step"])
+        parts["average"] = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
     progress = load_progress(resume, parts, generator) or {"step": 0, "curve": []}
     for step, loss_value, rate in progress["curve"]:
         log({"loss": loss_value, "lr": rate}, step)
@@ -144,12 +145,17 @@ def optimise(
     model.eval()
 
 
-def _moving(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """How an average takes in new values after `count` others, as `AveragedModel` wants it."""
+def _moving(decay: float, step: Callable[[], int]) -> Callable[..., None]:
+    """How an average takes in new values after `step()` others, as `AveragedModel` wants it.
 
-    def update(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        kept = min(decay, int(count) / (int(count) + 9))
-        return average + (1 - kept) * (value - average) if value.is_floating_point() else value
+    The count that it gives would make the CPU wait for a GPU.
+    """
+
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], _count: object) -> None:
+        kept = min(decay, step() / (step() + 9))
+        for average, value in zip(averages, values, strict=True):
+            moves = value.is_floating_point()
+            average.copy_(average + (1 - kept) * (value - average) if moves else value)
 
     return update
 

@@ -194,9 +194,7 @@ def _annotations(config: DataConfig, options: dict[str, str | bool]) -> tuple[Pa
     try:
         import pycocotools.coco  # noqa: F401
     except ImportError:
-        raise InputError(
-            "data.reader: coco needs pycocotools; pip install p-diff[segmentation]"
-        ) from None
+        raise InputError("data.reader: coco needs more: pip install pycocotools") from None
     return images, file
 
 

@@ -14,6 +14,7 @@ from pdiff.core.optimise import Log, Recipe, autocast, check_finite, optimise, s
 from pdiff.diffusion.denoiser import Denoiser
 from pdiff.diffusion.latents import LatentModel, LatentStatistics, held_out_rows
 from pdiff.diffusion.schedule import Diffusion
+from pdiff.system.errors import InputError
 from pdiff.system.resume import Checkpointer
 
 Encode = Callable[[Int64[Tensor, " B"]], Float[Tensor, "B L"]]
@@ -67,6 +68,8 @@ def fit_latents(
     """
     held_out = held_out_rows(len(latents), config.held_out).to(latents.device)
     seen = (~held_out).nonzero()[:, 0]  # which checkpoints the rows of a batch are
+    if not len(seen):
+        raise InputError(f"ddpm.held_out: {config.held_out} leaves none of {len(latents)} latents")
     statistics = LatentStatistics.fit(latents[seen], config.standardise)
     fresh = None if encode is None else lambda rows: statistics.apply(encode(seen[rows]))
     scaled = statistics.apply(latents[seen])

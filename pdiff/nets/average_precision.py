@@ -37,10 +37,7 @@ def check_library() -> None:
     try:
         import faster_coco_eval  # noqa: F401
     except ImportError:
-        raise InputError(
-            "task.name: detection needs faster-coco-eval: pip install faster-coco-eval, or "
-            "p-diff[detection]"
-        ) from None
+        raise InputError("task.name: detection needs more: pip install faster-coco-eval") from None
 
 
 def as_rows(found: list[Boxes], first: int, scales: Float32[Tensor, " N"]) -> Rows:

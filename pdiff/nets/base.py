@@ -71,7 +71,7 @@ def train_base(
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule}
     progress = load_progress(resume, parts, generator)
     if not progress:
-        epochs = {name: [value.detach().clone()] for name, value in vectors.items()}
+        epochs = {name: [value.detach().cpu().clone()] for name, value in vectors.items()}
         progress = {"best": None, "best_state": {}, "curve": [], "epochs": epochs}
     for epoch, metrics in enumerate(progress["curve"]):
         log(metrics, epoch)
@@ -89,7 +89,7 @@ def train_base(
             progress["best"] = score
             progress["best_state"] = {k: v.clone() for k, v in net.state_dict().items()}
         for name, value in vectors.items():
-            progress["epochs"][name].append(value.detach().clone())
+            progress["epochs"][name].append(value.detach().cpu().clone())
         progress["curve"].append({"loss": loss, f"validation_{task.metric}": score})
         log(progress["curve"][-1], epoch)
         bar.set_postfix({"loss": f"{loss:.3f}", task.metric: f"{score:.3f}"})

@@ -63,6 +63,11 @@ def zoo_runs(
     A generator draws a net's first weights and its order of images. `net` is not changed. `log`
     gets the mean loss of the nets that are trained first.
     """
+    if config.batch_size > len(images.labels):
+        raise InputError(
+            f"finetune.batch_size: {config.batch_size} is more than the {len(images.labels)} "
+            "training images, and each net of a zoo needs whole batches"
+        )
     check_zoo(net, subset, config, _some(images, task))
     width = config.zoo.at_once
     groups = [generators[start : start + width] for start in range(0, len(generators), width)]

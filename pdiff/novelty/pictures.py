@@ -63,6 +63,8 @@ def plot_scatter(
     scored = metric != "accuracy"
     if scored:
         models = models.assign(accuracy=models["score"] / 100)
+    finite = np.isfinite(models["accuracy"]).to_numpy()  # a distance may be infinite
+    models, front = models[finite], None if front is None else front[finite]
     if not models["max_similarity"].notna().any():
         return empty_figure("no model has a maximum similarity")
     figure, axes = plt.subplots(figsize=(5.6, 5.2), layout="constrained")

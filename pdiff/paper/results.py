@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -163,7 +163,8 @@ class Library:
         """`any_code` also takes results of other versions of the code.
 
         `folders` have pipelines below them that ran without DVC's experiments, on a GPU say:
-        `dvc.lock`, parameters, metrics and tables, with or without pictures.
+        `dvc.lock`, parameters, metrics and tables, with or without pictures, and in `times.json`
+        the commit of their code.
         """
         self._any_code = any_code
         self._found: dict[str, Result | None] = {}
@@ -173,9 +174,9 @@ class Library:
         if head.results():
             self._sources.append(Source("HEAD", head, 0.0, {COMMIT: git_commit(here)}))
         locks = (lock for folder in folders for lock in sorted(folder.rglob("dvc.lock")))
-        tags = {COMMIT: "" if any_code else git_commit(here)}  # of the same code, so of this commit
-        found = (source for lock in locks for source in workspace(lock.parent.resolve()))
-        self._elsewhere = [replace(source, tags=tags) for source in found]
+        self._elsewhere = [source for lock in locks for source in workspace(lock.parent.resolve())]
+        for source in self._elsewhere:  # a copy of the code on a GPU machine may be no repository
+            source.tags[COMMIT] = read_json(source.tree, "times.json").get("commit", "")
 
     def find(self, experiment: Experiment) -> Result | None:
         """The newest whole result of these parameters, of the code that is here unless any."""

@@ -38,10 +38,11 @@ INTRODUCTION = """# Do the paper's claims hold?
 
 ## In one minute
 
-Differences are positive if the paper is right: accuracies in percentage points, similarities as
-mean maximum IoU of wrong predictions, with Student's 95 % interval over whole pipelines (own base
-net and checkpoints; several models of one base are averaged first) and the power to find a
-difference as large as the margin. Below are all rows, and how the words were found.
+Differences are positive where generated models do better: more accurate, in percentage points, or
+less similar to their nearest original (maximum IoU of wrong predictions). They have Student's 95 %
+interval over whole pipelines (own base net and checkpoints; several models of one base are averaged
+first) and the power to find a difference as large as the margin. Below are all rows, and how the
+words were found.
 """
 READING = """## How to read the sections
 

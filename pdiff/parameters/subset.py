@@ -52,7 +52,7 @@ class Subset:
         """Matrix to stack, bit for bit; the tensors are views of the matrix."""
         columns = matrix.split(self.sizes, dim=1)
         shapes = self.shapes.items()
-        return {n: c.unflatten(1, s) for c, (n, s) in zip(columns, shapes, strict=True)}
+        return {n: c.view(len(c), *s) for c, (n, s) in zip(columns, shapes, strict=True)}
 
 
 class Rows(Sequence):

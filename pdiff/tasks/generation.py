@@ -78,9 +78,7 @@ class Generation(Task):
         options, judging, data = self.options, self.judging, self.data
         wanted = {"diffusers"} | ({"torch_fidelity"} if judging.extractor == "inception" else set())
         if missing := sorted(name for name in wanted if find_spec(name) is None):
-            raise InputError(
-                f"task.name: generation needs {', '.join(missing)}; pip install p-diff[generation]"
-            )
+            raise InputError(f"task.name: generation needs more: pip install {' '.join(missing)}")
         check_unet(base.net, base.pretrained)
         check_watch(base.net, base.watch)
         length = FEATURES[judging.extractor]

@@ -97,7 +97,8 @@ def test_what_is_no_named_tensor_is_no_state_dict(tmp_path, content):
         load_state_dict(tmp_path / "a.pth")
 
 
-def test_nan_becomes_null(tmp_path):
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_what_json_has_no_number_for_becomes_null(tmp_path, number):
     path = tmp_path / "m.json"
-    write_json(path, {"a": {"b": float("nan"), "c": 1.0}})
+    write_json(path, {"a": {"b": float(number), "c": 1.0}})
     assert path.read_text() == '{\n  "a": {\n    "b": null,\n    "c": 1.0\n  }\n}\n'

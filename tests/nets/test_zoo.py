@@ -87,6 +87,12 @@ def test_how_many_are_trained_at_once_changes_no_net(net, images, params):
     torch.testing.assert_close(together, apart)
 
 
+def test_batches_that_the_images_cannot_fill_are_refused(net, images, params):
+    config = params.finetune.model_copy(update={"batch_size": 21})
+    with pytest.raises(InputError, match=r"finetune\.batch_size: 21 is more than the 20 training"):
+        run(net, images, params.model_copy(update={"finetune": config}), seeds(1))
+
+
 def test_one_program_for_all_nets_gives_the_losses_of_nets_in_turn(net, params):
     stacked = new_nets(net, seeds(1, 2))
     pixels = torch.randn(2, 5, 3, 28, 28)

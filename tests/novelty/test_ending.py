@@ -1,5 +1,6 @@
 """The warnings that the last stages repeat, and the six lines that a run ends with."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,13 @@ def test_the_caption_of_the_scatter_carries_the_warnings():
     columns = {"group": ["original", "generated"], "accuracy": 0.5, "max_similarity": 0.5}
     figure, _ = plot_scatter(pd.DataFrame(columns), "test", note="The base net guesses.")
     assert figure.get_suptitle() == "The base net guesses."
+
+
+def test_the_scatter_leaves_out_models_whose_score_is_infinite():
+    columns = {"group": ["original", "generated", "generated"], "max_similarity": 0.5}
+    models = pd.DataFrame({**columns, "accuracy": 0.0, "score": [9.0, 8.0, math.inf]})
+    figure, words = plot_scatter(models, "test", metric="FID")
+    assert "8.00 at 0.500" in words and figure.axes[0].get_ylim()[1] < 100
 
 
 def test_a_run_ends_with_six_lines():

@@ -63,11 +63,12 @@ SUBSET = Subset({"a.weight": (2, 3), "b": (1,), "c.bias": (4,)})
 
 
 def test_unflatten_is_bit_exact():
-    matrix = torch.randn(5, SUBSET.length)
-    stack = SUBSET.unflatten(matrix)
+    subset = Subset({**SUBSET.shapes, "scale": ()})
+    matrix = torch.randn(5, subset.length)
+    stack = subset.unflatten(matrix)
     shapes = {name: tuple(t.shape) for name, t in stack.items()}
-    assert shapes == {"a.weight": (5, 2, 3), "b": (5, 1), "c.bias": (5, 4)}
-    assert torch.equal(torch.cat([t.flatten(1) for t in stack.values()], 1), matrix)
+    assert shapes == {"a.weight": (5, 2, 3), "b": (5, 1), "c.bias": (5, 4), "scale": (5,)}
+    assert torch.equal(torch.cat([t.reshape(5, -1) for t in stack.values()], 1), matrix)
 
 
 def test_a_model_is_a_row():

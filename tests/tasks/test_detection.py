@@ -187,7 +187,7 @@ def test_an_unknown_detector_is_refused(make):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(InputError, match="detection needs faster-coco-eval: pip install"):
+    with pytest.raises(InputError, match="detection needs more: pip install faster-coco-eval"):
         check_library()
 
 
