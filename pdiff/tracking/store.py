@@ -38,6 +38,8 @@ EXTERNAL = "mlflow.model.isExternal"
 """MLflow's tag of a model whose files lie elsewhere."""
 LOOPBACK = "localhost,127.0.0.1,::1,[::1]"
 """What no proxy can reach for us."""
+ANSWER_S = 3.0
+"""How long a server or a locked database may take."""
 
 
 class TrackingError(RuntimeError):
@@ -65,7 +67,7 @@ def open_store() -> Iterator["Store"]:
     uri = tracking_uri()
     if uri.startswith("http"):
         try:  # MLflow itself would try for minutes
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=3).close()
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S).close()
         except urllib.error.HTTPError:
             pass  # it answers, perhaps it wants a login
         except (OSError, http.client.HTTPException) as error:
@@ -77,7 +79,7 @@ def open_store() -> Iterator["Store"]:
     with FileLock(root() / ".mlflow.lock", timeout=PATIENCE_S):
         path = Path(uri.removeprefix("sqlite:///"))
         if uri.startswith("sqlite:///") and path.exists():
-            with contextlib.closing(sqlite3.connect(path, timeout=3)) as database:
+            with contextlib.closing(sqlite3.connect(path, timeout=ANSWER_S)) as database:
                 database.execute("BEGIN IMMEDIATE")
         yield Store(mlflow.MlflowClient(uri), uri)
 

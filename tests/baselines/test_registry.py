@@ -64,9 +64,10 @@ def test_a_new_baseline_is_labelled_ordered_and_counted(median, tiny):
     assert with_median - count_models(tiny) == sizes * tiny.baselines.rival_models
 
 
-def test_a_new_baseline_is_evaluated(median, finished, tiny_raw, tmp_path):
+def test_a_new_baseline_is_evaluated(median, finished, tiny_raw, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     run_stages(tmp_path / "run", tiny_raw, ("evaluate_originals",))
+    assert "guessing" not in capsys.readouterr().err  # of nets that learned
     path = "data/predictions_originals.safetensors"
     before, now = (load_predictions(f / path, "test")[0] for f in (finished, tmp_path / "run"))
     assert now.keys() - before.keys() == {"median_2", "median_8", "median_16"}

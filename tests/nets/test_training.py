@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from pdiff.config import Params, parse_params
+from pdiff.config import Params
 from pdiff.core.optimise import seeded
 from pdiff.core.runtime import make_generator
 from pdiff.datasets.prepare import prepare_images
@@ -21,7 +21,6 @@ from pdiff.parameters.subset import select_subset
 from pdiff.system.errors import InputError
 from pdiff.tasks import classification
 from pdiff.tasks.registry import Task, make_task
-from tests.toys.pipeline import run_stages
 from tests.toys.training import FakeResume
 
 OPTIMIZERS = {
@@ -257,12 +256,10 @@ def test_a_rate_that_explodes_is_one_clear_error(tune):
 
 
 @pytest.fixture(scope="module")
-def ran(tiny_raw, tmp_path_factory):
-    """A folder in which the stages up to `finetune_again` ran, its parameters, net and images."""
-    folder = tmp_path_factory.mktemp("nets")
-    run_stages(folder, tiny_raw, ("prepare_data", "train_base", "finetune", "finetune_again"))
-    net = load_net(folder / "models/base.safetensors")
-    return folder, parse_params(tiny_raw), net, load_images(folder / "data/images.safetensors")
+def ran(finished, tiny):
+    """A folder in which all stages ran, its parameters, net and images."""
+    net = load_net(finished / "models/base.safetensors")
+    return finished, tiny, net, load_images(finished / "data/images.safetensors")
 
 
 def test_the_test_accuracy_is_that_of_the_test_images(ran):

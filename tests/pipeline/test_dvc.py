@@ -36,8 +36,17 @@ def test_a_team_shares_results_through_a_remote(project, tmp_path):
     assert yours.output_hashes() == project.output_hashes()
 
 
-def test_an_ablation_runs_only_what_follows_the_autoencoder(project):
+@pytest.fixture(scope="module")
+def low(project) -> tuple[str, dict[str, str], float]:
+    """An ablation that ran: what it said, the hashes of its outputs, and its accuracy."""
     output = project.dvc("exp", "run", "-n", "low", "-S", "noise.latent=0.01")
+    left = project.output_hashes(), project.metrics()["accuracy"]["generated_mean"]
+    project.undo()
+    return output, *left
+
+
+def test_an_ablation_runs_only_what_follows_the_autoencoder(project, low):
+    output, _, accuracy = low
     assert stages_run(output) == {"check_params", *OF_MODEL}
     rows = project.dvc("exp", "show", "--csv").splitlines()
     assert "accuracy.generated_mean" in rows[0]
@@ -45,26 +54,21 @@ def test_an_ablation_runs_only_what_follows_the_autoencoder(project):
     (run,) = project.runs().values()
     assert run["status"] == "FINISHED" and run["tags"]["pdiff.key"] == "low"
     assert run["params"]["noise.latent"] == "0.01"
-    assert run["metrics"]["accuracy.generated_mean"] == pytest.approx(
-        project.metrics()["accuracy"]["generated_mean"]
-    )
-    project.undo()
+    assert run["metrics"]["accuracy.generated_mean"] == pytest.approx(accuracy)
 
 
-def test_an_experiment_is_brought_back_by_its_name(project, tmp_path):
+def test_an_experiment_is_brought_back_by_its_name(project, low, tmp_path):
     """And what differs from the last commit is said, with the command that keeps it."""
     mine = project.copy(tmp_path / "mine")
     mine.environment["PDIFF_TRACKING"] = "off"
     say = (sys.executable, "-m", "pdiff.tracking.changed")
     assert mine.run(*say) == ""
-    output = mine.dvc("exp", "run", "-n", "high", "-S", "noise.latent=0.2")
+    output, after, _ = low
     assert "stage 6 of 12: train_autoencoder\n" in output
-    assert "keep:    dvc exp apply high brings it back\n" in output
-    high = mine.output_hashes()
-    mine.undo()
-    assert mine.output_hashes() == project.output_hashes() != high
-    mine.dvc("exp", "apply", "high")
-    assert mine.output_hashes() == high
+    assert "keep:    dvc exp apply low brings it back\n" in output
+    assert mine.output_hashes() == project.output_hashes() != after
+    mine.dvc("exp", "apply", "low")
+    assert mine.output_hashes() == after
     assert stages_run(mine.dvc("repro")) == set()
     told, command = mine.run(*say).splitlines()
     assert "params.yaml" in told and "in metrics/" in told and "dvc.lock" in told
@@ -114,7 +118,7 @@ def test_a_killed_training_goes_on_where_it_was_and_ends_the_same(project, tmp_p
     whole, killed = (project.copy(tmp_path / name) for name in ("whole", "killed"))
     for copy in (whole, killed):
         copy.environment["PDIFF_TRACKING"] = "off"
-        copy.set_param("autoencoder.steps", 1500)
+        copy.set_param("autoencoder.steps", 800)
     whole.stage("train_autoencoder")
     killed.kill("train_autoencoder", "stages.train_autoencoder")
     killed.stage("train_autoencoder")

@@ -16,7 +16,7 @@ from pdiff.images.batches import load_images
 from pdiff.system.errors import InputError
 from pdiff.tasks.registry import make_task
 from tests.conftest import ROOT, change
-from tests.toys.pipeline import run_stages
+from tests.toys.pipeline import run_stages, without_figures
 
 TOYS = ROOT / "tests/toys/tasks"
 CHANGES = {
@@ -38,7 +38,7 @@ def raw_toy(tiny_raw):
 def toy(raw_toy, tmp_path_factory) -> Path:
     """A folder in which the whole pipeline ran on the toy task."""
     folder = tmp_path_factory.mktemp("regression")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_figures():
         patch.setattr(tasks, "__path__", [*tasks.__path__, str(TOYS)])
         run_stages(folder, raw_toy)
     return folder

@@ -4,12 +4,16 @@ import hashlib
 import importlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pdiff.audit import report
+from pdiff.audit.analysis import analyses
 from stages import stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +34,15 @@ def run_stages(folder: Path, raw: dict, names: Iterable[str] = STAGES) -> None:
                 stage(importlib.import_module(f"stages.{name}").main)
         finally:
             os.chdir(before)
+
+
+@contextmanager
+def without_figures() -> Iterator[None]:
+    """No analysis draws a figure: for runs of which nobody looks at them."""
+    shown = [replace(each, figures={}) for each in analyses()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "analyses", lambda: shown)
+        yield
 
 
 def go_on(start: Path, folder: Path, raw: dict, *names: str) -> Path:

@@ -96,7 +96,7 @@ class Project:
         own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         own |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         own |= {"PDIFF_TRACKING": "on", "PDIFF_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-        own |= {"PYTHONDONTWRITEBYTECODE": "1", **SETTINGS}
+        own |= SETTINGS
         return own | self.environment | more
 
     def lock(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from pdiff import tracking
+from pdiff.tracking import store
 from pdiff.tracking.store import SETTINGS
 
 
@@ -27,6 +28,7 @@ def bare_project(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setattr(tracking, "PATIENCE_S", 0.0)  # every stage tells MLflow
+    monkeypatch.setattr(store, "ANSWER_S", 0.3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
