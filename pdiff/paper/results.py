@@ -136,7 +136,7 @@ class Result:
     def file(self, path: Path) -> Path | None:
         """An output on this machine: in the folder, or in DVC's cache; None if it is not here."""
         found = self.tree.path / path
-        if self.tree.revision:
+        if self.tree.revision or not found.exists():  # a fresh clone has no outputs checked out
             found = cached(self._outputs.get(str(path), "missing"))
         return found if found.exists() else None
 

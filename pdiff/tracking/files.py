@@ -181,10 +181,11 @@ def locked_outputs(tree: Folder) -> dict[str, str]:
 
 def cache_folder() -> Path:
     """DVC's cache: the project's own, or the one in its, the user's or the machine's settings."""
-    from dvc.dirs import global_config_dir, system_config_dir
+    own, others = root() / ".dvc", []
+    with contextlib.suppress(ImportError):  # without DVC the project's own settings say it
+        from dvc.dirs import global_config_dir, system_config_dir
 
-    own = root() / ".dvc"
-    others = (Path(folder) / "config" for folder in (global_config_dir(), system_config_dir()))
+        others = [Path(folder) / "config" for folder in (global_config_dir(), system_config_dir())]
     for path in filter(Path.is_file, (own / "config.local", own / "config", *others)):
         if configured := git("config", "-f", str(path), "cache.dir", folder=root()):
             return (path.parent / configured.decode().strip()).resolve()

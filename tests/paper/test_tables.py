@@ -229,6 +229,21 @@ def test_a_pipeline_that_ran_without_dvc_is_found_below_a_folder(workplace, monk
     assert Library(folders=[workplace / "gpu"]).find(quick()) is None
 
 
+def test_an_output_that_is_not_checked_out_comes_from_the_cache(workplace):
+    folder = workplace / "run"
+    models, lock = folder / outputs.MODELS, folder / "dvc.lock"
+    before, digest = pd.read_csv(models), md5(models.read_bytes()).hexdigest()
+    outs = [{"path": str(outputs.MODELS), "md5": digest}]
+    [stage] = yaml.safe_load(lock.read_text())["stages"].values()
+    lock.write_text(yaml.safe_dump({"stages": {"all": stage | {"outs": outs}}}))
+    there = workplace / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+    there.parent.mkdir(parents=True)
+    models.rename(there)
+    pd.testing.assert_frame_equal(Library().find(quick()).frame(outputs.MODELS), before)
+    there.unlink()
+    assert Library().find(quick()).frame(outputs.MODELS) is None
+
+
 def test_a_folder_without_pipelines_is_refused(tmp_path, capsys):
     arguments = ["3a", "--data", "digits", "--no-run", "--results", str(tmp_path)]
     assert cli.main(arguments) == 1
