@@ -102,8 +102,9 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     """
     failures: dict[str, str] = {}
     queued: dict[str, Experiment] = {}
+    known = _status()
     for experiment in experiments:
-        if _status().get(experiment.name) in ("Success", "Failed"):
+        if known.get(experiment.name) in ("Success", "Failed"):
             _dvc("queue", "remove", experiment.name)
         done = _dvc("exp", "run", "--queue", "--name", experiment.name, *experiment.arguments)
         if done.returncode == 0 or experiment.name in _status():
