@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -173,18 +174,18 @@ class Library:
         self._sources = [*experiments(here), *workspace(here)]
         if head.results():
             self._sources.append(Source("HEAD", head, 0.0, {COMMIT: git_commit(here)}))
-        locks = (lock for folder in folders for lock in sorted(folder.rglob("dvc.lock")))
-        self._elsewhere = [source for lock in locks for source in workspace(lock.parent.resolve())]
-        for source in self._elsewhere:  # a copy of the code on a GPU machine may be no repository
+        locks = [lock for folder in folders for lock in sorted(folder.rglob("dvc.lock"))]
+        for source in chain.from_iterable(workspace(lock.parent.resolve()) for lock in locks):
+            # a copy of the code on a GPU machine may be no repository
             source.tags[COMMIT] = read_json(source.tree, "times.json").get("commit", "")
+            self._sources.append(source)
 
     def find(self, experiment: Experiment) -> Result | None:
         """The newest whole result of these parameters, of the code that is here unless any."""
         sha = experiment.sha
         if sha not in self._found:
-            known = [(s, True) for s in self._sources] + [(s, False) for s in self._elsewhere]
-            named = (pair for pair in known if pair[0].marks["pdiff.params_sha"] == sha)
-            whole = (s for s, pictures in named if s.is_complete(pictures=pictures))
+            named = (s for s in self._sources if s.marks["pdiff.params_sha"] == sha)
+            whole = (s for s in named if s.is_complete(pictures=s.tree.path == root()))
             results = (
                 Result(s.tree, s.tags.get(COMMIT, "")[:7] or "unknown", s.key) for s in whole
             )

@@ -57,7 +57,7 @@ def other(plain_raw, tmp_path_factory) -> Path:
 
 
 def test_the_same_seeds_give_the_same_bytes(other, unaudited, plain_raw, tmp_path):
-    """What comes before the autoencoder is compared in the next test."""
+    """What comes before the autoencoder is that of a run with another model seed."""
     later = ("train_autoencoder", "train_ddpm", "generate", "evaluate_generated")
     go_on(other, tmp_path / "again", plain_raw, *later, "novelty", "audit")
     assert hashes(tmp_path / "again") == hashes(unaudited)
