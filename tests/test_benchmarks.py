@@ -101,7 +101,7 @@ def test_stages_of_equal_parameters_and_inputs_are_taken_from_another_pipeline(
     assert "finetune" not in gpu.share(changed, tmp_path / "other")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_peak_memory_is_measured_in_processes_of_their_own():
     assert memory.run(length=2**12, models=12, parameters=2**18).count("| 100% |") == 2
 

@@ -108,7 +108,7 @@ def test_streaming_keeps_the_input_alone_and_can_go_back_twice():
 @pytest.mark.parametrize(
     ("length", "latent_dim", "batch"),
     [
-        pytest.param(2048, 128, 4, marks=pytest.mark.slow),
+        pytest.param(2048, 128, 4, marks=pytest.mark.nightly),
         pytest.param(30016, 256, 2, marks=pytest.mark.nightly),
     ],
 )

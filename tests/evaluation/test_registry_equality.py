@@ -24,8 +24,8 @@ from tests.toys.nets import noised
 
 pytestmark = pytest.mark.filterwarnings("error:.*cannot be cut")
 
-SLOW = ("resnet50", "vit_tiny_patch16_224", "convnext_tiny", "resnet18-all")
-NIGHTLY = ("vit_base_patch16_224", "convnext_base")
+SLOW = ("resnet50", "vit_tiny_patch16_224", "resnet18-all")
+NIGHTLY = ("vit_base_patch16_224", "convnext_tiny", "convnext_base")
 LEVELS = {"all": (0.0, 0.1, 0.3), "last_norms:2": (0.0, 2.0, 6.0)}  # noise of the three models
 SMALL_LEVELS = {"examples/cifar_resnet.py:resnet20": (0.0, 1.0, 3.0)}  # its logits grow faster
 IMAGES, BATCH = 200, 75  # the last batch is smaller

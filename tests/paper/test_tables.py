@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from hashlib import md5
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from pdiff.paper.results import Library, Measured, Result, difference
 from pdiff.paper.runner import last_error
 from pdiff.tracking.files import Folder
 from tests.conftest import ROOT
-from tests.toys.project import commit, make_project
 from tests.toys.runs import cells, leave
 
 CONF = ROOT / "pdiff/conf"
@@ -663,39 +661,6 @@ def test_table_11_on_a_folder_of_one_s_own_keeps_net_and_recipe():
     assert row.label == "own, FCN MobileNetV1 x0.25"
     presets = ("data=own", "net=fcn_mobilenet_025", "recipe=quick")
     assert row.overrides == presets
-
-
-# for real, on a tiny pipeline
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A tiny recipe, in which one row of Table 3c cannot be trained."""
-    found = make_project(tmp_path / "project")
-    broken = {"noise": {"latent": 10.0}, "autoencoder": {"kind": "vae", "lr": 1000.0}}
-    path = found.path / "pdiff/conf/ablation/latent_x100.yaml"
-    path.write_text("# @package _global_\n" + yaml.safe_dump(broken))
-    commit(found)
-    return found
-
-
-@pytest.mark.slow
-def test_a_table_runs_through_dvc_and_keeps_what_went_well(project):
-    command = (sys.executable, "-m", "pdiff.paper", "3c", "--recipe", "tiny", "--data", "digits")
-    command += ("--net", "tiny")
-    output = project.run(*command, "--rows", "0.1;x100", check=False)
-    assert project.code == 3
-    assert re.search(
-        r"failed: tiny-digits-tiny-latent-x100-s\w+-\w+: autoencoder: loss is nan", output
-    )
-    found = pd.read_csv(project.path / "results/tiny_digits_tiny/table_3c.csv")
-    status = found.groupby("row", sort=False)["status"].first()
-    assert status["0.1"] == "run"
-    assert status["x100"].startswith("failed: ")
-    assert found.loc[found["row"] == "0.1", "low"].notna().all()
-    again = project.run(*command, "--rows", "0.1")
-    assert "1 experiments, 0 to run" in again
-    assert sum(run["status"] == "FINISHED" for run in project.runs().values()) >= 1
 
 
 def test_the_status_tells_run_partly_run_not_run_and_failed(measured):

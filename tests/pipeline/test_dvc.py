@@ -1,12 +1,17 @@
 """The pipeline under DVC, for real, on a tiny configuration: slow tests."""
 
+import os
+import re
 import shlex
+import shutil
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 
 from pdiff.tracking import made_by
+from tests.conftest import ROOT
 from tests.toys.project import GIT, Project, clone, commit, make_project, stages_run
 
 pytestmark = pytest.mark.slow
@@ -16,11 +21,32 @@ OF_MODEL = {"train_autoencoder", "train_ddpm", "generate", "evaluate_generated",
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """A tiny project after its first `dvc repro`, committed; nobody reads that one in MLflow."""
-    project = make_project(tmp_path_factory.mktemp("project") / "pdiff")
-    project.dvc("repro", PDIFF_TRACKING="off")
+    """A tiny project whose stages ran by `make stages`, as if neither DVC nor MLflow were there,
+    committed afterwards. One row of its Table 3c cannot be trained."""
+    folder = tmp_path_factory.mktemp("project")
+    project = make_project(folder / "pdiff")
+    broken = {"noise": {"latent": 10.0}, "autoencoder": {"kind": "vae", "lr": 1000.0}}
+    preset = project.path / "pdiff/conf/ablation/latent_x100.yaml"
+    preset.write_text("# @package _global_\n" + yaml.safe_dump(broken))
+    shutil.copy(ROOT / "Makefile", project.path)
+    for name in ("dvc", "mlflow"):
+        blocked = folder / "blocked" / name / "__init__.py"
+        blocked.parent.mkdir(parents=True)
+        blocked.write_text(f"raise ModuleNotFoundError('no {name} here')")
+    path = os.pathsep.join(map(str, (folder / "blocked", project.path)))
+    output = project.run("make", "stages", PYTHONPATH=path)
+    assert "warning: tracking: audit was not logged: no mlflow here" in output
+    shutil.rmtree(project.path / ".work/runs")  # nobody looks for this run in MLflow
+    project.dvc("commit", "--force")
     commit(project)
     return project
+
+
+def test_dvc_runs_a_stage_to_the_bytes_of_make_stages(project):
+    before = project.output_hashes()
+    output = project.dvc("repro", "--force", "--single-item", "generate", PDIFF_TRACKING="off")
+    assert stages_run(output) == {"generate"}
+    assert project.output_hashes() == before
 
 
 def test_a_team_shares_results_through_a_remote(project, tmp_path):
@@ -75,6 +101,23 @@ def test_an_experiment_is_brought_back_by_its_name(project, low, tmp_path):
     keep = shlex.split(command.removeprefix("to make them your baseline: "))
     mine.run(keep[0], *GIT, *keep[1:])
     assert mine.run(*say) == ""
+
+
+def test_a_table_runs_through_dvc_and_keeps_what_went_well(project):
+    command = (sys.executable, "-m", "pdiff.paper", "3c", "--recipe", "tiny", "--data", "digits")
+    command += ("--net", "tiny")
+    output = project.run(*command, "--rows", "x10;x100", check=False)
+    assert project.code == 3
+    name = r"tiny-digits-tiny-latent-x100-s\w+-\w+"
+    assert re.search(f"failed: {name}: autoencoder: loss is nan", output)
+    found = pd.read_csv(project.path / "results/tiny_digits_tiny/table_3c.csv")
+    status = found.groupby("row", sort=False)["status"].first()
+    assert status["x10"] == "run"
+    assert status["x100"].startswith("failed: ")
+    assert found.loc[found["row"] == "x10", "low"].notna().all()
+    assert "1 experiments, 0 to run" in project.run(*command, "--rows", "x10")
+    (key,) = (key for key in project.runs() if key.startswith("tiny-digits-tiny-latent-x10-"))
+    assert project.runs()[key]["status"] == "FINISHED"
 
 
 def test_a_wrong_parameter_stops_the_run_and_keeps_what_was_there(project):

@@ -1,9 +1,6 @@
 """All stages in a row at toy sizes, in this process: the same seed gives the same bytes."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +24,7 @@ from pdiff.parameters.subset import Models
 from pdiff.tracking.comparison import MEASURES, texts
 from pdiff.tracking.files import Folder
 from pdiff.tracking.files import headline as results_headline
-from tests.conftest import ROOT, change
+from tests.conftest import change
 from tests.toys.own import Own
 from tests.toys.pipeline import STAGES, go_on, hashes, run_stages
 
@@ -61,29 +58,6 @@ def test_the_same_seeds_give_the_same_bytes(other, unaudited, plain_raw, tmp_pat
     later = ("train_autoencoder", "train_ddpm", "generate", "evaluate_generated")
     go_on(other, tmp_path / "again", plain_raw, *later, "novelty", "audit")
     assert hashes(tmp_path / "again") == hashes(unaudited)
-
-
-@pytest.mark.slow
-def test_make_stages_gives_the_same_bytes_without_dvc_and_mlflow(finished, tmp_path):
-    for name in ("dvc", "mlflow"):
-        (tmp_path / "blocked" / name).mkdir(parents=True)
-        text = f"raise ModuleNotFoundError('no {name} here')"
-        (tmp_path / "blocked" / name / "__init__.py").write_text(text)
-    folder = tmp_path / "project"
-    folder.mkdir()
-    for path in (ROOT / "Makefile", ROOT / "dvc.yaml", finished / "params.yaml"):
-        shutil.copy(path, folder)
-    own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    own |= {"PYTHONPATH": f"{tmp_path / 'blocked'}{os.pathsep}{ROOT}", "DVC_ROOT": str(folder)}
-    own |= {"PDIFF_TRACKING": "on", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = ["make", "stages"]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | own, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "warning: tracking: audit was not logged: no mlflow here" in done.stderr
-    found = hashes(folder)
-    assert {name: found.get(name) for name in hashes(finished)} == hashes(finished)
 
 
 def test_another_model_seed_changes_only_what_comes_after_the_checkpoints(unaudited, other):
