@@ -38,18 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pdiff export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("pdiff export", description=__doc__, formatter_class=form)
     parser.add_argument("model", metavar="MODEL", help="index in its group, or best")
-    parser.add_argument(
-        "--to",
-        required=True,
-        metavar="FILE",
-        help="ends in .safetensors, .pth or .pt, or is hf://USER/NAME",
-    )
+    where = "ends in .safetensors, .pth or .pt, or is hf://USER/NAME"
+    parser.add_argument("--to", required=True, metavar="FILE", help=where)
     parser.add_argument("--group", default="generated", help=" | ".join(GROUPS))
     parser.add_argument("--exp", metavar="NAME", help="of this experiment, not of the workspace")
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
