@@ -13,7 +13,7 @@ from PIL import Image
 
 from pdiff import outputs
 from pdiff.core.files import load_state_dict
-from pdiff.export import main
+from pdiff.export.__main__ import main
 from pdiff.nets.registry import load_net
 from pdiff.parameters.subset import select_subset
 from tests.toys.exports import logits_of, run_card
