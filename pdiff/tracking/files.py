@@ -130,9 +130,9 @@ class Folder:
         file = self.path / path
         return file.read_bytes() if file.is_file() else None
 
-    def blobs(self, *names: str) -> dict[str, str]:
-        """Git's ids of the contents of all files below these folders, by path and in order."""
-        folders = [f"{name}/" for name in names]
+    def results(self) -> dict[str, str]:
+        """Git's ids of the contents of metrics, plots and report files, by path and in order."""
+        folders = ("metrics/", "plots/", "report/")
         if self.revision:
             listed = git("ls-tree", "-rz", self.revision, "--", *folders, folder=self.path) or b""
             parts = [line.partition("\t") for line in listed.decode().split("\0") if line]
@@ -141,7 +141,7 @@ class Folder:
             files = (p for f in folders for p in (self.path / f).rglob("*") if p.is_file())
             data = {p.relative_to(self.path).as_posix(): p.read_bytes() for p in files}
             found = {p: sha1(b"blob %d\0" % len(d) + d).hexdigest() for p, d in data.items()}
-        return dict(sorted(found.items()))
+        return {path: found[path] for path in sorted(found) if RESULT.fullmatch(path)}
 
     def md5(self, path: str) -> str | None:
         """The md5 of a file, read piece by piece; None if there is none."""
@@ -151,11 +151,6 @@ class Folder:
                 return file_digest(opened, "md5").hexdigest()
         data = self.read(path)
         return None if data is None else md5(data).hexdigest()
-
-    def results(self) -> dict[str, str]:
-        """`blobs` of metrics, plots and report files."""
-        found = self.blobs("metrics", "plots", "report")
-        return {path: blob for path, blob in found.items() if RESULT.fullmatch(path)}
 
 
 def locked_outputs(tree: Folder) -> dict[str, str]:
