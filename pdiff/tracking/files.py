@@ -143,15 +143,6 @@ class Folder:
             found = {p: sha1(b"blob %d\0" % len(d) + d).hexdigest() for p, d in data.items()}
         return {path: found[path] for path in sorted(found) if RESULT.fullmatch(path)}
 
-    def md5(self, path: str) -> str | None:
-        """The md5 of a file, read piece by piece; None if there is none."""
-        file = self.path / path
-        if not self.revision and file.is_file():
-            with file.open("rb") as opened:
-                return file_digest(opened, "md5").hexdigest()
-        data = self.read(path)
-        return None if data is None else md5(data).hexdigest()
-
 
 def locked_outputs(tree: Folder) -> dict[str, str]:
     """The md5 of each output, by path, as dvc.lock has them."""
@@ -182,12 +173,16 @@ def md5_of(tree: Folder, path: str) -> str | None:
 
     Links to folders and bytecode, which `.dvcignore` keeps out everywhere, do not count.
     """
-    if (digest := tree.md5(path)) is not None or tree.revision:
-        return digest
     here = tree.path / path
+    if tree.revision:
+        data = tree.read(path)
+        return None if data is None else md5(data).hexdigest()
+    if here.is_file():
+        with here.open("rb") as file:  # read piece by piece
+            return file_digest(file, "md5").hexdigest()
     names = (Path(at, n).relative_to(here).as_posix() for at, _, ns in os.walk(here) for n in ns)
     entries = [
-        {"md5": tree.md5(f"{path}/{name}"), "relpath": name}
+        {"md5": md5_of(tree, f"{path}/{name}"), "relpath": name}
         for name in sorted(names)
         if "__pycache__" not in name and not name.endswith(".pyc")
     ]
