@@ -16,7 +16,7 @@ from pdiff.system.paths import root
 PROGRAMS = {  # the module whose `main` runs, what comes before the arguments, what it does
     "table": ("pdiff.paper.cli", [], "make a table or figure of the paper; run what is missing"),
     "verdict": ("pdiff.paper.cli", ["verdict"], "judge the paper's claims over whole pipelines"),
-    "export": ("pdiff.export.cli", [], "take a generated model away, with its card"),
+    "export": ("pdiff.export.__main__", [], "take a generated model away, with its card"),
     "compare": ("pdiff.tracking.__main__", ["compare"], "show all experiments side by side"),
     "report": ("pdiff.cli", [], "open the report on the last run"),
     "ui": ("pdiff.tracking.__main__", ["ui"], "compare all experiments in MLflow"),

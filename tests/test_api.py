@@ -163,10 +163,7 @@ def test_a_broken_file_is_named(tmp_path):
     ("sections", "message"),
     [
         ({"autoencoder": {"kernel_size": 4}}, r"PDiff: autoencoder\.kernel_size: 4 must be odd"),
-        (
-            {"autoencoder": {"latnet": 4}},
-            r"PDiff: unknown key autoencoder\.latnet; known: batch",
-        ),
+        ({"autoencoder": {"latnet": 4}}, r"PDiff: unknown key autoencoder\.latnet; known: batch"),
         ({"generate": {"steps": 1001}}, r"PDiff: generate\.steps: 1001 is more than the 1000"),
         ({"latent_dim": 4}, r"PDiff: unknown key latent_dim; known: autoencoder, ddpm, "),
         ({"ddpm": 4}, r"PDiff: ddpm: 4 is refused"),
@@ -180,7 +177,7 @@ def test_a_wrong_parameter_or_one_that_no_machine_can_do_is_one_line(sections, m
         PDiff.fit(states(), **sections)
 
 
-def test_it_warns_of_a_generator_that_does_not_fit_and_of_no_other(fitted):
+def test_it_warns_of_a_generator_that_does_not_fit_and_of_no_other():
     wrong = {**SMALL, "autoencoder": {**SMALL["autoencoder"], "min_r2": 0.98}}
     with pytest.warns(UserWarning, match=r"does not fit: the codec's R² is .*min_r2: 0\.98"):
         bad = PDiff.fit(states(), **wrong)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import pdiff.export.cli
+import pdiff.export.__main__
 import pdiff.paper.cli
 import pdiff.tracking.__main__
 from pdiff import outputs
@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 BOUND = {
     "table": (pdiff.paper.cli, ["3c", "--dry-run"]),
     "verdict": (pdiff.paper.cli, ["verdict", "3c", "--dry-run"]),
-    "export": (pdiff.export.cli, ["3c", "--dry-run"]),
+    "export": (pdiff.export.__main__, ["3c", "--dry-run"]),
     "compare": (pdiff.tracking.__main__, ["compare", "3c", "--dry-run"]),
     "ui": (pdiff.tracking.__main__, ["ui", "3c", "--dry-run"]),
     "sync": (pdiff.tracking.__main__, ["sync", "3c", "--dry-run"]),
@@ -69,7 +69,7 @@ def test_outside_of_a_checkout_nothing_runs_and_nothing_is_written(
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(project, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "pdiff.export.cli", None)
+    monkeypatch.setitem(sys.modules, "pdiff.export.__main__", None)
     assert main(["export", "best"]) == 1
     assert capsys.readouterr().err.endswith("the extra `pipeline` of p-diff brings it\n")
 

@@ -113,11 +113,8 @@ def audit(
     matrix = torch.cat([t.reshape(len(t), -1) for t in stack.values()], 1).double()
     parts = {"checkpoints": slice(0, count), "mean of checkpoints": slice(-1, None)}
     parts["new"] = slice(count, -1)
-    return Audit(
-        pd.concat(
-            [_rows(g, part, errors, matrix, count) for g, part in parts.items()], ignore_index=True
-        )
-    )
+    tables = [_rows(group, part, errors, matrix, count) for group, part in parts.items()]
+    return Audit(pd.concat(tables, ignore_index=True))
 
 
 def _rows(
@@ -154,7 +151,6 @@ def _wrong(
     net = _prepared(net, stack, constant)
     device = next(net.parameters()).device
     labels: list[Tensor] = []
-
     rest = iter(loader)  # it may be one that gives each batch once
     first = next(rest)
 

@@ -98,9 +98,8 @@ class Checkpoints(Sequence):
 
     def save(self, folder: Path) -> None:
         """Two safetensors files: the stack of what is generated, and the rest."""
-        write_columns(
-            folder / STACK, self.subset, len(self), Models(self.subset, self.matrix).columns()
-        )
+        columns = Models(self.subset, self.matrix).columns()
+        write_columns(folder / STACK, self.subset, len(self), columns)
         others = {n: t for n, t in self.varying.items() if n not in self.subset.names}
         header = {"names": self.names, "rows": self.rows, "varying": list(others)}
         save_tensors(folder / OTHERS, others | self.constant, **header)

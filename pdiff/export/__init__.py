@@ -1,5 +1,1 @@
 """Take a model away: to a file or to the Hugging Face Hub, with its card."""
-
-from pdiff.export.cli import main
-
-__all__ = ["main"]

@@ -23,7 +23,7 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Subset, spread_evenly
 from pdiff.system.errors import InputError, reason
-from pdiff.tracking.files import Folder, locked_outputs
+from pdiff.tracking.files import Folder, locked_outputs, md5_of
 
 MEASURES = ["accuracy", "choosing_accuracy", "max_similarity"]
 LINEAGE = (  # sections of params.yaml and files, step by step
@@ -186,6 +186,6 @@ def _lineage(paths: list[Path]) -> list[tuple[Path, str, bool]]:
     found = []
     for path in paths:
         locked = known.get(str(path), UNKNOWN)
-        differs = locked != UNKNOWN and here.md5(str(path)) not in (None, locked)
+        differs = locked != UNKNOWN and md5_of(here, str(path)) not in (None, locked)
         found.append((path, locked, differs))
     return found

@@ -12,7 +12,6 @@ EVERY_S = 30.0
 """From one line to the next, without a terminal: nohup, CI, SLURM, DVC's queue."""
 IN_NOTEBOOK = auto.notebook_tqdm is not auto.std_tqdm
 
-
 _hidden = False
 
 

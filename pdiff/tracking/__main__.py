@@ -1,15 +1,16 @@
 """`python -m pdiff.tracking sync | compare | ui`: bring MLflow up to date, compare experiments."""
 
 import argparse
-import csv
 import re
 import shutil
 import sys
 
+import pandas as pd
+
 from pdiff.system.errors import reason
 from pdiff.tracking import comparison, ui
 from pdiff.tracking.store import open_store, tracking_uri
-from pdiff.tracking.sync import reference, sync
+from pdiff.tracking.sync import sync
 
 DAMAGED = re.compile("not a database|malformed|unable to open|schema|revision|no such")
 """What SQLite, Alembic and MLflow say of a database that is broken or of another version."""
@@ -47,11 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 def show_table(markdown: bool, as_csv: bool) -> None:
     """Print the comparison, newest experiment first."""
     with open_store() as store:
-        rows = comparison.rows(store.runs(role="pipeline"), reference())
+        rows = comparison.rows(store.runs(role="pipeline"))
     if as_csv:
-        table = csv.DictWriter(sys.stdout, comparison.COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        pd.DataFrame(rows, columns=[*comparison.COLUMNS]).to_csv(sys.stdout, index=False)
     elif markdown:
         print(comparison.as_markdown(rows))
     else:

@@ -42,6 +42,11 @@ NOTED = (
     *("gaussian_full", "latent_gaussian"),
 )
 """The groups that a run's note compares."""
+NOTE_END = """
+Differences in percentage points, 95 % intervals over this run's test images and
+generated models. Whole report: Artifacts, `report/audit/report.html`."""
+DIFFERENCE = [f"accuracy_difference{end}" for end in ("", "_low", "_high")]
+"""Columns of the audit's table."""
 MOST_MODELS = 20
 """How many of the best generated models, and of the Pareto front, MLflow lists."""
 PLACES = {"watch", "root", "reader"}
@@ -111,15 +116,12 @@ def measures(headline: Mapping[str, float]) -> dict[str, float]:
 def texts(tree: files.Folder) -> dict[str, str]:
     """The columns that are words, but for `changed` and `time`, from an experiment's files."""
     groups, values = _groups(tree), files.headline(tree)
-    differences = {}
+    own, differences = values.get("accuracy.generated_mean", math.nan), {}
     for column, (group, name) in RIVALS.items():
-        parts = [f"accuracy_difference{end}" for end in ("", "_low", "_high")]
-        own = values.get("accuracy.generated_mean", math.nan)
         estimate = own - values.get(f"accuracy.{name}", math.nan)
-        known = group in groups.index and parts[0] in groups
-        differences[column] = (
-            [*groups.loc[group, parts]] if known else [estimate, math.nan, math.nan]
-        )
+        known = group in groups.index and DIFFERENCE[0] in groups
+        found = groups.loc[group, DIFFERENCE] if known else (estimate, math.nan, math.nan)
+        differences[column] = [*found]
     found = {column: points(*numbers) for column, numbers in differences.items()}
     if fit := _fit(tree):
         numbers, bars, margin = fit
@@ -168,23 +170,18 @@ def note(tree: files.Folder) -> str:
     groups, lines = _groups(tree), []
     if fit := _fit(tree):
         lines = [f"**{conclusion(fit[1])}** {describe(fit[0], {})}", ""]
-    if "accuracy_difference" not in groups:
+    if DIFFERENCE[0] not in groups:
         return "\n".join(lines)
     lines += ["| group | models | accuracy, % | generated less these | max similarity | within |"]
     lines += ["| - | -: | -: | - | -: | -: |"]
     for group in (name for name in NOTED if name in groups.index):
         row = groups.loc[group]
-        less = points(*(row[f"accuracy_difference{end}"] for end in ("", "_low", "_high")))
+        less = points(*row[DIFFERENCE])
         similar = [row["max_similarity"], row["similarity_within"]]
         cells = [f"{row['models']:.0f}", f"{100 * row['accuracy']:.2f}", less or "-"]
         cells += ["-" if math.isnan(value) else f"{value:.3f}" for value in similar]
         lines.append(f"| {' | '.join([group, *cells])} |")
-    lines += [
-        "",
-        "Differences in percentage points, 95 % intervals over this run's test images and",
-    ]
-    lines += ["generated models. Whole report: Artifacts, `report/audit/report.html`."]
-    return "\n".join(lines)
+    return "\n".join([*lines, NOTE_END])
 
 
 def best_models(tree: files.Folder) -> "pandas.DataFrame":
@@ -209,13 +206,12 @@ def best_models(tree: files.Folder) -> "pandas.DataFrame":
 # All of them
 
 
-def rows(runs: Iterable[Any], reference: Mapping[str, str]) -> list[dict[str, str]]:
-    """One row a run of MLflow; `reference` are the flat parameters that `changed` starts from."""
+def rows(runs: Iterable[Any]) -> list[dict[str, str]]:
+    """One row a run of MLflow."""
     found = []
     for run in runs:
         tags, numbers = run.data.tags, run.data.metrics
-        row = {column: tags.get(column, "") for column in TEXTS}
-        row |= {"name": run.info.run_name, "changed": changed(run.data.params, reference)}
+        row = {"name": run.info.run_name, **{column: tags.get(column, "") for column in TEXTS}}
         if run.info.status != "FINISHED":
             row["word"] = run.info.status.lower()
         row |= {c: f"{numbers[c]:.3f}" if c in numbers else "" for c in MEASURES}

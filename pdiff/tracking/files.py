@@ -130,16 +130,9 @@ class Folder:
         file = self.path / path
         return file.read_bytes() if file.is_file() else None
 
-    def output(self, path: str) -> bytes | None:
-        """`read`, or what DVC's cache on this machine has of an output that is not in Git."""
-        if (data := self.read(path)) is not None:
-            return data
-        file = cached(locked_outputs(self).get(path, "missing"))
-        return file.read_bytes() if file.is_file() else None
-
-    def blobs(self, *names: str) -> dict[str, str]:
-        """Git's ids of the contents of all files below these folders, by path and in order."""
-        folders = [f"{name}/" for name in names]
+    def results(self) -> dict[str, str]:
+        """Git's ids of the contents of metrics, plots and report files, by path and in order."""
+        folders = ("metrics/", "plots/", "report/")
         if self.revision:
             listed = git("ls-tree", "-rz", self.revision, "--", *folders, folder=self.path) or b""
             parts = [line.partition("\t") for line in listed.decode().split("\0") if line]
@@ -148,29 +141,7 @@ class Folder:
             files = (p for f in folders for p in (self.path / f).rglob("*") if p.is_file())
             data = {p.relative_to(self.path).as_posix(): p.read_bytes() for p in files}
             found = {p: sha1(b"blob %d\0" % len(d) + d).hexdigest() for p, d in data.items()}
-        return dict(sorted(found.items()))
-
-    def md5(self, path: str) -> str | None:
-        """The md5 of a file, read piece by piece; None if there is none."""
-        file = self.path / path
-        if not self.revision and file.is_file():
-            with file.open("rb") as opened:
-                return file_digest(opened, "md5").hexdigest()
-        data = self.read(path)
-        return None if data is None else md5(data).hexdigest()
-
-    def names(self, folder: str) -> list[str]:
-        """The files below a folder, relative to it and in order; links to folders are left out."""
-        if self.revision:
-            return [path[len(folder) + 1 :] for path in self.blobs(folder)]
-        here = self.path / folder
-        walk = os.walk(here)
-        return sorted(Path(at, n).relative_to(here).as_posix() for at, _, ns in walk for n in ns)
-
-    def results(self) -> dict[str, str]:
-        """`blobs` of metrics, plots and report files."""
-        found = self.blobs("metrics", "plots", "report")
-        return {path: blob for path, blob in found.items() if RESULT.fullmatch(path)}
+        return {path: found[path] for path in sorted(found) if RESULT.fullmatch(path)}
 
 
 def locked_outputs(tree: Folder) -> dict[str, str]:
@@ -198,15 +169,21 @@ def cached(digest: str) -> Path:
 
 
 def md5_of(tree: Folder, path: str) -> str | None:
-    """A file's md5 or a folder's, as DVC has them in dvc.lock; None if there is neither.
+    """A file's md5 or that of a folder on disk, as DVC has them in dvc.lock; None for neither.
 
-    Bytecode, which `.dvcignore` keeps out everywhere, does not count.
+    Links to folders and bytecode, which `.dvcignore` keeps out everywhere, do not count.
     """
-    if (digest := tree.md5(path)) is not None:
-        return digest
+    here = tree.path / path
+    if tree.revision:
+        data = tree.read(path)
+        return None if data is None else md5(data).hexdigest()
+    if here.is_file():
+        with here.open("rb") as file:  # read piece by piece
+            return file_digest(file, "md5").hexdigest()
+    names = (Path(at, n).relative_to(here).as_posix() for at, _, ns in os.walk(here) for n in ns)
     entries = [
-        {"md5": tree.md5(f"{path}/{name}"), "relpath": name}
-        for name in tree.names(path)
+        {"md5": md5_of(tree, f"{path}/{name}"), "relpath": name}
+        for name in sorted(names)
         if "__pycache__" not in name and not name.endswith(".pyc")
     ]
     text = json.dumps(entries, sort_keys=True).encode()
@@ -231,10 +208,13 @@ def read_json(tree: Folder, path: str) -> dict[str, Any]:
 
 
 def read_table(tree: Folder, path: str) -> "pandas.DataFrame":
-    """A CSV file, an empty frame if there is none."""
+    """A CSV file, perhaps from DVC's cache on this machine; an empty frame if there is none."""
     import pandas  # half a second, for those who need it
 
-    return pandas.read_csv(io.BytesIO(tree.output(path) or b"none\n"))
+    if (data := tree.read(path)) is None:
+        file = cached(locked_outputs(tree).get(path, "missing"))
+        data = file.read_bytes() if file.is_file() else None
+    return pandas.read_csv(io.BytesIO(data or b"none\n"))
 
 
 def headline(tree: Folder) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Shown:
             self._store = store
         pipeline_id, run_id = self._runs
         if self.unsent:
-            self._store.add_points(run_id, self.unsent)
+            self._store.log(run_id, self.unsent)
             self._store.add_curves(pipeline_id, self.unsent)
             self.unsent = []
         if status is not None:

@@ -32,8 +32,6 @@ SETTINGS = {  # of the MLflow client; the environment wins
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
 EXTERNAL = "mlflow.model.isExternal"
 """MLflow's tag of a model whose files lie elsewhere."""
 LOOPBACK = "localhost,127.0.0.1,::1,[::1]"
@@ -133,7 +131,7 @@ class Store:
                 names["changed"] = changed[:5000]
             title = comparison.title(key, params, baseline)
             found = self._create(title, started, {**tags, **names})
-        self._log(found.info.run_id, params=files.flat_params(params))
+        self.log(found.info.run_id, params=files.flat_params(params))
         return found
 
     def retire(self, run: Any) -> None:
@@ -181,13 +179,9 @@ class Store:
             self._set_status(pipeline_id, "RUNNING", now)
         return pipeline_id, self._create_stage(pipeline_id, key, record)
 
-    def add_points(self, run_id: str, points: Iterable[Sequence]) -> None:
-        """Add points of a stage; one that is there already is the same point."""
-        self._log(run_id, points)
-
     def add_curves(self, run_id: str, points: Iterable[Sequence]) -> None:
         """Add to an experiment's run those points of its losses that it does not have."""
-        self._log(run_id, self._missing(run_id, [p for p in points if p[0].endswith("loss")]))
+        self.log(run_id, self._missing(run_id, [p for p in points if p[0].endswith("loss")]))
 
     def end_stage(self, pipeline_id: str, run_id: str, status: str) -> None:
         """Set the status of a stage that was shown, and perhaps left no record: it was killed."""
@@ -196,9 +190,8 @@ class Store:
         if status == "KILLED" and self.client.get_run(pipeline_id).info.status == "RUNNING":
             self._set_status(pipeline_id, status, now)
 
-    def _missing(self, run_id: str, points: Iterable[Sequence]) -> list[Sequence]:
+    def _missing(self, run_id: str, points: Sequence[Sequence]) -> list[Sequence]:
         """The points that a run does not have; a resumed training logs its first ones again."""
-        points = list(points)
         there = {
             (point.key, point.value, point.step)
             for name in {point[0] for point in points}
@@ -212,7 +205,7 @@ class Store:
         if "id" in record:
             tags["pdiff.live"] = record["id"]
         run_id = self._create(record["stage"], record["started"], tags).info.run_id
-        self._log(run_id, params=files.flat_params(record["params"]))
+        self.log(run_id, params=files.flat_params(record["params"]))
         return run_id
 
     def _add_stage(
@@ -225,7 +218,7 @@ class Store:
         else:
             run_id, points = begun.info.run_id, self._missing(begun.info.run_id, points)
         error = {"pdiff.error": record["error"]} if record.get("error") else {}
-        self._log(run_id, points, tags=error)
+        self.log(run_id, points, tags=error)
         self.add_curves(pipeline_id, record["points"])
         if "id" in record:  # the last, so that a run cut short is made again
             self.client.set_tag(run_id, "pdiff.record", record["id"])
@@ -243,7 +236,7 @@ class Store:
             self.client.log_artifacts(run_id, folder)
         logged = json.dumps([{"path": name, "type": "table"} for name in tables])
         notes = {"mlflow.note.content": comparison.note(tree), "mlflow.loggedArtifacts": logged}
-        self._log(run_id, new, tags={**tags, **comparison.texts(tree), **notes})
+        self.log(run_id, new, tags={**tags, **comparison.texts(tree), **notes})
         if "pdiff.error" in old.tags:
             self.client.delete_tag(run_id, "pdiff.error")
         stages = {run.data.tags["pdiff.stage"]: run for run in self._finished(run_id)}
@@ -255,7 +248,7 @@ class Store:
         took = math.fsum(r.data.metrics.get("duration_s", 0.0) for r in stages.values())
         # the last, so that a run cut short is completed by sync
         ends = {"time": comparison.duration(took), "pdiff.results_sha": files.results_sha(tree)}
-        self._log(run_id, tags=ends)
+        self.log(run_id, tags=ends)
         self._set_status(run_id, "FINISHED", when)
 
     def _finished(self, run_id: str) -> list[Any]:
@@ -310,9 +303,8 @@ class Store:
 
     def _delete_models(self, run_id: str) -> None:
         where, most = f"source_run_id = '{run_id}'", 2 * comparison.MOST_MODELS
-        for model in self.client.search_logged_models(
-            [self.experiment_id], where, max_results=most
-        ):
+        own = [self.experiment_id]
+        for model in self.client.search_logged_models(own, where, max_results=most):
             self.client.delete_logged_model(model.model_id)
 
     def set_changes(self, runs: Iterable[Any], reference: Mapping[str, str]) -> None:
@@ -344,7 +336,7 @@ class Store:
     def _create(self, name: str, started: float, tags: Mapping[str, str]) -> Any:
         return self.client.create_run(self.experiment_id, int(started * 1000), tags, name)
 
-    def _log(
+    def log(
         self, run_id: str, points: Iterable = (), params: Mapping = {}, tags: Mapping = {}
     ) -> None:
         """Log points (name, value, milliseconds, step), parameters and tags in few requests."""

@@ -10,7 +10,7 @@ import yaml
 
 from pdiff import outputs
 from pdiff.core.files import load_state_dict
-from pdiff.export import main
+from pdiff.export.__main__ import main
 from pdiff.tracking.made_by import FILE
 from tests.toys.exports import git
 from tests.toys.pipeline import STAGES

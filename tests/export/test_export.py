@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from pdiff import outputs
 from pdiff.core import files
 from pdiff.evaluation.predictions import load_predictions
-from pdiff.export import main
+from pdiff.export.__main__ import main
 from pdiff.nets.registry import build_net, load_net, save_net
 from pdiff.parameters.stack import load_stack
 from pdiff.parameters.subset import select_subset
@@ -232,7 +232,7 @@ def test_a_net_of_ours_loads_with_pdiff(toy):
 def test_the_command_needs_neither_dvc_nor_mlflow(folder):
     code = (
         "import sys\n"
-        "from pdiff.export import main\n"
+        "from pdiff.export.__main__ import main\n"
         "code = main(['0', '--to', 'model.pth'])\n"
         "print(code, [name for name in ('dvc', 'mlflow') if name in sys.modules])\n"
     )

@@ -13,9 +13,10 @@ from PIL import Image
 
 from pdiff import outputs
 from pdiff.core.files import load_state_dict
-from pdiff.export import main
+from pdiff.export.__main__ import main
 from pdiff.nets.registry import load_net
 from pdiff.parameters.subset import select_subset
+from pdiff.system.hub import fetched
 from tests.toys.exports import logits_of, run_card
 from tests.toys.hub import TOKEN
 
@@ -130,8 +131,6 @@ def test_the_address_that_is_printed_gives_the_weights_back(folder, hub, capsys)
     commit = hub.files("user/name")[0]
     assert shown == f"{ADDRESS}@{commit}"
     assert uploaded(hub)["model.safetensors"] == Path("model.safetensors").read_bytes()
-    from pdiff.system.hub import fetched
-
     there = load_state_dict(fetched(f"{shown}/model.safetensors", "base.weights"))
     assert there.keys() == load_state_dict(Path("model.safetensors")).keys()
 
@@ -153,17 +152,20 @@ def test_a_repository_is_public_unless_private_is_asked_for(folder, hub):
 
 
 @pytest.mark.parametrize(
-    ("address", "message"),
+    ("model", "address", "message"),
     [
-        ("hf://name", "--to: 'hf://name' must be hf://USER/NAME"),
-        ("hf://user/name@main", "--to: 'hf://user/name@main' must be hf://USER/NAME"),
-        ("hf://user/name/model.pth", "--to: 'hf://user/name/model.pth' must be hf://USER/NAME"),
-        ("hf://other/name", "--to: hf://other/name: no permission; HF_TOKEN or `hf auth login`"),
+        ("4", "hf://name", "--to: 'hf://name' must be hf://USER/NAME"),
+        ("4", "hf://user/name@main", "--to: 'hf://user/name@main' must be hf://USER/NAME"),
+        ("4", "hf://user/name/a.pth", "--to: 'hf://user/name/a.pth' must be hf://USER/NAME"),
+        ("4", "hf://other/name", "--to: hf://other/name: no permission; HF_TOKEN or `hf auth l"),
+        ("60", ADDRESS, "MODEL: '60' is neither `best` nor an index"),
     ],
 )
-def test_a_repository_that_cannot_be_written_is_one_line(folder, hub, capsys, address, message):
+def test_a_repository_that_cannot_be_written_is_one_line(
+    folder, hub, capsys, model, address, message
+):
     hub.refused |= {"other/name"}
-    assert main(["4", "--to", address]) == 1
+    assert main([model, "--to", address]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
     assert hub.commits == {}
@@ -182,12 +184,6 @@ def test_offline_an_upload_is_refused_in_one_line(folder, hub, capsys, monkeypat
     assert main(["4", "--to", ADDRESS]) == 1
     assert capsys.readouterr().err == f"error: --to: {ADDRESS}: HF_HUB_OFFLINE is set\n"
     assert hub.requests == []
-
-
-def test_a_wrong_model_leaves_no_repository(folder, hub, capsys):
-    assert main(["60", "--to", ADDRESS]) == 1
-    assert "MODEL: '60' is neither `best` nor an index" in capsys.readouterr().err
-    assert hub.commits == {}
 
 
 def test_an_export_to_a_file_contacts_nobody(folder, hub):

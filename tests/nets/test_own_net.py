@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pdiff.export import main as export_main
+from pdiff.export.__main__ import main as export_main
 from pdiff.nets.own import check_watch
 from pdiff.nets.registry import build_net, check_net, check_size, head_classes, load_net, save_net
 from pdiff.paper.experiments import shareable

@@ -16,8 +16,6 @@ from pdiff.system.errors import NEEDED, InputError
 from pdiff.system.paths import replacing
 from stages import stage
 
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
 
 def line(main, capsys) -> str:
     """What a stage that is to fail says."""
@@ -57,7 +55,7 @@ def test_a_file_that_is_written_in_place_is_looked_for_in_the_folder_of_the_run(
     tmp_path, monkeypatch, capsys
 ):
     def main() -> None:
-        raise FULL
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.chdir(tmp_path)
     assert f"error: a file in {tmp_path}: No space left" in line(main, capsys)
@@ -73,14 +71,13 @@ def test_memory_that_runs_out_is_one_line(capsys):
     assert "memory ran out; needed: smaller nets" in line(lambda: torch.empty(2**50), capsys)
 
 
-def test_a_bug_keeps_its_traceback():
-    for error in (KeyError("a"), FileNotFoundError(errno.ENOENT, "gone", "a"), RuntimeError("a")):
+@pytest.mark.parametrize("error", [KeyError("a"), FileNotFoundError(2, "gone"), RuntimeError("a")])
+def test_a_bug_keeps_its_traceback(error):
+    def main() -> None:
+        raise error
 
-        def main(error: Exception = error) -> None:
-            raise error
-
-        with pytest.raises(type(error)):
-            stage(main)
+    with pytest.raises(type(error)):
+        stage(main)
 
 
 def test_what_a_killed_process_was_writing_goes_and_what_a_running_one_writes_stays(tmp_path):

@@ -45,8 +45,7 @@ class Hub:
     def files(self, repository: str, revision: str = "main") -> tuple[str, Files] | None:
         """The commit that a revision names, and its files."""
         history = self.commits[repository]
-        named = {commit: (commit, files) for commit, files in history}
-        return named.get(revision, history[-1] if history and revision == "main" else None)
+        return {"main": history[-1], **{each[0]: each for each in history}}.get(revision)
 
 
 @contextmanager
@@ -77,11 +76,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._answer()
-
-    do_HEAD = do_POST = do_GET
-
-    def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -100,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
                 method(body, *found.groups())
                 return
         self._send(501, {"error": f"the stub does not know {path}"})
+
+    do_HEAD = do_POST = do_GET
 
     def _send(self, status: int, content: object = None, **headers: str) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -133,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif key in self.state.commits:
             self._send(409, {"url": f"{self.state.endpoint}/{key}"})
         else:
-            self.state.commits[key] = []
+            self.state.commit(key, {})
             self.state.private |= {key} if wanted.get("visibility") == "private" else set()
             self._send(200, {"url": f"{self.state.endpoint}/{key}"})
 
@@ -156,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"success": True, "commitOid": commit, "commitUrl": url})
 
     def _tree(self, body: bytes, kind: str, name: str, revision: str) -> None:
-        if (key := self._repository(kind, name)) and (found := self._files(key, revision)):
+        if found := self._files(kind, name, revision):
             listed = [
                 {"type": "file", "path": path, "size": len(data), "oid": _digest(data)}
                 for path, data in found[1].items()
@@ -164,15 +160,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, listed)
 
     def _info(self, body: bytes, kind: str, name: str, revision: str | None) -> None:
-        if key := self._repository(kind, name):
-            if revision is None and not self.state.commits[key]:
-                self._send(200, {"id": name, "sha": None, "siblings": []})
-            elif found := self._files(key, revision or "main"):
-                siblings = [{"rfilename": path} for path in found[1]]
-                self._send(200, {"id": name, "sha": found[0], "siblings": siblings})
+        if found := self._files(kind, name, revision or "main"):
+            siblings = [{"rfilename": path} for path in found[1]]
+            self._send(200, {"id": name, "sha": found[0], "siblings": siblings})
 
     def _resolve(self, body: bytes, kind: str | None, name: str, revision: str, path: str) -> None:
-        if (key := self._repository(kind, name)) and (found := self._files(key, revision)):
+        if found := self._files(kind, name, revision):
             commit, files = found
             headers = {"X_Repo_Commit": commit}
             if path in files:
@@ -180,9 +173,11 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(404, {}, X_Error_Code="EntryNotFound", **headers)
 
-    def _files(self, key: str, revision: str) -> tuple[str, Files] | None:
-        found = self.state.files(key, revision)
-        if found is None:
+    def _files(self, kind: str | None, name: str, revision: str) -> tuple[str, Files] | None:
+        """The commit of a revision and its files; None, after an answer, where there is none."""
+        if (key := self._repository(kind, name)) is None:
+            return None
+        if (found := self.state.files(key, revision)) is None:
             self._send(404, {}, X_Error_Code="RevisionNotFound")
         return found
 

@@ -64,28 +64,24 @@ def test_where_files_lie_is_no_change():
     assert changed({"data.root": "/x", "base.watch": "a.py"}, {"data.root": "."}) == ""
 
 
+OTHER = {**PARAMS, "noise": {"latent": 0.01}}
+
+
 @pytest.mark.parametrize(
-    ("key", "name"),
+    ("key", "params", "baseline", "name"),
     [
-        ("mine", "mine"),
-        ("batch-norm", "batch-norm"),  # five and four letters, but no words of DVC's
-        ("glued-coof", "noise.latent=0.01"),
-        (key_of({**PARAMS, "noise": {"latent": 0.01}}), "noise.latent=0.01"),
-        ("repro-0a1b2c3d", "repro-0a1b2c3d"),  # of other parameters
+        ("mine", OTHER, PARAMS, "mine"),
+        ("batch-norm", OTHER, PARAMS, "batch-norm"),  # but no words of DVC's
+        ("glued-coof", OTHER, PARAMS, "noise.latent=0.01"),
+        (key_of(OTHER), OTHER, PARAMS, "noise.latent=0.01"),
+        ("repro-0a1b2c3d", OTHER, PARAMS, "repro-0a1b2c3d"),  # of other parameters
+        ("glued-coof", PARAMS, PARAMS, "default"),
+        ("glued-coof", PARAMS, {}, "glued-coof"),  # nothing to compare with
+        ("glued-coof", {"a": dict.fromkeys("bcdef", 1)}, PARAMS, "a.b=1, a.c=1, a.d=1 +2"),
     ],
 )
-def test_an_experiment_without_a_name_is_called_by_its_overrides(key, name):
-    assert title(key, {**PARAMS, "noise": {"latent": 0.01}}, PARAMS) == name
-
-
-def test_an_experiment_of_the_committed_parameters_is_the_default():
-    assert title("glued-coof", PARAMS, PARAMS) == "default"
-    assert title("glued-coof", PARAMS, {}) == "glued-coof"  # nothing to compare with
-
-
-def test_a_long_name_is_cut():
-    many = {"noise": dict.fromkeys("abcde", 1)}
-    assert title("glued-coof", many, PARAMS) == "noise.a=1, noise.b=1, noise.c=1 +2"
+def test_an_experiment_without_a_name_is_called_by_its_overrides(key, params, baseline, name):
+    assert title(key, params, baseline) == name
 
 
 # One experiment
@@ -178,10 +174,6 @@ def test_equal_models_count_once_on_the_front(tmp_path):
     assert len(comparison.best_models(Folder(tmp_path))) == 1
 
 
-def test_without_a_table_of_models_there_are_none(tmp_path):
-    assert comparison.best_models(Folder(tmp_path)).empty
-
-
 # The table
 
 
@@ -210,11 +202,9 @@ def test_the_table_has_a_heading_and_a_line_each():
 
 
 def test_a_run_without_results_says_its_status():
-    tags, metrics = {"word": "equal", "time": "1 min"}, {"max sim": 0.5}
-    run = Namespace(
-        data=Namespace(tags=tags, metrics=metrics, params={"x": "1"}),
-        info=Namespace(run_name="a", status="FAILED"),
-    )
-    (found,) = comparison.rows([run], {"x": "0"})
+    tags = {"word": "equal", "time": "1 min", "changed": "x=1"}
+    data = Namespace(tags=tags, metrics={"max sim": 0.5})
+    run = Namespace(data=data, info=Namespace(run_name="a", status="FAILED"))
+    (found,) = comparison.rows([run])
     assert (found["word"], found["changed"], found["max sim"]) == ("failed", "x=1", "0.500")
     assert tuple(sorted(found)) == tuple(sorted(COLUMNS))

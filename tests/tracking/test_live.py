@@ -51,11 +51,6 @@ def runs() -> dict:
     return found
 
 
-def record(status: str = "FINISHED", steps: int = 5, **known) -> dict:
-    ended = {"status": status, "ended": 2000.0, "timing": {}, "error": None, "tracked": True}
-    return {**about(), **ended, "points": points(*range(steps)), **known}
-
-
 def test_points_are_there_before_the_stage_ends(project, monkeypatch):
     shown = show.Shown(about())
     for steps in ((0, 1), (2,)):
@@ -68,8 +63,9 @@ def test_the_record_completes_what_was_shown_and_gives_each_point_once(project, 
     end = {"points": points(3), "status": "FINISHED"}
     assert not tell(monkeypatch, about(), {"points": points(0, 1)}, end)
     assert runs()["stage"] == ("FINISHED", [0, 1, 3])
+    ended = {"status": "FINISHED", "ended": 2000.0, "timing": {}, "error": None, "tracked": True}
     for _ in range(2):
-        tracking.save_record(record())
+        tracking.save_record({**about(), **ended, "points": points(*range(5))})
         sync()
         assert runs() == {
             "pipeline": ("RUNNING", [0, 1, 2, 3, 4]),
@@ -132,12 +128,6 @@ def test_a_short_stage_and_one_without_a_curve_start_no_process(project, monkeyp
     assert without.end("FINISHED")
 
 
-@pytest.fixture
-def at_once(monkeypatch):
-    monkeypatch.setattr(live, "AFTER_S", 0.0)
-    monkeypatch.setattr(live, "EVERY_S", 0.1)
-
-
 def refused() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext("http://127.0.0.1:9")
 
@@ -150,8 +140,10 @@ def hanging():
 
 @pytest.mark.parametrize("server", [refused, hanging])
 def test_a_server_that_is_down_or_hangs_costs_one_warning_and_no_time(
-    project, monkeypatch, capfd, at_once, server
+    project, monkeypatch, capfd, server
 ):
+    monkeypatch.setattr(live, "AFTER_S", 0.0)
+    monkeypatch.setattr(live, "EVERY_S", 0.1)
     with server() as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with tracking.run("train", toy()) as log:
