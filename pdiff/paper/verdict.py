@@ -205,21 +205,18 @@ def near_duplicates(found: Found) -> dict[str, Any]:
     lies, over the mean distance of a checkpoint to its nearest. The power is that to tell one step
     from two.
     """
-    near: dict[str, dict[int, list[float]]] = {GENERATED: {}, "fresh": {}}
-    for (base, _), runs in found.items():
+    near = {}
+    for pair, runs in found.items():
         table = runs[""].frame(outputs.AUDIT / "distances.csv")
         if table is not None:
             table = table.set_index("group")
-            step = table.loc["original", "nearest_mean"]
-            for group in near.keys() & set(table.index):
-                value = table.loc[group, "nearest_median_low"] / step
-                near[group].setdefault(base, []).append(value)
-    steps = {g: np.array([np.mean(own) for own in bases.values()]) for g, bases in near.items()}
-    own, text = steps[GENERATED], "no near-duplicates of checkpoints"
+            near[pair] = table["nearest_median_low"] / table.loc["original", "nearest_mean"]
+    steps = pd.DataFrame(near, index=[GENERATED, "fresh"]).T.groupby(level=0).mean()
+    own, text = steps[GENERATED].dropna().to_numpy(), "no near-duplicates of checkpoints"
     if not len(own):
         return {"row": NEAR, "text": text, "n": 0, "answer": "not run: the audit"}
     low, high = t_interval(own, ALPHA)
-    if len(steps["fresh"]):
+    if steps["fresh"].count():
         text += f" (a fresh run: {steps['fresh'].mean():.1f} steps)"
     answer = "none" if low > 1 else "near-duplicates" if high < 1 else "unknown"
     row = {"row": NEAR, "text": text, "kind": "steps", "estimate": own.mean(), "n": len(own)}
@@ -268,6 +265,12 @@ MINUTE = {  # rows of the table that comes first: what they ask, and the rows th
 }
 
 
+RECORD = {"section": "setting", "row": "row", "text": "claim", "paper": "paper"}
+RECORD |= {"estimate": "ours", "interval": "interval", "kind": "unit", "answer": "verdict"}
+RECORD |= {"power": "power", "n": "pipelines", "command": "command", "commit": "commit"}
+"""Columns of the CSV, and what programs find them by."""
+
+
 def minute(sections: Mapping[str, pd.DataFrame]) -> list[str]:
     """The lines of the table that is read in a minute, a column a setting."""
     heads = ["question", "the paper"]
@@ -303,23 +306,10 @@ def _short(row: Mapping[str, Any]) -> str:
 def records(everything: pd.DataFrame) -> list[dict[str, Any]]:
     """The same for programs: one record a setting and row from 0 to 6."""
     judged = everything[everything["row"].isin([key for keys in MINUTE.values() for key in keys])]
-    return [
-        {
-            "setting": row["section"],
-            "row": row["row"],
-            "claim": row["text"],
-            "paper": _paper(row["row"]),
-            "ours": row["estimate"],
-            "interval": [row["low"], row["high"]],
-            "unit": row["kind"],
-            "verdict": row["answer"],
-            "power": row["power"],
-            "pipelines": row["n"],
-            "command": row["command"],
-            "commit": row["commit"],
-        }
-        for row in judged.astype(object).where(judged.notna(), None).to_dict("records")
-    ]
+    judged = judged.astype(object).where(judged.notna(), None)
+    judged = judged.assign(interval=judged[["low", "high"]].to_numpy().tolist())
+    judged = judged.assign(paper=judged["row"].map(_paper))
+    return judged.rename(columns=RECORD)[[*RECORD.values()]].to_dict("records")
 
 
 def rows_of(found: Found) -> pd.DataFrame:
