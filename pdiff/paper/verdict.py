@@ -18,16 +18,7 @@ from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.config import GenerateConfig, NoveltyConfig
 from pdiff.diffusion.bars import NUMBERS, missed_bars
-from pdiff.novelty.claims import (
-    ALPHA,
-    Claim,
-    Kind,
-    bracket,
-    judge,
-    margins,
-    over_pipelines,
-    shown,
-)
+from pdiff.novelty.claims import ALPHA, Claim, Kind, bracket, judge, margins, over_pipelines, shown
 from pdiff.novelty.inference import t_interval, t_power
 from pdiff.paper.experiments import Setting
 from pdiff.paper.render import grid, write_pair
@@ -76,8 +67,6 @@ class Question:
     """Of `pipeline_means`."""
     rival: str
     mine: str = GENERATED
-    paper: str = "-"
-    """What the paper says (ResNet-18, CIFAR-100); `-` where it does not ask."""
 
     @property
     def kind(self) -> Kind:
@@ -120,18 +109,8 @@ def nearest_soup(means: pd.DataFrame) -> str:
 
 BETTER, NOVEL, CHOSEN = "accuracy", "max_similarity", "chosen"
 PRIMARY = {
-    "1": Question(
-        "better than its checkpoints on average",
-        BETTER,
-        "original",
-        paper="+0.8 (Table 8: 77.7 and 76.9 %)",
-    ),
-    "2": Question(
-        "better than their plain mean",
-        BETTER,
-        "ensemble",
-        paper="0.0 on average, +0.2 the best (Table 1: 77.7, 77.9 and 77.7 %)",
-    ),
+    "1": Question("better than its checkpoints on average", BETTER, "original"),
+    "2": Question("better than their plain mean", BETTER, "ensemble"),
     "3": Question("more novel than a soup of equal accuracy", NOVEL, SOUP),
 }
 ALONE = {
@@ -143,6 +122,12 @@ ALONE = {
 }
 """Judged each for itself."""
 NEAR = "6"
+PAPERS = {
+    "1": "+0.8 (Table 8: 77.7 and 76.9 %)",
+    "2": "0.0 on average, +0.2 the best (Table 1: 77.7, 77.9 and 77.7 %)",
+    NEAR: "none: similarity 0.85 to 0.87, originals 0.93 to 0.98 (Table 8)",
+}
+"""What the paper says (ResNet-18, CIFAR-100); it does not ask the other questions."""
 QUESTIONS = {
     **PRIMARY,
     **ALONE,
@@ -281,19 +266,13 @@ def minute(sections: Mapping[str, pd.DataFrame]) -> list[str]:
         name = _heading(title) if short[_heading(title)] == 1 else title
         heads.append(f"{name}: {known['1']['n']:.0f} pipelines")
         columns.append(["; ".join(_short(known[k]) for k in keys) for keys in MINUTE.values()])
-    papers = [_paper(keys[0]) for keys in MINUTE.values()]
+    papers = [PAPERS.get(keys[0], "-") for keys in MINUTE.values()]
     return grid(heads, zip(MINUTE, papers, *columns, strict=True))
 
 
 def _heading(title: str) -> str:
     """A setting's data set, net and recipe."""
     return ", ".join(title.split(", ")[:3])
-
-
-def _paper(key: str) -> str:
-    if key == NEAR:
-        return "none: similarity 0.85 to 0.87, originals 0.93 to 0.98 (Table 8)"
-    return QUESTIONS[key].paper if key in QUESTIONS else "-"
 
 
 def _short(row: Mapping[str, Any]) -> str:
@@ -308,7 +287,7 @@ def records(everything: pd.DataFrame) -> list[dict[str, Any]]:
     judged = everything[everything["row"].isin([key for keys in MINUTE.values() for key in keys])]
     judged = judged.astype(object).where(judged.notna(), None)
     judged = judged.assign(interval=judged[["low", "high"]].to_numpy().tolist())
-    judged = judged.assign(paper=judged["row"].map(_paper))
+    judged = judged.assign(paper=judged["row"].map(PAPERS).fillna("-"))
     return judged.rename(columns=RECORD)[[*RECORD.values()]].to_dict("records")
 
 
