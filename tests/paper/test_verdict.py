@@ -122,9 +122,8 @@ def test_several_models_of_one_base_are_averaged_first(tmp_path):
 def test_groups_that_are_not_there_are_not_run_and_the_others_are_judged(tmp_path):
     few = {name: GROUPS[name] for name in ("original", "ensemble", "generated")}
     text, frame = write(make_pipelines(tmp_path, *WHOLE, groups=few), tmp_path)
-    assert frame.loc[["1", "2", "3", "7"], "answer"].tolist() == [
-        *("better", "better", "not run: soup of equal accuracy", "not run: gaussian_full")
-    ]
+    answers = ["better", "better", "not run: soup of equal accuracy", "not run: gaussian_full"]
+    assert frame.loc[["1", "2", "3", "7"], "answer"].tolist() == answers
     assert cells(text, "7 |")[2:6] == ["-", "-", "-", "0"]
 
 
@@ -241,10 +240,8 @@ def test_a_verdict_on_one_data_set_leaves_the_others(tmp_path):
     assert titles[0] == "# Do the paper's claims hold?"
     assert titles[3:] == [f"## {title}" for title in expected]
     first = [line for line in text.splitlines() if line.startswith("| 1 better than")]
-    assert [cell.split()[0] for cell in cells(first[0], "1 better")[2:]] == [
-        "**better**",
-        "**worse**",
-    ]
+    answers = [cell.split()[0] for cell in cells(first[0], "1 better")[2:]]
+    assert answers == ["**better**", "**worse**"]
     frame = pd.read_csv(tmp_path / "verdict.csv").set_index(["section", "row"])
     assert [frame.loc[(title, "1"), "answer"] for title in expected] == ["better", "worse"]
 
