@@ -127,13 +127,12 @@ def make_table(options: argparse.Namespace, command: str) -> int:
         return 0
     seeds = [(f"seed.model={seed}",) for seed in seed_list(options.seeds, "--seeds")]
     chosen, here = chosen_rows(wanted, options), _filled(named)
-    named_rows = options.rows or options.net
-    if wanted.zoo and options.data and not named_rows:
+    if options.rows or options.net:
+        chosen = [replace(row, elsewhere=False) for row in chosen]
+    elif wanted.zoo and options.data:
         chosen += [replace(row, elsewhere=True) for row in wanted.rows]
-    shown = [row.elsewhere and not named_rows for row in chosen]
-    settings = [PAPER if away else here for away in shown]
-    rows = [_measured(*pair, seeds) for pair in zip(chosen, settings, strict=True)]
-    asked = [row for row, away in zip(rows, shown, strict=True) if not away]
+    rows = [_measured(row, PAPER if row.elsewhere else here, seeds) for row in chosen]
+    asked = [row for row in rows if not row.row.elsewhere]
     if not complete(wanted.file, asked, rows, options):
         return 0
     folder = options.out or result_folder(named)
@@ -220,8 +219,7 @@ def chosen_rows(wanted: Table, options: argparse.Namespace) -> list[Row]:
 
 def _zoos(wanted: Table, data: str) -> Iterator[Row]:
     """A zoo of each net, with the paper's numbers of the same images."""
-    cells = (row for row in wanted.rows if f"data={SAME_IMAGES.get(data, data)}" in row.overrides)
-    paper = next((row.paper for row in cells), {})
+    paper = next((row.paper for row in wanted.rows if _has_images(row, data)), {})
     for net in wanted.zoo:
         overrides = (f"data={data}", f"net={net}", "checkpoints=zoo")
         yield Row(f"{label('data', data)}, {label('net', net)}, zoo", overrides, paper)
@@ -234,21 +232,18 @@ def _cells_of(rows: list[Row], options: argparse.Namespace, *, replaced: bool) -
     if (data := options.data) and replaced:
         away = [row for row in rows if row.elsewhere]
         rows = [row for row in rows if not row.elsewhere]
-        papers = f"data={SAME_IMAGES.get(data, data)}"
-        nets = {next(o for o in row.overrides if o.startswith("net=")): row for row in rows}
-        same = [row for row in rows if papers in row.overrides]
-        rows = same or [
-            Row(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets.values()
-        ]
-        rows = away + [replace(row, overrides=_on(data, row.overrides)) for row in rows]
+        same = [row for row in rows if _has_images(row, data)]
+        nets = {row.overrides[1]: row for row in rows}.values()
+        rows = same or [Row(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets]
+        rows = away + [replace(row, overrides=(f"data={data}", *row.overrides[1:])) for row in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows
 
 
-def _on(data: str, overrides: Iterable[str]) -> tuple[str, ...]:
-    """The presets of a row with another data set."""
-    return tuple(f"data={data}" if o.startswith("data=") else o for o in overrides)
+def _has_images(row: Row, data: str) -> bool:
+    """Whether the paper's row is of the images of this preset."""
+    return row.overrides[0] == f"data={SAME_IMAGES.get(data, data)}"
 
 
 def seed_list(text: str, option: str) -> list[int]:

@@ -100,11 +100,9 @@ def scatter_together(rows: Sequence[Measured]) -> plt.Figure:
     for row, colour, marker in styles:
         _points(cloud, row, "generated", colour, marker, row.row.label)
     cloud.set(xlabel="maximum similarity to an original", ylabel="test accuracy (%)")
-    for kind, scale, unit in (
-        ("accuracy", 100, "accuracy (points)"),
-        ("similarity", 1, "similarity"),
-    ):
-        own, measure = axes[kind], "mean" if kind == "accuracy" else kind
+    sides = (("accuracy", "mean", 100, " (points)"), ("similarity", "similarity", 1, ""))
+    for kind, measure, scale, unit in sides:
+        own = axes[kind]
         own.axvline(0, color="#888888", lw=1, ls="--")
         for i, (row, colour, marker) in enumerate(styles):
             pair = [(row.row.label, f"{group}_{measure}") for group in ("generated", "original")]
@@ -113,7 +111,7 @@ def scatter_together(rows: Sequence[Measured]) -> plt.Figure:
             own.plot(scale * found.estimate, i, marker, color=colour, ms=7)
         own.set_yticks(range(len(styles)), by_label)
         own.set_ylim(len(styles) - 0.5, -0.5)
-        own.set_xlabel(f"generated less original, {unit}", fontsize=8)
+        own.set_xlabel(f"generated less original, {kind}{unit}", fontsize=8)
         own.tick_params(labelsize=8)
     return _finish(figure, cloud, columns=5)
 
@@ -163,10 +161,8 @@ def trajectories(rows: Sequence[Measured]) -> plt.Figure:
     An inset shows samples that are never far from each other at their own range.
     """
     run = rows[0].found[0]
-    frame, predictions = (
-        run.frame(outputs.TRAJECTORY_CURVE),
-        run.file(outputs.PREDICTIONS_GENERATED),
-    )
+    frame = run.frame(outputs.TRAJECTORY_CURVE)
+    predictions = run.file(outputs.PREDICTIONS_GENERATED)
     if frame is None or frame.empty:
         raise InputError("figure_5b: the experiment followed no sample; generate.trajectories is 0")
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")

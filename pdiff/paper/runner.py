@@ -25,7 +25,7 @@ from pdiff.system.paths import root
 from pdiff.tracking.process import git_commit
 from pdiff.tracking.sync import sync
 
-POLL_S, MOST_S = 20, 120
+POLL_S, MOST_S = 10, 60
 """Seconds between two looks at the queue, at first and in the end; each takes DVC some seconds."""
 STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
 """A task's line in `dvc queue status`: its name and its state."""

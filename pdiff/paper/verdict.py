@@ -18,16 +18,7 @@ from pdiff import outputs
 from pdiff.baselines.registry import label
 from pdiff.config import GenerateConfig, NoveltyConfig
 from pdiff.diffusion.bars import NUMBERS, missed_bars
-from pdiff.novelty.claims import (
-    ALPHA,
-    Claim,
-    Kind,
-    bracket,
-    judge,
-    margins,
-    over_pipelines,
-    shown,
-)
+from pdiff.novelty.claims import ALPHA, Claim, Kind, bracket, judge, margins, over_pipelines, shown
 from pdiff.novelty.inference import t_interval, t_power
 from pdiff.paper.experiments import Setting
 from pdiff.paper.render import grid, write_pair
@@ -76,8 +67,6 @@ class Question:
     """Of `pipeline_means`."""
     rival: str
     mine: str = GENERATED
-    paper: str = "-"
-    """What the paper says (ResNet-18, CIFAR-100); `-` where it does not ask."""
 
     @property
     def kind(self) -> Kind:
@@ -120,18 +109,8 @@ def nearest_soup(means: pd.DataFrame) -> str:
 
 BETTER, NOVEL, CHOSEN = "accuracy", "max_similarity", "chosen"
 PRIMARY = {
-    "1": Question(
-        "better than its checkpoints on average",
-        BETTER,
-        "original",
-        paper="+0.8 (Table 8: 77.7 and 76.9 %)",
-    ),
-    "2": Question(
-        "better than their plain mean",
-        BETTER,
-        "ensemble",
-        paper="0.0 on average, +0.2 the best (Table 1: 77.7, 77.9 and 77.7 %)",
-    ),
+    "1": Question("better than its checkpoints on average", BETTER, "original"),
+    "2": Question("better than their plain mean", BETTER, "ensemble"),
     "3": Question("more novel than a soup of equal accuracy", NOVEL, SOUP),
 }
 ALONE = {
@@ -143,6 +122,12 @@ ALONE = {
 }
 """Judged each for itself."""
 NEAR = "6"
+PAPERS = {
+    "1": "+0.8 (Table 8: 77.7 and 76.9 %)",
+    "2": "0.0 on average, +0.2 the best (Table 1: 77.7, 77.9 and 77.7 %)",
+    NEAR: "none: similarity 0.85 to 0.87, originals 0.93 to 0.98 (Table 8)",
+}
+"""What the paper says (ResNet-18, CIFAR-100); it does not ask the other questions."""
 QUESTIONS = {
     **PRIMARY,
     **ALONE,
@@ -205,21 +190,18 @@ def near_duplicates(found: Found) -> dict[str, Any]:
     lies, over the mean distance of a checkpoint to its nearest. The power is that to tell one step
     from two.
     """
-    near: dict[str, dict[int, list[float]]] = {GENERATED: {}, "fresh": {}}
-    for (base, _), runs in found.items():
+    near = {}
+    for pair, runs in found.items():
         table = runs[""].frame(outputs.AUDIT / "distances.csv")
         if table is not None:
             table = table.set_index("group")
-            step = table.loc["original", "nearest_mean"]
-            for group in near.keys() & set(table.index):
-                value = table.loc[group, "nearest_median_low"] / step
-                near[group].setdefault(base, []).append(value)
-    steps = {g: np.array([np.mean(own) for own in bases.values()]) for g, bases in near.items()}
-    own, text = steps[GENERATED], "no near-duplicates of checkpoints"
+            near[pair] = table["nearest_median_low"] / table.loc["original", "nearest_mean"]
+    steps = pd.DataFrame(near, index=[GENERATED, "fresh"]).T.groupby(level=0).mean()
+    own, text = steps[GENERATED].dropna().to_numpy(), "no near-duplicates of checkpoints"
     if not len(own):
         return {"row": NEAR, "text": text, "n": 0, "answer": "not run: the audit"}
     low, high = t_interval(own, ALPHA)
-    if len(steps["fresh"]):
+    if steps["fresh"].count():
         text += f" (a fresh run: {steps['fresh'].mean():.1f} steps)"
     answer = "none" if low > 1 else "near-duplicates" if high < 1 else "unknown"
     row = {"row": NEAR, "text": text, "kind": "steps", "estimate": own.mean(), "n": len(own)}
@@ -268,6 +250,12 @@ MINUTE = {  # rows of the table that comes first: what they ask, and the rows th
 }
 
 
+RECORD = {"section": "setting", "row": "row", "text": "claim", "paper": "paper"}
+RECORD |= {"estimate": "ours", "interval": "interval", "kind": "unit", "answer": "verdict"}
+RECORD |= {"power": "power", "n": "pipelines", "command": "command", "commit": "commit"}
+"""Columns of the CSV, and what programs find them by."""
+
+
 def minute(sections: Mapping[str, pd.DataFrame]) -> list[str]:
     """The lines of the table that is read in a minute, a column a setting."""
     heads = ["question", "the paper"]
@@ -278,19 +266,13 @@ def minute(sections: Mapping[str, pd.DataFrame]) -> list[str]:
         name = _heading(title) if short[_heading(title)] == 1 else title
         heads.append(f"{name}: {known['1']['n']:.0f} pipelines")
         columns.append(["; ".join(_short(known[k]) for k in keys) for keys in MINUTE.values()])
-    papers = [_paper(keys[0]) for keys in MINUTE.values()]
+    papers = [PAPERS.get(keys[0], "-") for keys in MINUTE.values()]
     return grid(heads, zip(MINUTE, papers, *columns, strict=True))
 
 
 def _heading(title: str) -> str:
     """A setting's data set, net and recipe."""
     return ", ".join(title.split(", ")[:3])
-
-
-def _paper(key: str) -> str:
-    if key == NEAR:
-        return "none: similarity 0.85 to 0.87, originals 0.93 to 0.98 (Table 8)"
-    return QUESTIONS[key].paper if key in QUESTIONS else "-"
 
 
 def _short(row: Mapping[str, Any]) -> str:
@@ -303,23 +285,10 @@ def _short(row: Mapping[str, Any]) -> str:
 def records(everything: pd.DataFrame) -> list[dict[str, Any]]:
     """The same for programs: one record a setting and row from 0 to 6."""
     judged = everything[everything["row"].isin([key for keys in MINUTE.values() for key in keys])]
-    return [
-        {
-            "setting": row["section"],
-            "row": row["row"],
-            "claim": row["text"],
-            "paper": _paper(row["row"]),
-            "ours": row["estimate"],
-            "interval": [row["low"], row["high"]],
-            "unit": row["kind"],
-            "verdict": row["answer"],
-            "power": row["power"],
-            "pipelines": row["n"],
-            "command": row["command"],
-            "commit": row["commit"],
-        }
-        for row in judged.astype(object).where(judged.notna(), None).to_dict("records")
-    ]
+    judged = judged.astype(object).where(judged.notna(), None)
+    judged = judged.assign(interval=judged[["low", "high"]].to_numpy().tolist())
+    judged = judged.assign(paper=judged["row"].map(PAPERS).fillna("-"))
+    return judged.rename(columns=RECORD)[[*RECORD.values()]].to_dict("records")
 
 
 def rows_of(found: Found) -> pd.DataFrame:

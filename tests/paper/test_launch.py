@@ -60,13 +60,9 @@ def test_an_element_of_the_array_runs_its_own_job(tmp_path, monkeypatch, index, 
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.setattr(sys, "executable", str(python))
     script = array_script(["one", "two", "three"], None, has_gpus=False)
-    done = subprocess.run(
-        ["sh", "-c", script],
-        env={"SLURM_ARRAY_TASK_ID": str(index)},
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout.decode().strip() == f"-m pdiff.paper.worker {folder}/.work/launch/{job}.json"
+    own = {"SLURM_ARRAY_TASK_ID": str(index)}
+    said = subprocess.check_output(["sh", "-c", script], env=own, text=True)
+    assert said == f"-m pdiff.paper.worker {folder}/.work/launch/{job}.json\n"
 
 
 def test_the_array_asks_for_a_gpu_each_where_there_are_any_and_for_no_more_jobs_than_wanted():
@@ -95,9 +91,6 @@ def test_only_a_server_is_told_of_stages_by_other_machines(monkeypatch):
 
 
 # the command line
-
-
-QUICK = ("3c", "--recipe", "quick", "--data", "digits", "--rows", "x10", "--launcher")
 
 
 @pytest.fixture
@@ -139,24 +132,10 @@ def test_code_that_is_not_committed_is_named_and_results_are_not_asked_for(proje
         toy.run_all("--launcher", "slurm")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([*QUICK, "pbs"], "invalid choice: 'pbs'"),
-        ([*QUICK, "local", "--sbatch=-t 60"], "--sbatch: belongs to --launcher slurm, not local"),
-    ],
-)
-def test_a_wrong_launcher_is_named(capsys, arguments, message):
-    try:
-        assert cli.main(arguments) == 1
-    except SystemExit as error:
-        assert error.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_committed_command_does_not_say_who_ran_it():
-    given = ["3c", "--launcher", "slurm", "--sbatch=--partition=a100", "--seeds", "0,1"]
-    assert cli.repeatable(given) == ["3c", "--seeds", "0,1"]
+def test_a_wrong_launcher_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["3c", "--launcher", "pbs"])
+    assert "invalid choice: 'pbs'" in capsys.readouterr().err
 
 
 # for real
@@ -253,15 +232,11 @@ ENGINES = {"ray": find_spec("ray"), "slurm": shutil.which("slurmctld", path="/us
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(
-    "engine",
-    [
-        pytest.param(name, marks=pytest.mark.skipif(not found, reason=f"{name} is not installed"))
-        for name, found in ENGINES.items()
-    ],
-)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_node_that_is_killed_costs_no_experiment(project, engine):
     """Two nodes, four experiments: one fails, two share a stage; then all once more."""
+    if not ENGINES[engine]:
+        pytest.skip(f"{engine} is not installed")
     if subprocess.run([*LOOPBACK, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespace that has the loopback alone can be made here")
     command = (*LOOPBACK, sys.executable, "-m", "tests.toys.launch", engine, str(project.path))

@@ -158,7 +158,6 @@ def test_the_table_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(memory, "compute_peak", lambda training, precision: Peak(GIB, GIB // 2))
     monkeypatch.setattr(memory, "measure_peak", lambda training: Peak(2 * GIB, GIB))
-    monkeypatch.setenv("PDIFF_TRACKING", "off")
     assert cli.main(["13", "--out", str(tmp_path)]) == 0
     frame = pd.read_csv(tmp_path / "table_13.csv")
     assert list(frame["measured"].fillna(-1)) == [2048, -1, 2048]

@@ -87,7 +87,6 @@ def test_a_new_table_is_one_entry_in_one_file(tmp_path, monkeypatch):
     }
     (tmp_path / "tables.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setattr(definitions, "TABLES", tmp_path / "tables.yaml")
-    monkeypatch.setenv("PDIFF_TRACKING", "off")
     assert cli.main(["99", "--no-run", "--any-code", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table_99.md").read_text()
     assert "\n# Table 99: a throw-away table\n" in text
@@ -136,11 +135,8 @@ def test_a_name_that_is_too_long_for_a_file_is_cut_and_stays_its_own():
 
 def test_the_folder_of_a_table_names_what_is_not_the_papers(monkeypatch):
     monkeypatch.setenv("DVC_ROOT", "/here")
-    for data, folder in (
-        ("", "results"),
-        ("cifar100", "results"),
-        ("digits", "results/paper_digits"),
-    ):
+    folders = {"": "results", "cifar100": "results", "digits": "results/paper_digits"}
+    for data, folder in folders.items():
         assert cli.result_folder(Setting("paper", data, "")) == Path("/here", folder)
     elsewhere = ("data.root=/a",)  # where images lie tells nothing
     assert cli.result_folder(Setting("quick", "", "", elsewhere)) == Path("/here/results/quick")
@@ -165,10 +161,8 @@ def test_the_line_that_says_why_is_found(log, line):
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A project of its own in which the default experiment has run."""
-    for name in ("pdiff", "stages"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    for name in ("pdiff", "stages", "dvc.yaml"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     experiments.code_hashes.cache_clear()
     folder = tmp_path / "run"
@@ -193,6 +187,8 @@ def test_all_code_that_a_lock_names_has_a_hash_here():
 
 
 def test_a_result_counts_while_the_rooms_of_its_stages_are_unchanged(workplace):
+    (workplace / "pdiff").unlink()
+    shutil.copytree(ROOT / "pdiff", workplace / "pdiff")
     for path, counts in (("pdiff/paper/cli.py", True), ("pdiff/diffusion/schedule.py", False)):
         with (workplace / path).open("a") as file:
             file.write("# a comment\n")
@@ -273,7 +269,6 @@ def test_a_dry_run_names_what_would_run_and_when_each_stage_last_ran(workplace, 
 
 def test_without_dvc_a_table_says_how_to_be_made_of_what_is_there(workplace, monkeypatch, capsys):
     monkeypatch.setattr(runner, "has_dvc", lambda: False)
-    monkeypatch.setenv("PDIFF_TRACKING", "off")
     arguments = ["3c", "--recipe", "quick", "--data", "digits", "--rows", "0.1;x10"]
     assert cli.main(arguments) == 1
     assert "1 experiments have no result" in capsys.readouterr().err
@@ -401,12 +396,8 @@ def test_a_cell_that_was_not_run_or_failed_says_so_with_its_command_or_reason(me
     assert "| 0.1 beats a hundredth of it (mean) | - | - |" in text
     assert re.search(r"\| x10 \| .* / failed \|", text)
     assert "- x10: failed: train_ddpm: lr" in text
-    assert frame.groupby("row", sort=False)["status"].first().tolist() == [
-        "run",
-        "not run",
-        "failed: train_ddpm: lr",
-        "1 of 2 seeds",
-    ]
+    status = frame.groupby("row", sort=False)["status"].first().tolist()
+    assert status == ["run", "not run", "failed: train_ddpm: lr", "1 of 2 seeds"]
 
 
 def test_the_csv_holds_paper_log_ours_interval_n_and_commit(measured):
@@ -579,10 +570,8 @@ def test_table_1_on_another_data_set_has_each_net_once():
 
 def test_table_7_on_a_folder_takes_zoos_beside_the_papers_numbers():
     rows = rows_of("7", "--data", "mnist_images")
-    assert [row.label for row in rows] == [
-        "MNIST, 3-layer CNN of the zoos, zoo",
-        "MNIST, 3-layer CNN, zoo",
-    ]
+    labels = ["MNIST, 3-layer CNN of the zoos, zoo", "MNIST, 3-layer CNN, zoo"]
+    assert [row.label for row in rows] == labels
     assert rows[0].overrides == ("data=mnist_images", "net=cnn_small", "checkpoints=zoo")
     assert [row.paper["s_kde30_mean"] for row in rows] == pytest.approx([0.686] * 2)
     (grey,) = rows_of("7", "--data", "cifar10_grey", "--net", "cnn_small")
@@ -600,16 +589,13 @@ def test_no_key_stands_twice_in_the_tables():
 
 
 def test_table_7_without_data_has_the_papers_cells():
-    assert [row.overrides for row in rows_of("7")] == [
-        ("data=mnist", "net=cnn_medium"),
-        ("data=svhn", "net=cnn_medium"),
-    ]
+    presets = [("data=mnist", "net=cnn_medium"), ("data=svhn", "net=cnn_medium")]
+    assert [row.overrides for row in rows_of("7")] == presets
 
 
 def test_a_zoos_table_says_what_is_beside_it_and_how_to_run_the_papers_cells(
-    tmp_path, monkeypatch, image_folder
+    tmp_path, image_folder
 ):
-    monkeypatch.setenv("PDIFF_TRACKING", "off")
     arguments = ["7", "--data", "mnist_images", "-S", f"data.root={image_folder}", "--no-run"]
     assert cli.main([*arguments, "--recipe", "quick", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table_7.md").read_text()

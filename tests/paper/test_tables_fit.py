@@ -1,33 +1,29 @@
 """The table that says whether generators learned, from what finished runs have left."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from pdiff import outputs
+from pdiff.core.files import write_json
 from pdiff.paper.experiments import Setting
 from pdiff.paper.fit import write_fit
 from pdiff.paper.results import Result
 from pdiff.system.errors import InputError
 from pdiff.tracking.files import Folder
-from tests.toys.runs import FIT, cells
+from tests.toys.runs import FIT, cells, write_groups
 
 SETTING = Setting("quick", "digits", "resnet18", ("data.root=/images",))
 
 
 def result(folder: Path, fit: dict, accuracy: float = 0.91, within: float = 0.7) -> Result:
     """A finished run whose generated models have this accuracy and similarity."""
-    (folder / "metrics").mkdir(parents=True)
-    (folder / "metrics/novelty.json").write_text(json.dumps({"fit": fit}))
-    groups = {"original": (0.91, 0.68), "fresh": (0.912, 0.7), "ensemble": (0.92, None)}
-    groups |= {"reconstructed": (0.911, 0.69), "generated": (accuracy, within)}
-    rows = [(group, accuracy, 0.8, within) for group, (accuracy, within) in groups.items()]
-    (folder / "report/audit").mkdir(parents=True)
-    columns = ["group", "accuracy", "max_similarity", "similarity_within"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "report/audit/groups.csv", index=False)
+    write_json(folder / outputs.NOVELTY_METRICS, {"fit": fit})
+    groups = {"original": (0.91, 0.8, 0.68), "fresh": (0.912, 0.8, 0.7)}
+    groups |= {"ensemble": (0.92, 0.8, None), "reconstructed": (0.911, 0.8, 0.69)}
+    write_groups(folder, groups | {"generated": (accuracy, 0.8, within)})
     return Result(Folder(folder), "abc1234", folder.name)
 
 
