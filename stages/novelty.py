@@ -1,8 +1,5 @@
-"""Turn predictions into what the paper reports.
-
-predictions, metrics of earlier stages -> one row per model, bootstrap replicates, tables, the
-paper's figures, and headline numbers that begin with the fit of the generator
-"""
+"""Turn predictions into what the paper reports: one row per model, replicates, tables, the paper's
+figures, and headline numbers that begin with the fit of the generator."""
 
 import math
 
@@ -27,9 +24,8 @@ def main() -> None:
     earlier = outputs.AUTOENCODER_METRICS, outputs.GENERATE_METRICS, outputs.TRAJECTORY_METRICS
     codec, generated, decoded = map(load_json, earlier)
     metric = scores.metric if scores else "accuracy"
-    # the score of another task has no level that guessing reaches
+    # another task's score has no level that guessing reaches, and may be chosen by another metric
     guess = -math.inf if scores else chance(summary.load_groups(files[:1], split)[1])
-    # that of another task may be chosen by another metric, which says nothing here
     base = load_json(outputs.BASE_METRICS).get(f"base_{split}_accuracy", math.nan)
     with tracking.run("novelty", params, "seed", "evaluate", "baselines", "novelty") as log:
         models = summary.model_table(wrong, choosing, scores)
