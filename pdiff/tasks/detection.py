@@ -135,18 +135,12 @@ class Detection(Task):
         return 100 * numbers[self.metric]
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "DetectionEvaluation":
         from pdiff.evaluation.detection import DetectionEvaluation  # retrains nothing
 
-        sizes = batch_size, boundary_mib
-        asked = self.metric, self.judging
-        return DetectionEvaluation(net, names, images, self.data, *asked, sizes)
+        own = self.data, self.metric, self.judging
+        return DetectionEvaluation(net, names, images, *own, sizes)
 
 
 def mirrored(

@@ -116,17 +116,9 @@ class Generation(Task):
             splits[name] = Examples(columns).take(rows)
         return replace(images, **splits)
 
-    def build(
-        self,
-        name: str,
-        classes: int,
-        size: int,
-        *,
-        pretrained: bool = False,
-        weights: Path | None = None,
-        new_head: bool = True,
-    ) -> nn.Module:
-        return build_unet(name, classes, size, pretrained, weights)
+    def build(self, name: str, classes: int, size: int, **options: bool | Path | None) -> nn.Module:
+        options.pop("new_head", None)  # no layer depends on the number of classes
+        return build_unet(name, classes, size, **options)
 
     def batches(
         self, split: Examples, batch_size: int, generator: torch.Generator
@@ -150,12 +142,7 @@ class Generation(Task):
         return total.item() / len(split)
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "GeneratedEvaluation":
         from pdiff.evaluation.features import Classifier, Judge
         from pdiff.evaluation.generated import GeneratedEvaluation, Sampler
@@ -169,7 +156,7 @@ class Generation(Task):
         found = judge.accuracy(pixels(images.validation))
         print(f"the own classifier has an accuracy of {found:.3f} on validation images", flush=True)
         noise = {split: self._noise(split).to(device) for split in ("validation", "test")}
-        sampler = Sampler(net, names, judging.steps, batch_size, noise["test"][:2])
+        sampler = Sampler(net, names, judging.steps, sizes[0], noise["test"][:2])
         reference = pixels(getattr(images, judging.reference))
         base = {name: value for name, value in net.named_parameters() if name in names}
         return GeneratedEvaluation(images, self.data, sampler, judge, reference, noise, base)

@@ -146,22 +146,17 @@ class Segmentation(Task):
             yield self._normalised(images), maps
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "SegmentationEvaluation":
         from pdiff.evaluation.segmentation import SegmentationEvaluation
 
         def batches(split: Examples) -> Iterator[Batch]:
-            return self._evaluated(split, batch_size)
+            return self._evaluated(split, sizes[0])
 
         # a net in torchvision's form gives its main logits alone
         net.register_forward_hook(lambda _, __, found: as_outputs(found)["out"])
-        right_from, split = self.judging.right_from, self.data.split
-        return SegmentationEvaluation(net, names, images, split, batches, boundary_mib, right_from)
+        right_from, split, limit = self.judging.right_from, self.data.split, sizes[1]
+        return SegmentationEvaluation(net, names, images, split, batches, limit, right_from)
 
     @property
     def _size(self) -> tuple[int, int]:

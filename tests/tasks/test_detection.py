@@ -490,7 +490,7 @@ def evaluated(tmp_path_factory):
     net, images = task.build("fcos_mobilenet_025", 2, 60), read(task)
     net.head.classification_head.cls_logits.bias.data.fill_(3.0)
     names = select_subset(net, "last_norms:2").names
-    return task, net, images, task.evaluation(net, names, images, 2, 1024)
+    return task, net, images, task.evaluation(net, names, images, (2, 1024))
 
 
 def models_of(net, *added):

@@ -118,7 +118,7 @@ def evaluation(ready):
 
 def evaluation_of(ready, batch_size=500):
     task, images, net, models = ready
-    return task.evaluation(net, models.subset.names, images, batch_size, 64)
+    return task.evaluation(net, models.subset.names, images, (batch_size, 64))
 
 
 def test_the_distance_of_one_dimensional_gaussians_is_known_by_hand():
@@ -277,7 +277,7 @@ def test_what_cannot_share_a_pass_is_sampled_whole_and_says_so(ready, make, name
     net = start(make(base__net=own))
     subset = select_subset(net, select)
     with pytest.warns(UserWarning, match="whole net for every model"):
-        evaluation = ready[0].evaluation(net, subset.names, ready[1], 500, 64)
+        evaluation = ready[0].evaluation(net, subset.names, ready[1], (500, 64))
     base = {n: p.detach() for n, p in net.named_parameters() if n in subset.names}
     assert evaluation.judge("test", [base])[0].unique().tolist() == [1]
 

@@ -552,7 +552,7 @@ def _uncut_is_an_error() -> Iterator[None]:
 def test_models_are_judged_as_the_whole_net_would_be(made, toy, batch_size, boundary_mib):
     task = made(task__judging__right_from=0.15)
     images = read(task)
-    found = task.evaluation(toy, NAMES, images, batch_size, boundary_mib)
+    found = task.evaluation(toy, NAMES, images, (batch_size, boundary_mib))
     right, scores = found.judge("test", models_of(toy, NAMES))
     maps, chosen = images.test.columns["maps"], []
     for row, score, model in zip(right, scores, models_of(toy, NAMES), strict=True):
@@ -568,7 +568,7 @@ def test_what_comes_before_the_subset_runs_once_where_a_split_fits(
     made, toy, monkeypatch, boundary_mib, expected
 ):
     runs, plain = [], CutNet.prefix
-    found = made().evaluation(toy, NAMES, read(made()), 2, boundary_mib)
+    found = made().evaluation(toy, NAMES, read(made()), (2, boundary_mib))
     monkeypatch.setattr(CutNet, "prefix", lambda *a: runs.append(1) or plain(*a))
     first, second = (found.judge("test", models_of(toy, NAMES))[1] for _ in range(2))
     assert len(runs) == expected and torch.equal(first, second)  # 4 images are 2 batches
@@ -579,7 +579,7 @@ def test_a_net_in_the_form_of_torchvision_is_cut_and_judged_by_its_main_head(mad
     torch.manual_seed(0)
     net, task = Toy(aux=True).eval(), made()
     images = read(task)
-    _, scores = task.evaluation(net, NAMES, images, 2, 1).judge("test", models_of(net, NAMES))
+    _, scores = task.evaluation(net, NAMES, images, (2, 1)).judge("test", models_of(net, NAMES))
     net.aux = None
     plain = whole_net(net, task, images.test, models_of(net, NAMES)[2])
     _, (expected,) = plain_scores(plain, images.test.columns["maps"])
@@ -590,14 +590,14 @@ def test_a_model_that_is_not_finite_gets_no_image_right_and_scores_0(made, toy):
     task = made()
     models = models_of(toy, NAMES, 2)
     models[1]["norm.bias"] = torch.full((4,), float("nan"))
-    found = task.evaluation(toy, NAMES, read(task), 2, 1)
+    found = task.evaluation(toy, NAMES, read(task), (2, 1))
     right, scores = found.judge("test", models)
     assert right[1].tolist() == [-1] * 4 and scores[1] == 0 < scores[0]
 
 
 def test_groups_keep_their_scores_by_split(made, toy):
     task = made()
-    found = task.evaluation(toy, NAMES, read(task), 2, 1)
+    found = task.evaluation(toy, NAMES, read(task), (2, 1))
     models = models_of(toy, NAMES)
     found.predict_groups("test", {"original": models[:3], "generated": models[3:]})
     _, scores = found.judge("test", models)
@@ -608,7 +608,7 @@ def test_groups_keep_their_scores_by_split(made, toy):
 def test_the_picture_has_rows_of_images_label_maps_and_what_both_models_say(made, toy):
     task = made()
     images, models = read(task), models_of(toy, NAMES)
-    picture, words = task.evaluation(toy, NAMES, images, 9, 1).picture([models[0], models[3]])
+    picture, words = task.evaluation(toy, NAMES, images, (9, 1)).picture([models[0], models[3]])
     times = 64 // HEIGHT  # small images are enlarged
     height, width = times * HEIGHT + 2, times * WIDTH + 2
     assert picture.shape == (3, 4 * height + 2, 4 * width + 2)  # 4 test images
