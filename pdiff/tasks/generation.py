@@ -50,25 +50,22 @@ Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"], Float[Tensor, "B 3 
 """Noised images, their timesteps, the noise."""
 
 
-class Options(Section):
-    samples: AtLeastTwo
-    """N, the number of images that each model samples on each split."""
-
-
-class Judging(Section):
-    steps: Annotated[PositiveInt, Field(le=TIMESTEPS)]
-    """Steps of the DDIM sampler."""
-    reference: Literal["train", "test"]
-    """The split whose images the samples are compared with."""
-    extractor: Literal["own classifier", "inception"]
-    """Whose features the FID compares: those of a small classifier that is trained on the training
-    images, or of torch-fidelity's Inception-v3, as published numbers have it."""
-    classifier_steps: PositiveInt
-    """Optimiser steps of the classifier, which also tells which samples are right."""
-
-
 class Generation(Task):
-    Options, Judging = Options, Judging
+    class Options(Section):
+        samples: AtLeastTwo
+        """N, the number of images that each model samples on each split."""
+
+    class Judging(Section):
+        steps: Annotated[PositiveInt, Field(le=TIMESTEPS)]
+        """Steps of the DDIM sampler."""
+        reference: Literal["train", "test"]
+        """The split whose images the samples are compared with."""
+        extractor: Literal["own classifier", "inception"]
+        """Whose features the FID compares: those of a small classifier that is trained on the
+        training images, or of torch-fidelity's Inception-v3, as published numbers have it."""
+        classifier_steps: PositiveInt
+        """Optimiser steps of the classifier, which also tells which samples are right."""
+
     metric = "denoising_loss"
     larger_is_better = False
 
