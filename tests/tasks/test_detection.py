@@ -535,13 +535,6 @@ def test_a_base_net_that_is_not_finite_is_refused(make):
         task.score(net, read(task).test, 2)
 
 
-def test_a_class_that_the_net_does_not_have_is_refused_where_no_head_is_trained(make, tmp_path):
-    path = tmp_path / "net.pth"
-    torch.save(build_detector("fcos_mobilenet_025", 3, frozen_norms=True).state_dict(), path)
-    with pytest.raises(InputError, match="does not belong to fcos_mobilenet_025"):
-        make().build("fcos_mobilenet_025", 2, 60, weights=path, new_head=False)
-
-
 @pytest.mark.slow
 def test_the_whole_pipeline_runs_on_boxes(folder, tmp_path_factory):
     after = ("finetune", "autoencoder", "ddpm", "generate", "baselines", "novelty", "evaluate")

@@ -227,11 +227,6 @@ def test_a_score_is_the_distance_to_all_reference_images(ready, evaluation):
     )
 
 
-def test_two_evaluations_judge_alike(ready, evaluation):
-    first, second = (each.judge("test", ready[3]) for each in (evaluation, evaluation_of(ready)))
-    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
-
-
 def test_the_classifier_tells_dark_from_bright(ready, evaluation):
     _, images, *_ = ready
     scaled = images.test.columns["images"].float() / 127.5 - 1
@@ -293,7 +288,6 @@ def test_no_warning_where_models_share_a_pass(ready, recwarn):
         ({"task__options__samples": 32}, "32 are too few for the covariance of the 32 features"),
         ({"task__judging__steps": 1001}, "task.judging: steps: 1001 is refused"),
         ({"task__judging__extractor": "vgg"}, "extractor: 'vgg' is refused"),
-        ({"task__judging__step": 5}, "unknown key step; known: classifier_steps"),
         ({"data__mean": [0.5, 0.4, 0.5]}, "data.mean, data.std: samplers expect"),
         ({"base__net": "resnet18"}, "unknown 'resnet18'; generation knows unet_mini"),
         ({"base__pretrained": True}, "no weights of .*Tiny to download"),

@@ -1,6 +1,7 @@
 """Segmentation: what is read, refused, minimised, scored and evaluated."""
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -163,21 +164,18 @@ def test_a_palette_image_is_a_label_map_of_its_numbers(made, root):
 # what is refused, each in one line
 
 
-def test_a_label_map_of_another_size_is_refused(made, root):
-    Image.new("L", (WIDTH, HEIGHT + 1)).save(root / "test/labels/2.png")
-    said = refused(read, made())
-    assert "labels/2.png has 13 x 16 pixels" in said and "images/2.png 12 x 16" in said
-
-
-def test_a_class_that_the_net_does_not_have_is_refused(made, root):
-    Image.new("L", (WIDTH, HEIGHT), 7).save(root / "train/labels/1.png")
-    said = refused(read, made())
-    assert "train/labels/1.png holds the label 7" in said and "0 to 2" in said and "is 3" in said
-
-
-def test_255_is_no_void_unless_it_is_said(made, root):
-    Image.new("L", (WIDTH, HEIGHT), VOID).save(root / "train/labels/1.png")
-    assert "holds the label 255" in refused(read, made())
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.new("L", (WIDTH, HEIGHT + 1)), "has 13 x 16 pixels, .*images/1.png 12 x 16"),
+        (Image.new("L", (WIDTH, HEIGHT), 7), "holds the label 7; .* 0 to 2, .* is 3"),
+        (Image.new("L", (WIDTH, HEIGHT), VOID), "holds the label 255"),  # here void is 3
+        (Image.new("RGB", (WIDTH, HEIGHT)), ".*one channel of 8 bits, not Pillow's RGB"),
+    ],
+)
+def test_a_label_map_that_cannot_be_one_is_refused(made, root, image, said):
+    image.save(root / "train/labels/1.png")
+    assert re.search(f"train/labels/1.png {said}", refused(read, made()))
 
 
 @pytest.mark.parametrize(
@@ -212,12 +210,6 @@ def test_a_broken_file_is_named(made, root, kind):
     assert f"train/{kind}/3.png is not an image" in refused(read, made())
 
 
-def test_a_label_map_in_colour_is_refused(made, root):
-    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "test/labels/0.png")
-    said = refused(read, made())
-    assert "labels/0.png" in said and "one channel of 8 bits, not Pillow's RGB" in said
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -242,24 +234,13 @@ def test_a_count_that_the_files_do_not_have_is_refused(made, changes, said):
         ({"data__resize": 20}, "data.resize: 20 .* give 12"),
         ({"data__reader": "folder"}, "'folder' gives no label maps; known: label_maps, VOC"),
         ({"data__reader": "coco"}, r"annotations/instances_None.json, .*image_set: val2017"),
+        ({"task__options__classes": ["road"]}, "classes: .* at least 2"),
+        ({"task__judging__right_from": 1.0}, "right_from: 1.0"),
     ],
 )
 def test_a_parameter_that_cannot_work_is_refused(made, changes, said):
     with pytest.raises(InputError, match=said):
         made(**changes).check(base())
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"task__options__classes": ["road"]}, "classes: .* at least 2"),
-        ({"task__judging__right_from": 1.0}, "right_from: 1.0"),
-        ({"task__options__widht": 3}, "unknown key widht; known: aux_weight, classes"),
-    ],
-)
-def test_an_option_that_the_task_does_not_have_is_refused(made, changes, said):
-    with pytest.raises(InputError, match=said):
-        made(**changes)
 
 
 @pytest.mark.parametrize(
@@ -689,12 +670,6 @@ def test_a_head_of_another_number_of_classes_stays_new(weights, tmp_path):
 def test_a_head_of_another_number_of_classes_is_refused_where_nothing_is_trained(weights):
     said = refused(build_segmenter, "fcn_resnet50", 3, 8, pretrained=True, new_head=False)
     assert "base.epochs: 0 trains no new head" in said and "'classifier.4.weight'" in said
-
-
-def test_weights_of_another_net_are_refused(weights, tmp_path):
-    save_file({"other": torch.ones(2)}, tmp_path / "file.safetensors")
-    said = refused(build_segmenter, "fcn_resnet50", 5, 8, weights=tmp_path / "file.safetensors")
-    assert "does not belong to fcn_resnet50" in said
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(weights, monkeypatch):
