@@ -30,7 +30,7 @@ def main() -> None:
     names, path = ("trajectories", "trajectory_steps"), outputs.GENERATED_LATENTS
     samples = [load_tensor(path, name, device) for name in names]
     sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
-    evaluation = task.evaluation(net, codec.subset.names, images, *sizes)
+    evaluation = task.evaluation(net, codec.subset.names, images, sizes)
     kind, audit = params.autoencoder.kind, params.novelty.audit
     made = draw_groups(latents, params.baselines, params.seed.model, audit=audit, kind=kind)
     known, labels = predictions.load_predictions(outputs.PREDICTIONS_ORIGINALS, "validation")

@@ -25,7 +25,7 @@ def main() -> None:
     net = load_net(outputs.BASE, device, task.build)
     originals, audit = StackFile(outputs.CHECKPOINTS), params.novelty.audit
     sizes = params.evaluate.batch_size, params.evaluate.boundary_mib
-    evaluation = task.evaluation(net, originals.subset.names, images, *sizes)
+    evaluation = task.evaluation(net, originals.subset.names, images, sizes)
 
     groups = from_originals(originals, params.baselines, params.seed.base, audit=audit)
     unseen = {"held_back": outputs.HELD_BACK, "fresh": outputs.FRESH} if audit else {}

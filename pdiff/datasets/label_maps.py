@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from pdiff.config import DataConfig
 from pdiff.datasets.registry import split_lists
@@ -117,13 +116,9 @@ def _read(pairs: list[Pair], labels: Labels) -> Examples:
         known = _checked(found, pair.name, labels)
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
         known = ImageOps.fit(Image.fromarray(known), (width, height), Image.Resampling.NEAREST)
-        images[row] = _tensor(image).permute(2, 0, 1)
-        maps[row] = _tensor(known)
+        images[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        maps[row] = torch.from_numpy(np.array(known))
     return Examples({"images": images, "maps": maps})
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image))
 
 
 def _checked(found: np.ndarray, name: str, labels: Labels) -> np.ndarray:

@@ -6,15 +6,17 @@ Axes: M models, N images of a split, B batch.
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
+from torchvision.models.detection import FCOS
+from torchvision.utils import draw_bounding_boxes
 
-from pdiff.config import DataConfig
+from pdiff.config import DataConfig, Section
 from pdiff.evaluation.cut import CutNet, Model
 from pdiff.evaluation.predict import NOT_FINITE, Models
 from pdiff.evaluation.predictions import Evaluation, grid
@@ -33,15 +35,6 @@ SHOWN = 4
 """Images in a row of a picture."""
 
 
-@runtime_checkable
-class Judging(Protocol):
-    """What evaluation asks of `task.judging`."""
-
-    confidence: float
-    iou: float
-    right_f1: float
-
-
 class DetectionEvaluation(Evaluation):
     """Scores detectors, in percent, that differ from one net in a subset of its parameters.
 
@@ -57,10 +50,10 @@ class DetectionEvaluation(Evaluation):
         images: ImageSet,
         data: DataConfig,
         metric: str,
-        judging: Judging,
+        judging: Section,
         sizes: tuple[int, int],
     ) -> None:
-        """`sizes` are `evaluate.batch_size` and `.boundary_mib`."""
+        """`judging` is `task.judging`; `sizes` are `evaluate.batch_size` and `.boundary_mib`."""
         super().__init__(images, data.split)
         self.metric = metric
         self._data, self._judging = data, judging
@@ -160,8 +153,6 @@ class DetectorModels:
     """
 
     def __init__(self, net: nn.Module, names: Sequence[str], example: Tensor | None) -> None:
-        from torchvision.models.detection import FCOS
-
         self._whole, self._cut = Whole(net.eval()), None
         self._outside = not any(name.startswith("backbone.") for name in names)
         if isinstance(net, FCOS) and example is not None:
@@ -205,8 +196,6 @@ class Whole(nn.Module):
 
 def drawn(image: UInt8[Tensor, "3 H W"], boxes: Boxes, confidence: float) -> UInt8[Tensor, "3 H W"]:
     """The image with boxes, those with a score only if it is high enough; a colour for a class."""
-    from torchvision.utils import draw_bounding_boxes
-
     kept = boxes["labels"] > 0
     if "scores" in boxes:
         kept &= boxes["scores"] >= confidence

@@ -4,9 +4,11 @@ Axes: N images of a split, M boxes of the image that has most.
 """
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from pdiff.images.examples import Examples
 from pdiff.nets.detectors import Boxes
@@ -44,15 +46,11 @@ def as_rows(found: list[Boxes], first: int, scales: Float32[Tensor, " N"]) -> Ro
     """Detections of the images from `first` on, in pixels of their files."""
     parts = []
     for image, own in enumerate(found, first):
-        boxes = own["boxes"].cpu() / scales[image]
-        sides = boxes[:, 2:] - boxes[:, :2]
+        boxes = box_convert(own["boxes"].cpu() / scales[image], "xyxy", "xywh")
         number = torch.full((len(boxes), 1), float(image))
-        parts.append(torch.cat([number, boxes[:, :2], sides, _last(own)], 1))
+        last = [own[key].float().cpu()[:, None] for key in ("scores", "labels")]
+        parts.append(torch.cat([number, boxes, *last], 1))
     return torch.cat(parts).numpy()
-
-
-def _last(own: Boxes) -> Tensor:
-    return torch.stack([own["scores"].float().cpu(), own["labels"].float().cpu()], 1)
 
 
 class TrueBoxes:
@@ -63,28 +61,15 @@ class TrueBoxes:
 
         columns = {key: value.cpu() for key, value in split.columns.items() if key != "images"}
         self.scales = columns["scales"]
-        boxes = columns["boxes"] / self.scales[:, None, None]
-        boxes = torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], 2)
-        places = columns["classes"].nonzero()
-        parts = (columns["classes"], columns["ignored"], columns["areas"], boxes)
-        values = [part[tuple(places.T)] for part in parts]
-        self._images, (self._classes, ignored, _, self._boxes) = (
-            places[:, 0].numpy(),
-            (value.numpy() for value in values),
+        boxes = box_convert(columns["boxes"] / self.scales[:, None, None], "xyxy", "xywh")
+        real, self._count = columns["classes"] > 0, len(split)
+        self._images, self._boxes = real.nonzero()[:, 0].numpy(), boxes[real].numpy()
+        self._classes, self._ignored, areas = (
+            columns[name][real].numpy() for name in ("classes", "ignored", "areas")
         )
-        self._ignored, self._count = ignored.astype(bool), len(split)
-        each = zip(self._images.tolist(), *(value.tolist() for value in values), strict=True)
-        annotations = [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": kind,
-                "iscrowd": int(crowd),
-                "area": area,
-                "bbox": box,
-            }
-            for number, (image, kind, crowd, area, box) in enumerate(each, 1)
-        ]
+        table = pd.DataFrame({"image_id": self._images, "category_id": self._classes})
+        table = table.assign(iscrowd=self._ignored.astype(int), area=areas, id=table.index + 1)
+        annotations = table.assign(bbox=self._boxes.tolist()).to_dict("records")
         self._coco = COCO()
         self._coco.dataset = {
             "images": [{"id": image} for image in range(len(split))],

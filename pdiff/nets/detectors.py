@@ -3,8 +3,6 @@
 Detectors take normalised images (B, 3, H, W), with zeros to the right and below, and each image's
 own size without these. What torchvision's `forward` does around it, which resizes, is left out.
 
-torchvision takes seconds to import, so functions import it.
-
 Axes: B batch, A positions of all levels of a feature pyramid, D outputs of FCOS at each: a logit
 for each class and the background, four edges, one centredness. `Dense` joins A and D to one axis.
 """
@@ -12,21 +10,24 @@ for each class and the background, four edges, one centredness. `Dense` joins A 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.detection import FCOS, FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from pdiff.config import DataConfig
 from pdiff.images.examples import Examples
 from pdiff.nets.own import build_own, find_own, is_own
 from pdiff.nets.registry import load_weights, published, read_state
 from pdiff.system.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from torchvision.models.detection import FCOS, FasterRCNN
 
 Boxes = dict[str, Tensor]
 """Of one image: `boxes` (_, 4), `labels` (_,), which count classes from 1, and where they are
@@ -43,6 +44,7 @@ HEADS = ("head.classification_head.cls_logits", "roi_heads.box_predictor")
 """Layers whose shape depends on the number of classes, in FCOS and in Faster R-CNN."""
 PUBLISHED = ("fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn")
 """What torchvision publishes weights of."""
+RESNET50 = {"backbone_name": "resnet50", "weights": None, "trainable_layers": 5}
 OUTPUTS = ("cls_logits", "bbox_regression", "bbox_ctrness")
 """What FCOS's head gives, in the order of D."""
 
@@ -54,9 +56,7 @@ class Trunk(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from timm.models import efficientnet
-        from torchvision.ops import FeaturePyramidNetwork
-        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+        from timm.models import efficientnet  # seconds to import
 
         self.body = efficientnet._gen_mobilenet_v1(
             "mobilenetv1_100",
@@ -72,21 +72,13 @@ class Trunk(nn.Module):
         return self.fpn({str(i): level for i, level in enumerate(self.body(images))})
 
 
-def _fcos_mobilenet(outputs: int) -> "FCOS":
-    from torchvision.models.detection import FCOS
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-
+def _fcos_mobilenet(outputs: int) -> FCOS:
     strides = tuple((8 * 2**level,) for level in range(LEVELS))
     anchors = AnchorGenerator(strides, ((1.0,),) * LEVELS)
     return FCOS(Trunk(), outputs, anchor_generator=anchors)
 
 
-def _fasterrcnn_mobilenet(outputs: int) -> "FasterRCNN":
-    from torchvision.models.detection import FasterRCNN
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-    from torchvision.ops import MultiScaleRoIAlign
-
+def _fasterrcnn_mobilenet(outputs: int) -> FasterRCNN:
     sides = tuple((16 * 2**level,) for level in range(LEVELS))
     return FasterRCNN(
         Trunk(),
@@ -97,31 +89,17 @@ def _fasterrcnn_mobilenet(outputs: int) -> "FasterRCNN":
     )
 
 
-def _fcos_resnet50(outputs: int) -> "FCOS":
-    from torchvision.models.detection import FCOS
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-
+def _fcos_resnet50(outputs: int) -> FCOS:
     levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
-    trunk = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, trainable_layers=5, **levels
-    )
-    return FCOS(trunk, outputs)
+    return FCOS(resnet_fpn_backbone(**RESNET50, **levels), outputs)
 
 
-def _fasterrcnn_resnet50(outputs: int) -> "FasterRCNN":
-    from torchvision.models.detection import FasterRCNN
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-    from torchvision.ops import FrozenBatchNorm2d
-
+def _fasterrcnn_resnet50(outputs: int) -> FasterRCNN:
     norm = partial(FrozenBatchNorm2d, eps=0.0)  # COCO_V1 was trained so
-    trunk = resnet_fpn_backbone(
-        backbone_name="resnet50", weights=None, trainable_layers=5, norm_layer=norm
-    )
-    return FasterRCNN(trunk, outputs)
+    return FasterRCNN(resnet_fpn_backbone(**RESNET50, norm_layer=norm), outputs)
 
 
-DETECTORS: dict[str, Callable[[int], "FCOS | FasterRCNN"]] = {
+DETECTORS: dict[str, Callable[[int], FCOS | FasterRCNN]] = {
     "fcos_resnet50_fpn": _fcos_resnet50,
     "fasterrcnn_resnet50_fpn": _fasterrcnn_resnet50,
     "fcos_mobilenet_025": _fcos_mobilenet,
@@ -149,7 +127,7 @@ def build_detector(
     pretrained: bool = False,
     weights: Path | None = None,
     new_head: bool = True,
-) -> "FCOS | FasterRCNN":
+) -> FCOS | FasterRCNN:
     """The detector of that name.
 
     Args:
@@ -163,8 +141,6 @@ def build_detector(
         InputError: unknown name, or weights that are missing, of another net, for other classes, or
             anything but finite floats.
     """
-    from torchvision.models.detection import FCOS, FasterRCNN
-
     check_detector(name)
     outputs = classes + 1
     net = build_own(name, outputs) if is_own(name) else DETECTORS[name](outputs)
@@ -209,8 +185,6 @@ def _load(
 
 def _thaw(net: nn.Module) -> None:
     """Make parameters of the weights and biases of frozen batch norms, under the same names."""
-    from torchvision.ops import FrozenBatchNorm2d
-
     for norm in (m for m in net.modules() if isinstance(m, FrozenBatchNorm2d)):
         for name in ("weight", "bias"):
             value = getattr(norm, name)
@@ -234,7 +208,7 @@ def normalised(
 
 
 def total_loss(
-    net: "FCOS | FasterRCNN",
+    net: FCOS | FasterRCNN,
     images: Float[Tensor, "B 3 H W"],
     sizes: Sizes,
     wanted: list[Boxes],
@@ -244,9 +218,6 @@ def total_loss(
     Only the parts of Faster R-CNN that choose what to return by their mode are put in train mode,
     without what they hold.
     """
-    from torchvision.models.detection import FCOS
-    from torchvision.models.detection.image_list import ImageList
-
     features, listed = net.backbone(images), ImageList(images, list(sizes))
     if isinstance(net, FCOS):
         levels = list(features.values())
@@ -263,7 +234,7 @@ def total_loss(
 
 
 def detect(
-    net: "FCOS | FasterRCNN",
+    net: FCOS | FasterRCNN,
     images: Float[Tensor, "B 3 H W"],
     sizes: Sizes,
     features: dict[str, Tensor] | None = None,
@@ -272,9 +243,6 @@ def detect(
 
     `features` are the backbone's, if they are known.
     """
-    from torchvision.models.detection import FCOS
-    from torchvision.models.detection.image_list import ImageList
-
     features = net.backbone(images) if features is None else features
     if isinstance(net, FCOS):
         levels = list(features.values())
@@ -287,15 +255,13 @@ def detect(
 
 
 def read_outputs(
-    net: "FCOS",
+    net: FCOS,
     outputs: Float[Tensor, "B _"],
     images: Float[Tensor, "_ 3 H W"],
     sizes: Sizes,
     levels: list[Tensor],
 ) -> tuple[list[Boxes], Bool[Tensor, " B"]]:
     """As `detect`, of the outputs of `Dense`; of images and levels only the shapes are used."""
-    from torchvision.models.detection.image_list import ImageList
-
     places = [level[0, 0].numel() for level in levels]
     anchors = net.anchor_generator(ImageList(images, list(sizes)), levels)
     each = outputs.unflatten(1, (sum(places), -1))  # (B, A, D)
@@ -309,7 +275,7 @@ def read_outputs(
 class Dense(nn.Module):
     """FCOS up to the outputs of its head, as a matrix; the names are those of the whole net."""
 
-    def __init__(self, net: "FCOS") -> None:
+    def __init__(self, net: FCOS) -> None:
         super().__init__()
         self.backbone, self.head = net.backbone, net.head
 
@@ -331,11 +297,8 @@ def stream(
     """
     for rows in torch.arange(len(split), device=split.labels.device).split(batch_size):
         columns = split.take(rows).columns
-        yield normalised(columns["images"], columns["sizes"], data), pairs(columns["sizes"])
-
-
-def pairs(sizes: Int64[Tensor, "B 2"]) -> Sizes:
-    return [(height, width) for height, width in sizes.tolist()]
+        images = normalised(columns["images"], columns["sizes"], data)
+        yield images, list(map(tuple, columns["sizes"].tolist()))
 
 
 def targets(columns: Mapping[str, Tensor]) -> list[Boxes]:

@@ -22,18 +22,16 @@ def check_segmenter(name: str) -> None:
     """Raise `InputError` with the known names if there is no such net."""
     if is_own(name):
         find_own(name)
-    elif name not in (known := _known()):
+        return
+    from torchvision import models
+
+    names = models.list_models(module=models.segmentation)
+    known = [name for name in names if name.startswith(("fcn_", "deeplabv3_"))]
+    if name not in known:
         raise InputError(
             f"base.net: {name!r} does not segment images; known are {', '.join(known)} and "
             f"FILE.py:NAME{nearest(name, known)}"
         )
-
-
-def _known() -> list[str]:
-    from torchvision import models
-
-    names = models.list_models(module=models.segmentation)
-    return [name for name in names if name.startswith(("fcn_", "deeplabv3_"))]
 
 
 def build_segmenter(

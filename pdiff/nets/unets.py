@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff.nets.own import build_own, is_own
@@ -80,7 +79,8 @@ def build_unet(
                 net = UNet2DModel.from_pretrained(PAPER)
         else:
             net = UNet2DModel(sample_size=size, **UNETS[name])
-        net.register_forward_hook(_sample)
+        # diffusers' nets wrap what they give
+        net.register_forward_hook(lambda _, __, found: found.sample)
     if weights is not None:
         state = read_state(weights, "base.weights", net.state_dict())
         load_weights(net, name, weights, state)
@@ -103,8 +103,3 @@ def check_denoiser(net: nn.Module, name: str, size: int) -> None:
             f"base.net: {name} turns images of shape {tuple(images.shape)} into {shape}; a "
             "denoiser gives 3 channels of the same size"
         )
-
-
-def _sample(_net: nn.Module, _images: Any, found: Any) -> Float[Tensor, "B 3 S S"]:
-    """diffusers' nets wrap what they give."""
-    return found.sample

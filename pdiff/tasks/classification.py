@@ -62,16 +62,11 @@ class Classification(Task):
         return chance(split.labels)
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "ClassEvaluation":
         from pdiff.evaluation.predictions import ClassEvaluation  # what evaluates retrains nothing
 
-        return ClassEvaluation(net, names, images, self.data, batch_size, boundary_mib)
+        return ClassEvaluation(net, names, images, self.data, *sizes)
 
 
 TASK = Classification

@@ -30,7 +30,6 @@ from pdiff.nets.detectors import (
     count_classes,
     detect,
     normalised,
-    pairs,
     stream,
     targets,
     total_loss,
@@ -111,7 +110,7 @@ class Detection(Task):
             if self.data.flip:
                 drawn = torch.rand(len(rows), generator=generator, device=device) < 0.5
                 images, boxes = mirrored(images, boxes, sizes, drawn)
-            yield images, pairs(sizes), targets(columns | {"boxes": boxes})
+            yield images, list(map(tuple, sizes.tolist())), targets(columns | {"boxes": boxes})
 
     def loss(self, net: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         return total_loss(net, *batch)
@@ -135,18 +134,12 @@ class Detection(Task):
         return 100 * numbers[self.metric]
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "DetectionEvaluation":
         from pdiff.evaluation.detection import DetectionEvaluation  # retrains nothing
 
-        sizes = batch_size, boundary_mib
-        asked = self.metric, self.judging
-        return DetectionEvaluation(net, names, images, self.data, *asked, sizes)
+        own = self.data, self.metric, self.judging
+        return DetectionEvaluation(net, names, images, *own, sizes)
 
 
 def mirrored(

@@ -50,25 +50,22 @@ Batch = tuple[Float[Tensor, "B 3 S S"], Int64[Tensor, " B"], Float[Tensor, "B 3 
 """Noised images, their timesteps, the noise."""
 
 
-class Options(Section):
-    samples: AtLeastTwo
-    """N, the number of images that each model samples on each split."""
-
-
-class Judging(Section):
-    steps: Annotated[PositiveInt, Field(le=TIMESTEPS)]
-    """Steps of the DDIM sampler."""
-    reference: Literal["train", "test"]
-    """The split whose images the samples are compared with."""
-    extractor: Literal["own classifier", "inception"]
-    """Whose features the FID compares: those of a small classifier that is trained on the training
-    images, or of torch-fidelity's Inception-v3, as published numbers have it."""
-    classifier_steps: PositiveInt
-    """Optimiser steps of the classifier, which also tells which samples are right."""
-
-
 class Generation(Task):
-    Options, Judging = Options, Judging
+    class Options(Section):
+        samples: AtLeastTwo
+        """N, the number of images that each model samples on each split."""
+
+    class Judging(Section):
+        steps: Annotated[PositiveInt, Field(le=TIMESTEPS)]
+        """Steps of the DDIM sampler."""
+        reference: Literal["train", "test"]
+        """The split whose images the samples are compared with."""
+        extractor: Literal["own classifier", "inception"]
+        """Whose features the FID compares: those of a small classifier that is trained on the
+        training images, or of torch-fidelity's Inception-v3, as published numbers have it."""
+        classifier_steps: PositiveInt
+        """Optimiser steps of the classifier, which also tells which samples are right."""
+
     metric = "denoising_loss"
     larger_is_better = False
 
@@ -116,17 +113,9 @@ class Generation(Task):
             splits[name] = Examples(columns).take(rows)
         return replace(images, **splits)
 
-    def build(
-        self,
-        name: str,
-        classes: int,
-        size: int,
-        *,
-        pretrained: bool = False,
-        weights: Path | None = None,
-        new_head: bool = True,
-    ) -> nn.Module:
-        return build_unet(name, classes, size, pretrained, weights)
+    def build(self, name: str, classes: int, size: int, **options: bool | Path | None) -> nn.Module:
+        options.pop("new_head", None)  # no layer depends on the number of classes
+        return build_unet(name, classes, size, **options)
 
     def batches(
         self, split: Examples, batch_size: int, generator: torch.Generator
@@ -150,12 +139,7 @@ class Generation(Task):
         return total.item() / len(split)
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "GeneratedEvaluation":
         from pdiff.evaluation.features import Classifier, Judge
         from pdiff.evaluation.generated import GeneratedEvaluation, Sampler
@@ -169,7 +153,7 @@ class Generation(Task):
         found = judge.accuracy(pixels(images.validation))
         print(f"the own classifier has an accuracy of {found:.3f} on validation images", flush=True)
         noise = {split: self._noise(split).to(device) for split in ("validation", "test")}
-        sampler = Sampler(net, names, judging.steps, batch_size, noise["test"][:2])
+        sampler = Sampler(net, names, judging.steps, sizes[0], noise["test"][:2])
         reference = pixels(getattr(images, judging.reference))
         base = {name: value for name, value in net.named_parameters() if name in names}
         return GeneratedEvaluation(images, self.data, sampler, judge, reference, noise, base)

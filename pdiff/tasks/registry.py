@@ -18,13 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pdiff import tasks
-from pdiff.config import (
-    BaseConfig,
-    DataConfig,
-    Section,
-    TaskConfig,
-    parse_params,
-)
+from pdiff.config import BaseConfig, DataConfig, Section, TaskConfig, parse_params
 from pdiff.images.batches import ImageSet, Split
 from pdiff.system.errors import InputError, nearest
 
@@ -67,17 +61,8 @@ class Task(ABC):
         """The three splits; `InputError` for files that are missing or broken."""
 
     @abstractmethod
-    def build(
-        self,
-        name: str,
-        classes: int,
-        size: int,
-        *,
-        pretrained: bool = False,
-        weights: Path | None = None,
-        new_head: bool = True,
-    ) -> nn.Module:
-        """The net of that name; arguments and errors as `pdiff.nets.registry.build_net`."""
+    def build(self, name: str, classes: int, size: int, **options: bool | Path | None) -> nn.Module:
+        """The net of that name; options and errors as `pdiff.nets.registry.build_net`."""
 
     @abstractmethod
     def batches(self, split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -97,14 +82,12 @@ class Task(ABC):
 
     @abstractmethod
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "Evaluation":
-        """What evaluates models that differ from `net` in the parameters `names`."""
+        """What evaluates models that differ from `net` in the parameters `names`.
+
+        `sizes` are `evaluate.batch_size` and `.boundary_mib`.
+        """
 
 
 def make_task(config: TaskConfig, data: DataConfig) -> Task:

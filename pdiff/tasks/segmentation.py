@@ -30,24 +30,21 @@ Batch = tuple[Float[Tensor, "B 3 H W"], UInt8[Tensor, "B H W"]]
 """Images and their label maps."""
 
 
-class Options(Section):
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=VOID)]
-    """Names of the labels 0, 1, ..."""
-    void: Annotated[int, Field(ge=0, le=255)] | None
-    """The label of pixels that do not count; null if there is none."""
-    width: PositiveInt
-    """Width that images are brought to, in pixels; `data.size` is their height."""
-    aux_weight: Annotated[float, Field(ge=0)]
-    """Weight of the loss of an auxiliary head, in nets that have one."""
-
-
-class Judging(Section):
-    right_from: Fraction
-    """A model gets an image right if the mean IoU of the image's classes is this or more."""
-
-
 class Segmentation(Task):
-    Options, Judging = Options, Judging
+    class Options(Section):
+        classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=VOID)]
+        """Names of the labels 0, 1, ..."""
+        void: Annotated[int, Field(ge=0, le=255)] | None
+        """The label of pixels that do not count; null if there is none."""
+        width: PositiveInt
+        """Width that images are brought to, in pixels; `data.size` is their height."""
+        aux_weight: Annotated[float, Field(ge=0)]
+        """Weight of the loss of an auxiliary head, in nets that have one."""
+
+    class Judging(Section):
+        right_from: Fraction
+        """A model gets an image right if the mean IoU of the image's classes is this or more."""
+
     metric = "mIoU"
 
     def check(self, base: BaseConfig) -> None:
@@ -146,22 +143,17 @@ class Segmentation(Task):
             yield self._normalised(images), maps
 
     def evaluation(
-        self,
-        net: nn.Module,
-        names: Sequence[str],
-        images: ImageSet,
-        batch_size: int,
-        boundary_mib: int,
+        self, net: nn.Module, names: Sequence[str], images: ImageSet, sizes: tuple[int, int]
     ) -> "SegmentationEvaluation":
         from pdiff.evaluation.segmentation import SegmentationEvaluation
 
         def batches(split: Examples) -> Iterator[Batch]:
-            return self._evaluated(split, batch_size)
+            return self._evaluated(split, sizes[0])
 
         # a net in torchvision's form gives its main logits alone
         net.register_forward_hook(lambda _, __, found: as_outputs(found)["out"])
-        right_from, split = self.judging.right_from, self.data.split
-        return SegmentationEvaluation(net, names, images, split, batches, boundary_mib, right_from)
+        right_from, split, limit = self.judging.right_from, self.data.split, sizes[1]
+        return SegmentationEvaluation(net, names, images, split, batches, limit, right_from)
 
     @property
     def _size(self) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def evaluation(ready):
 
 def evaluation_of(ready, batch_size=500):
     task, images, net, models = ready
-    return task.evaluation(net, models.subset.names, images, batch_size, 64)
+    return task.evaluation(net, models.subset.names, images, (batch_size, 64))
 
 
 def test_the_distance_of_one_dimensional_gaussians_is_known_by_hand():
@@ -227,11 +227,6 @@ def test_a_score_is_the_distance_to_all_reference_images(ready, evaluation):
     )
 
 
-def test_two_evaluations_judge_alike(ready, evaluation):
-    first, second = (each.judge("test", ready[3]) for each in (evaluation, evaluation_of(ready)))
-    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
-
-
 def test_the_classifier_tells_dark_from_bright(ready, evaluation):
     _, images, *_ = ready
     scaled = images.test.columns["images"].float() / 127.5 - 1
@@ -277,7 +272,7 @@ def test_what_cannot_share_a_pass_is_sampled_whole_and_says_so(ready, make, name
     net = start(make(base__net=own))
     subset = select_subset(net, select)
     with pytest.warns(UserWarning, match="whole net for every model"):
-        evaluation = ready[0].evaluation(net, subset.names, ready[1], 500, 64)
+        evaluation = ready[0].evaluation(net, subset.names, ready[1], (500, 64))
     base = {n: p.detach() for n, p in net.named_parameters() if n in subset.names}
     assert evaluation.judge("test", [base])[0].unique().tolist() == [1]
 
@@ -293,7 +288,6 @@ def test_no_warning_where_models_share_a_pass(ready, recwarn):
         ({"task__options__samples": 32}, "32 are too few for the covariance of the 32 features"),
         ({"task__judging__steps": 1001}, "task.judging: steps: 1001 is refused"),
         ({"task__judging__extractor": "vgg"}, "extractor: 'vgg' is refused"),
-        ({"task__judging__step": 5}, "unknown key step; known: classifier_steps"),
         ({"data__mean": [0.5, 0.4, 0.5]}, "data.mean, data.std: samplers expect"),
         ({"base__net": "resnet18"}, "unknown 'resnet18'; generation knows unet_mini"),
         ({"base__pretrained": True}, "no weights of .*Tiny to download"),

@@ -1,6 +1,7 @@
 """Segmentation: what is read, refused, minimised, scored and evaluated."""
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -163,21 +164,18 @@ def test_a_palette_image_is_a_label_map_of_its_numbers(made, root):
 # what is refused, each in one line
 
 
-def test_a_label_map_of_another_size_is_refused(made, root):
-    Image.new("L", (WIDTH, HEIGHT + 1)).save(root / "test/labels/2.png")
-    said = refused(read, made())
-    assert "labels/2.png has 13 x 16 pixels" in said and "images/2.png 12 x 16" in said
-
-
-def test_a_class_that_the_net_does_not_have_is_refused(made, root):
-    Image.new("L", (WIDTH, HEIGHT), 7).save(root / "train/labels/1.png")
-    said = refused(read, made())
-    assert "train/labels/1.png holds the label 7" in said and "0 to 2" in said and "is 3" in said
-
-
-def test_255_is_no_void_unless_it_is_said(made, root):
-    Image.new("L", (WIDTH, HEIGHT), VOID).save(root / "train/labels/1.png")
-    assert "holds the label 255" in refused(read, made())
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (Image.new("L", (WIDTH, HEIGHT + 1)), "has 13 x 16 pixels, .*images/1.png 12 x 16"),
+        (Image.new("L", (WIDTH, HEIGHT), 7), "holds the label 7; .* 0 to 2, .* is 3"),
+        (Image.new("L", (WIDTH, HEIGHT), VOID), "holds the label 255"),  # here void is 3
+        (Image.new("RGB", (WIDTH, HEIGHT)), ".*one channel of 8 bits, not Pillow's RGB"),
+    ],
+)
+def test_a_label_map_that_cannot_be_one_is_refused(made, root, image, said):
+    image.save(root / "train/labels/1.png")
+    assert re.search(f"train/labels/1.png {said}", refused(read, made()))
 
 
 @pytest.mark.parametrize(
@@ -212,12 +210,6 @@ def test_a_broken_file_is_named(made, root, kind):
     assert f"train/{kind}/3.png is not an image" in refused(read, made())
 
 
-def test_a_label_map_in_colour_is_refused(made, root):
-    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "test/labels/0.png")
-    said = refused(read, made())
-    assert "labels/0.png" in said and "one channel of 8 bits, not Pillow's RGB" in said
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -242,24 +234,13 @@ def test_a_count_that_the_files_do_not_have_is_refused(made, changes, said):
         ({"data__resize": 20}, "data.resize: 20 .* give 12"),
         ({"data__reader": "folder"}, "'folder' gives no label maps; known: label_maps, VOC"),
         ({"data__reader": "coco"}, r"annotations/instances_None.json, .*image_set: val2017"),
+        ({"task__options__classes": ["road"]}, "classes: .* at least 2"),
+        ({"task__judging__right_from": 1.0}, "right_from: 1.0"),
     ],
 )
 def test_a_parameter_that_cannot_work_is_refused(made, changes, said):
     with pytest.raises(InputError, match=said):
         made(**changes).check(base())
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"task__options__classes": ["road"]}, "classes: .* at least 2"),
-        ({"task__judging__right_from": 1.0}, "right_from: 1.0"),
-        ({"task__options__widht": 3}, "unknown key widht; known: aux_weight, classes"),
-    ],
-)
-def test_an_option_that_the_task_does_not_have_is_refused(made, changes, said):
-    with pytest.raises(InputError, match=said):
-        made(**changes)
 
 
 @pytest.mark.parametrize(
@@ -552,7 +533,7 @@ def _uncut_is_an_error() -> Iterator[None]:
 def test_models_are_judged_as_the_whole_net_would_be(made, toy, batch_size, boundary_mib):
     task = made(task__judging__right_from=0.15)
     images = read(task)
-    found = task.evaluation(toy, NAMES, images, batch_size, boundary_mib)
+    found = task.evaluation(toy, NAMES, images, (batch_size, boundary_mib))
     right, scores = found.judge("test", models_of(toy, NAMES))
     maps, chosen = images.test.columns["maps"], []
     for row, score, model in zip(right, scores, models_of(toy, NAMES), strict=True):
@@ -568,7 +549,7 @@ def test_what_comes_before_the_subset_runs_once_where_a_split_fits(
     made, toy, monkeypatch, boundary_mib, expected
 ):
     runs, plain = [], CutNet.prefix
-    found = made().evaluation(toy, NAMES, read(made()), 2, boundary_mib)
+    found = made().evaluation(toy, NAMES, read(made()), (2, boundary_mib))
     monkeypatch.setattr(CutNet, "prefix", lambda *a: runs.append(1) or plain(*a))
     first, second = (found.judge("test", models_of(toy, NAMES))[1] for _ in range(2))
     assert len(runs) == expected and torch.equal(first, second)  # 4 images are 2 batches
@@ -579,7 +560,7 @@ def test_a_net_in_the_form_of_torchvision_is_cut_and_judged_by_its_main_head(mad
     torch.manual_seed(0)
     net, task = Toy(aux=True).eval(), made()
     images = read(task)
-    _, scores = task.evaluation(net, NAMES, images, 2, 1).judge("test", models_of(net, NAMES))
+    _, scores = task.evaluation(net, NAMES, images, (2, 1)).judge("test", models_of(net, NAMES))
     net.aux = None
     plain = whole_net(net, task, images.test, models_of(net, NAMES)[2])
     _, (expected,) = plain_scores(plain, images.test.columns["maps"])
@@ -590,14 +571,14 @@ def test_a_model_that_is_not_finite_gets_no_image_right_and_scores_0(made, toy):
     task = made()
     models = models_of(toy, NAMES, 2)
     models[1]["norm.bias"] = torch.full((4,), float("nan"))
-    found = task.evaluation(toy, NAMES, read(task), 2, 1)
+    found = task.evaluation(toy, NAMES, read(task), (2, 1))
     right, scores = found.judge("test", models)
     assert right[1].tolist() == [-1] * 4 and scores[1] == 0 < scores[0]
 
 
 def test_groups_keep_their_scores_by_split(made, toy):
     task = made()
-    found = task.evaluation(toy, NAMES, read(task), 2, 1)
+    found = task.evaluation(toy, NAMES, read(task), (2, 1))
     models = models_of(toy, NAMES)
     found.predict_groups("test", {"original": models[:3], "generated": models[3:]})
     _, scores = found.judge("test", models)
@@ -608,7 +589,7 @@ def test_groups_keep_their_scores_by_split(made, toy):
 def test_the_picture_has_rows_of_images_label_maps_and_what_both_models_say(made, toy):
     task = made()
     images, models = read(task), models_of(toy, NAMES)
-    picture, words = task.evaluation(toy, NAMES, images, 9, 1).picture([models[0], models[3]])
+    picture, words = task.evaluation(toy, NAMES, images, (9, 1)).picture([models[0], models[3]])
     times = 64 // HEIGHT  # small images are enlarged
     height, width = times * HEIGHT + 2, times * WIDTH + 2
     assert picture.shape == (3, 4 * height + 2, 4 * width + 2)  # 4 test images
@@ -689,12 +670,6 @@ def test_a_head_of_another_number_of_classes_stays_new(weights, tmp_path):
 def test_a_head_of_another_number_of_classes_is_refused_where_nothing_is_trained(weights):
     said = refused(build_segmenter, "fcn_resnet50", 3, 8, pretrained=True, new_head=False)
     assert "base.epochs: 0 trains no new head" in said and "'classifier.4.weight'" in said
-
-
-def test_weights_of_another_net_are_refused(weights, tmp_path):
-    save_file({"other": torch.ones(2)}, tmp_path / "file.safetensors")
-    said = refused(build_segmenter, "fcn_resnet50", 5, 8, weights=tmp_path / "file.safetensors")
-    assert "does not belong to fcn_resnet50" in said
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(weights, monkeypatch):

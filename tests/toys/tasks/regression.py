@@ -50,7 +50,7 @@ class Regression(Task):
     def score(self, net, split, batch_size):
         return self.loss(net.eval(), (split.columns["images"], split.columns["brightness"])).item()
 
-    def evaluation(self, net, names, images, batch_size, boundary_mib):
+    def evaluation(self, net, names, images, sizes):
         from pdiff.evaluation.predictions import Evaluation, grid
 
         task = self
