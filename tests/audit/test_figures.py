@@ -19,6 +19,7 @@ from pdiff.audit.similarity import plot_matrix
 from pdiff.novelty.looks import MAIN, OTHER
 from pdiff.novelty.pictures import (
     back_to_front,
+    few,
     in_words,
     kinds,
     plot_scatter,
@@ -165,6 +166,11 @@ def test_the_map_of_similarities_says_its_numbers():
     assert cells[place[::-1]] == f"{rows.loc['generated', 'fresh']:.2f}"
     own = groups.index("ensemble")
     assert (own, own) not in cells  # a single model has no pair
+
+
+def test_three_levels_of_a_kind_stand_for_more():
+    levels = [f"soup_{n}" for n in (2, 4, 8, 16, 32, 64)]
+    assert few([*levels, "original"]) == ["original", "soup_2", "soup_8", "soup_64"]
 
 
 def test_what_groups_have_is_told_apart_where_a_label_holds_a_comma():

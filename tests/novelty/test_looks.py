@@ -87,6 +87,13 @@ def test_markers_of_the_main_groups_stand_out_from_white(group):
     assert 1.05 / (luminance + 0.05) >= 3
 
 
+def test_originals_are_blue_and_generated_models_orange_as_in_the_paper():
+    red, _, blue = linear(look("original").colour)
+    assert blue > 2 * red
+    red, green, blue = linear(look("generated").colour)
+    assert red > green > blue
+
+
 def test_every_group_has_a_look_and_levels_share_that_of_their_family():
     for family, entry in FAMILIES.items():
         group = name(family, 0.5 if entry.levels else None)

@@ -45,3 +45,10 @@ def test_a_loop_counts_the_turns_that_ran_and_not_what_lies_between(clock):
         if step == 3:
             break  # the last turn is not finished
     assert speed.speeds() == {"steps_per_s": 0.5, "images_per_s": 25}
+
+
+def test_reset_forgets(clock):
+    with speed.measured(images=1):
+        clock[0] += 1
+    speed.reset()
+    assert speed.speeds() == {}

@@ -227,6 +227,11 @@ def test_a_score_is_the_distance_to_all_reference_images(ready, evaluation):
     )
 
 
+def test_two_evaluations_judge_alike(ready, evaluation):
+    first, second = (each.judge("test", ready[3]) for each in (evaluation, evaluation_of(ready)))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
 def test_the_classifier_tells_dark_from_bright(ready, evaluation):
     _, images, *_ = ready
     scaled = images.test.columns["images"].float() / 127.5 - 1

@@ -174,6 +174,10 @@ def test_equal_models_count_once_on_the_front(tmp_path):
     assert len(comparison.best_models(Folder(tmp_path))) == 1
 
 
+def test_without_a_table_of_models_there_are_none(tmp_path):
+    assert comparison.best_models(Folder(tmp_path)).empty
+
+
 # The table
 
 

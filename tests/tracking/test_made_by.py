@@ -78,6 +78,11 @@ def test_a_lock_of_an_earlier_version_is_left_alone(project):
     assert made_by.forged(earlier) == []
 
 
+def test_a_folder_without_dvc_has_no_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert made_by.pipeline() == {}
+
+
 @pytest.mark.parametrize(
     ("settings", "found"),
     [

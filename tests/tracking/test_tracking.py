@@ -290,6 +290,7 @@ def databricks(monkeypatch) -> None:
 DELETE = "mlflow.db: sync rebuilds it"
 
 
+@pytest.mark.parametrize("command", ["sync", "compare", "ui"])
 @pytest.mark.parametrize(
     ("trouble", "messages"),
     [
@@ -305,12 +306,12 @@ DELETE = "mlflow.db: sync rebuilds it"
     ],
 )
 def test_a_command_says_in_one_line_what_is_wrong_with_the_store(
-    project, monkeypatch, capfd, trouble, messages
+    project, monkeypatch, capfd, trouble, messages, command
 ):
     monkeypatch.setattr(tracking, "PATIENCE_S", 3600.0)
     run_stage("train")
     cause = trouble(monkeypatch)
-    code = main(["sync"])
+    code = main([command])
     if cause:
         cause.close()
     (line,) = capfd.readouterr().err.splitlines(keepends=True)
@@ -412,7 +413,7 @@ def test_the_loopback_is_reached_past_a_proxy(project, monkeypatch, capfd, serve
     assert os.environ["no_proxy"] == "intranet,localhost,127.0.0.1,::1,[::1]"
 
 
-@pytest.mark.parametrize("damage", ["{", "[1]", "{}"])
+@pytest.mark.parametrize("damage", ["{", "[1]", "{}", "\0"])
 def test_a_damaged_record_is_named_and_the_others_are_logged(project, capfd, damage):
     run_stage("prepare")
     (path,) = project.glob(".work/runs/*/prepare.json")
