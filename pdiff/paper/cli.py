@@ -228,14 +228,14 @@ def _zoos(wanted: Table, data: str) -> Iterator[Row]:
 def _cells_of(rows: list[Row], options: argparse.Namespace, *, replaced: bool) -> list[Row]:
     """The rows of --net; if `replaced`, each of their nets once, on the data set of --data."""
     if options.net:
-        rows = [row for row in rows if f"net={options.net}" in row.overrides]
+        rows = [row for row in rows if row.preset("net") == options.net]
     if (data := options.data) and replaced:
         away = [row for row in rows if row.elsewhere]
         rows = [row for row in rows if not row.elsewhere]
         same = [row for row in rows if _has_images(row, data)]
-        nets = {row.overrides[1]: row for row in rows}.values()
+        nets = {row.preset("net"): row for row in rows}.values()
         rows = same or [Row(f"{data}, {row.label.split(', ')[1]}", row.overrides) for row in nets]
-        rows = away + [replace(row, overrides=(f"data={data}", *row.overrides[1:])) for row in rows]
+        rows = away + [row.on(data) for row in rows]
     if not rows:
         raise InputError("--data and --net leave no row of this table")
     return rows
@@ -243,7 +243,7 @@ def _cells_of(rows: list[Row], options: argparse.Namespace, *, replaced: bool) -
 
 def _has_images(row: Row, data: str) -> bool:
     """Whether the paper's row is of the images of this preset."""
-    return row.overrides[0] == f"data={SAME_IMAGES.get(data, data)}"
+    return row.preset("data") == SAME_IMAGES.get(data, data)
 
 
 def seed_list(text: str, option: str) -> list[int]:

@@ -47,6 +47,15 @@ class Row:
     elsewhere: bool = False
     """Shown with its command, and run only if --rows or --net names it."""
 
+    def preset(self, group: str) -> str:
+        """Its preset of this group, such as `net`; "" where the row names none."""
+        return next((o.partition("=")[2] for o in self.overrides if o.startswith(f"{group}=")), "")
+
+    def on(self, data: str) -> "Row":
+        """The same row with the images of another preset."""
+        others = (o for o in self.overrides if not o.startswith("data="))
+        return replace(self, overrides=(f"data={data}", *others))
+
     def authors(self) -> dict[str, float]:
         """The numbers of the authors' own log, in our names; empty where there is no log."""
         return _logs().get(self.log or "", {})
@@ -133,7 +142,7 @@ def _cells(cells: Mapping[str, Mapping[str, Any]], columns: list[str]) -> Iterat
 
 def _placed(row: Row, elsewhere: Sequence[str], recipe: str | None) -> Row:
     """A row with its table's recipe, or the paper's where its net is `elsewhere`."""
-    away = any(f"net={net}" in row.overrides for net in elsewhere)
+    away = row.preset("net") in elsewhere
     recipe = "paper" if away else recipe
     own = (f"recipe={recipe}",) if recipe else ()
     return replace(row, overrides=(*row.overrides, *own), elsewhere=away)

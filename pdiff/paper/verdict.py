@@ -250,9 +250,20 @@ MINUTE = {  # rows of the table that comes first: what they ask, and the rows th
 }
 
 
-RECORD = {"section": "setting", "row": "row", "text": "claim", "paper": "paper"}
-RECORD |= {"estimate": "ours", "interval": "interval", "kind": "unit", "answer": "verdict"}
-RECORD |= {"power": "power", "n": "pipelines", "command": "command", "commit": "commit"}
+RECORD = {
+    "section": "setting",
+    "row": "row",
+    "text": "claim",
+    "paper": "paper",
+    "estimate": "ours",
+    "interval": "interval",
+    "kind": "unit",
+    "answer": "verdict",
+    "power": "power",
+    "n": "pipelines",
+    "command": "command",
+    "commit": "commit",
+}
 """Columns of the CSV, and what programs find them by."""
 
 
