@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,8 +27,10 @@ from pdiff.tracking.sync import sync
 
 POLL_S, MOST_S = 10, 60
 """Seconds between two looks at the queue, at first and in the end; each takes DVC some seconds."""
-STATUS = re.compile(r"^[0-9a-f]{7}\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE)
-"""A task's line in `dvc queue status`: its name and its state."""
+STATUS = re.compile(
+    r"^([0-9a-f]{7})\s+(\S+)\s.*\b(Queued|Running|Success|Failed)\s*$", re.MULTILINE
+)
+"""A task's line in `dvc queue status`: its id, name and state."""
 
 
 def complete(
@@ -100,48 +102,52 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     What the queue holds already is run too. Interrupted, DVC goes on in the background, and the
     next call finds what it has done.
     """
-    failures: dict[str, str] = {}
-    queued: dict[str, Experiment] = {}
-    known = _status()
+    known, refused = _status(), {}
     for experiment in experiments:
-        if known.get(experiment.name) in ("Success", "Failed"):
-            _dvc("queue", "remove", experiment.name)
+        for task, (name, state) in known.items():
+            if name == experiment.name and state in ("Success", "Failed"):
+                _dvc("queue", "remove", task)
         done = _dvc("exp", "run", "--queue", "--name", experiment.name, *experiment.arguments)
-        if done.returncode == 0 or experiment.name in _status():
-            queued[experiment.name] = experiment
-        else:
-            failures[experiment.sha] = last_error(done.stderr + done.stdout)
+        if done.returncode:
+            refused[experiment.name] = last_error(done.stderr + done.stdout)
+    # a task whose worker was killed stays "Running", so one of the same name is not yet ours
+    tasks = {n: t for t, (n, _) in _status().items() if t not in known or n in refused}
+    queued = {tasks[e.name]: e for e in experiments if e.name in tasks}
     if queued:
         say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
         _dvc("queue", "start", "--jobs", str(jobs), listen=False)
-        _wait(queued)
+        _wait({task: experiment.name for task, experiment in queued.items()})
+    failures = {
+        e.sha: refused.get(e.name, "not queued") for e in experiments if e.name not in tasks
+    }
     status = _status()
-    for name in (name for name in queued if status.get(name) != "Success"):
-        log = _dvc("queue", "logs", name)
-        failures[queued[name].sha] = last_error(log.stdout + log.stderr)
+    for task, experiment in queued.items():
+        if status.get(task) != (experiment.name, "Success"):
+            log = _dvc("queue", "logs", task)
+            failures[experiment.sha] = last_error(log.stdout + log.stderr)
     return failures
 
 
-def _wait(names: Collection[str]) -> None:
-    """Until every experiment has ended or is gone from the queue."""
+def _wait(names: Mapping[str, str]) -> None:
+    """Until every task has ended or is gone from the queue."""
     waiting, idle, pause = set(names), 0, POLL_S
     while waiting:
         time.sleep(pause)
         pause = min(1.1 * pause, MOST_S)
-        status = _status()
-        ended = {name for name in waiting if status.get(name) not in ("Running", "Queued")}
-        for name in sorted(ended):
-            say(f"{name}: {status.get(name, 'gone from the queue').lower()}")
-        waiting -= ended
-        idle = 0 if "Running" in map(status.get, waiting) else idle + 1
+        states = {task: state for task, (_, state) in _status().items() if task in waiting}
+        for task in sorted(waiting, key=names.get):
+            if (state := states.get(task, "Gone from the queue")) not in ("Running", "Queued"):
+                say(f"{names[task]}: {state.lower()}")
+                waiting.remove(task)
+        idle = 0 if "Running" in states.values() else idle + 1
         if waiting and idle > 3:  # a worker that died leaves its tasks queued
             _dvc("queue", "start", listen=False)
             idle = 0
 
 
-def _status() -> dict[str, str]:
-    """Name and state of every task that DVC's queue knows; the newest of a name comes first."""
-    return dict(reversed(STATUS.findall(_dvc("queue", "status").stdout)))
+def _status() -> dict[str, tuple[str, str]]:
+    """Name and state of every task that DVC's queue knows, by the task's id."""
+    return {t: (n, state) for t, n, state in STATUS.findall(_dvc("queue", "status").stdout)}
 
 
 def _dvc(*arguments: str, listen: bool = True) -> subprocess.CompletedProcess[str]:
