@@ -93,7 +93,7 @@ def _write(model: Model, text: str, to: Path) -> list[Path]:
             content = io.BytesIO()  # torch itself does not say that a disk is full
             torch.save(state, content)
             with replacing(to) as partial:
-                partial.write_bytes(content.getbuffer())
+                partial.write_bytes(content.getvalue())
         write_text(card, text)
     except (OSError, SafetensorError) as error:
         if disk_error(error):
