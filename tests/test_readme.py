@@ -72,7 +72,7 @@ def sources() -> list[str]:
         f"{params['data']['test_size']} test images",
         f"R² = {fit['r2']:.3f}",
         f"gain {' and '.join(number(data, 'paper', '1') for data in PAPERS)} points",
-        f"R² = {' and '.join(format(estimate(data), '.2f') for data in PAPERS)} there",
+        f"R² is {' and '.join(format(estimate(data), '.2f') for data in PAPERS)} there",
     ]
 
 
@@ -158,3 +158,10 @@ def _cell(mean: float, std: float, digits: int) -> str:
 def test_a_command_of_the_readme_has_arguments_that_exist(line):
     found = {k: a or b for k, a, b in re.findall(r'(T|ARGS)=(?:"([^"]*)"|(\S+))', line)}
     parser().parse_args([found.get("T", "verdict"), *found.get("ARGS", "").split()])
+
+
+def test_the_tests_that_the_page_on_reliability_names_exist():
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text())
+    assert named
+    assert [name for name in named if f"def {name}(" not in code] == []
