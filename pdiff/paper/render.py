@@ -17,7 +17,7 @@ from pdiff.paper.definitions import DEFAULT, Table, label
 from pdiff.paper.experiments import make_experiment
 from pdiff.paper.figures import draw
 from pdiff.paper.memory import NOTES, memory_table
-from pdiff.paper.results import MEASURES, Measured, difference, kind_of
+from pdiff.paper.results import MEASURES, MISSES, Measured, difference, kind_of
 from pdiff.parameters.subset import select_subset
 from pdiff.tracking.files import flatten
 from pdiff.tracking.process import git_commit
@@ -27,7 +27,8 @@ READING = (
     "is no number. The interval is a bootstrap over test images and models, averaged over the "
     "seeds; for the score of another task it is Student's over seeds. ± is the standard deviation "
     "over seeds, left out where all seeds have the same number, as originals of one base net have. "
-    "n: seeds x generated models."
+    "n: seeds x generated models. Generator: whether it meets the bars of the fit on average over "
+    "the seeds; where it does not, nothing follows for the method."
 )
 
 
@@ -41,6 +42,7 @@ def long_table(table: Table, rows: Sequence[Measured]) -> pd.DataFrame:
             "originals": row.count("original"),
             "generated": row.count("generated"),
             "status": row.status,
+            **dict(zip(("generator", "missed"), row.fit, strict=True)),
             "commit": " ".join(dict.fromkeys(result.commit for result in row.found)),
             "lock": " ".join(result.lock for result in row.found),
             "command": "; ".join(e.shared_command for e in row.experiments),
@@ -66,13 +68,16 @@ def markdown(table: Table, rows: Sequence[Measured], frame: pd.DataFrame, comman
 
     `frame` is the `long_table` of the rows.
     """
-    cells, failed = [], []
+    cells, failed, unfitted = [], [], []
     for name, own in frame.groupby("row", sort=False):
-        seeds, models, status, commit = own.iloc[0][["seeds", "generated", "status", "commit"]]
-        count = f"{seeds} x {models // seeds or '?'}" if seeds else "0"
-        cells.append([name, *map(_cell, own.itertuples()), count, commit or "-"])
-        failed += [f"- {name}: {status}"] if status.startswith("failed") else []
-    heads = ["", *(MEASURES[m][0] for m in table.measures), "n", "commit"]
+        line = own.iloc[0]
+        seeds, fit, missed = line[["seeds", "generator", "missed"]]
+        count = f"{seeds} x {line['generated'] // seeds or '?'}" if seeds else "0"
+        word = fit if fit == MISSES else f"{fit} {missed}".strip()
+        cells.append([name, *map(_cell, own.itertuples()), word, count, line["commit"] or "-"])
+        unfitted += [f"- {name}: {missed}"] if fit == MISSES else []
+        failed += [f"- {name}: {line['status']}"] if line["status"].startswith("failed") else []
+    heads = ["", *(MEASURES[m][0] for m in table.measures), "generator", "n", "commit"]
     if table.zoo:  # many measures and few rows
         heads, *cells = map(list, zip(heads, *cells, strict=True))
     lines = [READING, *([table.note.strip()] if table.note else []), "", *grid(heads, cells)]
@@ -84,6 +89,7 @@ def markdown(table: Table, rows: Sequence[Measured], frame: pd.DataFrame, comman
         heads = ["claim", "difference", "95 % interval"]
         lines += ["", "## The paper's claims in this table", "", *grid(heads, cells)]
     commands = [f"    {e.shared_command}" for row in rows for e in row.missing]
+    lines += ["", "## Where the generator does not fit", "", *unfitted] if unfitted else []
     lines += ["", "## Failed", "", *failed] if failed else []
     lines += ["", "## Not run", "", *commands] if commands else []
     return _page(table, command, lines)

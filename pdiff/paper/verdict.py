@@ -16,13 +16,13 @@ import pandas as pd
 
 from pdiff import outputs
 from pdiff.baselines.registry import label
-from pdiff.config import GenerateConfig, NoveltyConfig
-from pdiff.diffusion.bars import NUMBERS, missed_bars
+from pdiff.config import NoveltyConfig
+from pdiff.diffusion.bars import NUMBERS
 from pdiff.novelty.claims import ALPHA, Claim, Kind, bracket, judge, margins, over_pipelines, shown
 from pdiff.novelty.inference import t_interval, t_power
 from pdiff.paper.experiments import Setting
 from pdiff.paper.render import grid, write_pair
-from pdiff.paper.results import Found, Result
+from pdiff.paper.results import Found, Result, learned
 from pdiff.system.errors import InputError
 
 INTRODUCTION = """# Do the paper's claims hold?
@@ -140,25 +140,6 @@ QUESTIONS = {
     "10": Question("latent noise beats parameter noise", BETTER, "ablation=noise_param", LATENT),
     "10b": Question("latent noise beats none", BETTER, "ablation=noise_none", LATENT),
 }
-
-
-def learned(runs: Sequence[Result]) -> tuple[str, str]:
-    """Row 0: `fits`, `does not fit` or `not measured`, and which bars are missed.
-
-    The bars are held against the mean over the runs, as in `pdiff.paper.fit`: with 200 models the
-    variance along one of fourteen directions leaves 0.8 to 1.25 in a third of all runs by chance.
-    """
-    fits = [run.fit for run in runs if run.fit]
-    if 2 * len(fits) <= len(runs):
-        return "not measured", ""
-    params = runs[0].params
-    config = GenerateConfig.model_validate(params["generate"])
-    bars = config, float(params["autoencoder"]["min_r2"])
-    missed = missed_bars(pd.DataFrame(fits).mean(skipna=False).to_dict(), *bars)
-    alone = sum(bool(missed_bars(fit, *bars)) for fit in fits)
-    if missed:
-        return "does not fit", "; ".join(missed)
-    return "fits", f"on average; {alone} of {len(fits)} runs miss a bar" if alone else ""
 
 
 def claims_of(found: Found) -> dict[str, Claim]:

@@ -90,7 +90,7 @@ def test_a_new_table_is_one_entry_in_one_file(tmp_path, monkeypatch):
     assert cli.main(["99", "--no-run", "--any-code", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "table_99.md").read_text()
     assert "\n# Table 99: a throw-away table\n" in text
-    assert "| all | 77.9 / 77.55 / not run | 0 | - |" in text
+    assert "| all | 77.9 / 77.55 / not run | - | 0 | - |" in text
     assert "| more is better | - | - |" in text
 
 
@@ -406,6 +406,26 @@ def test_the_csv_holds_paper_log_ours_interval_n_and_commit(measured):
     assert line["low"] < 0.8 < line["high"]
     assert (line["seeds"], line["originals"], line["generated"]) == (1, 3, 4)
     assert line["commit"] == "abc1234"
+
+
+def test_a_row_says_whether_its_generators_fit_on_average_and_which_bars_they_miss(measured):
+    rows = [measured("0.1", 0.8, 0.8), measured("x10", 0.8), measured("x100", 0.8)]
+    for row, fits in zip(rows, ([0.985, 0.978], [0.9], []), strict=True):
+        for result, r2 in zip(row.found, fits, strict=False):
+            known = dict.fromkeys(["variance_least", "variance_most"], 1.0) | {"r2": r2}
+            result.metrics.update({f"fit.{name}": value for name, value in known.items()})
+            shutil.copy(ROOT / "params.yaml", result.tree.path)
+    frame = long_table(table("3c"), [*rows, measured("x0.1", None)])
+    said = frame.groupby("row", sort=False)["generator"].first().tolist()
+    assert said == ["fits", "does not fit", "not measured", "-"]
+    text = markdown(table("3c"), rows, frame, "make table")
+    assert re.search(
+        r"^\| 0\.1 \| .* \| fits on average; 1 of 2 runs miss a bar \| 2 x 4", text, re.M
+    )
+    assert re.search(r"^\| x10 \| .* \| does not fit \| 1 x 4", text, re.M)
+    missed = text.partition("## Where the generator does not fit")[2].strip()
+    assert missed.splitlines()[0] == "- x10: the codec's R² is 0.90 (autoencoder.min_r2: 0.98)"
+    assert "0.1:" not in missed and "x100:" not in missed
 
 
 @pytest.mark.parametrize("name", figures.DRAW)
