@@ -116,7 +116,7 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     if queued:
         say(f"DVC runs {len(queued)} experiments, {jobs} at a time; `dvc queue status` shows them")
         _dvc("queue", "start", "--jobs", str(jobs), listen=False)
-        _wait({task: experiment.name for task, experiment in queued.items()})
+        _wait({task: experiment.name for task, experiment in queued.items()}, jobs)
     failures = {
         e.sha: refused.get(e.name, "not queued") for e in experiments if e.name not in tasks
     }
@@ -128,9 +128,9 @@ def run_with_dvc(experiments: Sequence[Experiment], jobs: int) -> dict[str, str]
     return failures
 
 
-def _wait(names: Mapping[str, str]) -> None:
+def _wait(names: Mapping[str, str], jobs: int) -> None:
     """Until every task has ended or is gone from the queue."""
-    waiting, idle, pause = set(names), 0, POLL_S
+    waiting, short, pause = set(names), 0, POLL_S
     while waiting:
         time.sleep(pause)
         pause = min(1.1 * pause, MOST_S)
@@ -139,10 +139,11 @@ def _wait(names: Mapping[str, str]) -> None:
             if (state := states.get(task, "Gone from the queue")) not in ("Running", "Queued"):
                 say(f"{names[task]}: {state.lower()}")
                 waiting.remove(task)
-        idle = 0 if "Running" in states.values() else idle + 1
-        if waiting and idle > 3:  # a worker that died leaves its tasks queued
-            _dvc("queue", "start", listen=False)
-            idle = 0
+        running = [*states.values()].count("Running")
+        short = short + 1 if running < min(jobs, len(waiting)) else 0
+        if waiting and short > 3:  # a worker died, as one of two does that start a task at once
+            _dvc("queue", "start", "--jobs", str(jobs), listen=False)
+            short = 0
 
 
 def _status() -> dict[str, tuple[str, str]]:

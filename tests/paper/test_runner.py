@@ -42,11 +42,11 @@ class Queue:
 
 @pytest.fixture
 def run(monkeypatch):
-    def run(queue, *experiments):
+    def run(queue, *experiments, jobs=1):
         naps = iter(range(50))  # a wait without end is an error here
         monkeypatch.setattr(runner, "_dvc", queue)
         monkeypatch.setattr(runner.time, "sleep", lambda _: next(naps))
-        return runner.run_with_dvc(experiments, 1)
+        return runner.run_with_dvc(experiments, jobs)
 
     return run
 
@@ -81,3 +81,25 @@ def test_a_failure_has_the_last_error_of_its_own_task(run):
 def test_what_dvc_refuses_is_a_failure_with_its_words(run):
     refused = {ONE.sha: "there is an experiment of this name already"}
     assert run(Queue(refuses=[ONE.name]), ONE, TWO) == refused
+
+
+class LosesAWorker(Queue):
+    """Of two workers that start at once one dies; the other has a task without end."""
+
+    starts = ()
+
+    def __call__(self, *arguments, listen=True):
+        self.started = len(self.starts) > 1
+        if arguments[:2] == ("queue", "start"):
+            self.starts = (*self.starts, arguments[2:])
+            self.tasks[0][2] = "Running" if len(self.starts) == 1 else self.ends
+            return None
+        return super().__call__(*arguments, listen=listen)
+
+
+def test_a_worker_that_died_is_started_again_while_tasks_wait(run):
+    queue = LosesAWorker()
+    assert run(queue, ONE, TWO, jobs=2) == {}
+    assert queue.starts == (("--jobs", "2"), ("--jobs", "2"))
+    with pytest.raises(StopIteration):  # one worker is all that was asked for, and it works
+        run(LosesAWorker(), ONE, TWO)
