@@ -4,12 +4,11 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from pdiff.export.model import MEASURES, UNKNOWN, Model
-from pdiff.nets.own import split_own
+from pdiff.export.model import UNKNOWN, Model
+from pdiff.nets.own import is_own, split_own
 from pdiff.nets.registry import has_fixed_size
 from pdiff.system.hub import SCHEME
 
@@ -23,7 +22,7 @@ def model_card(model: Model, file: Path, command: str, commit: str, repository: 
 
     `file` holds the model, in a `repository` of the hub if it is given; `command` made it.
     """
-    source, maker = split_own(model.name) if model.kind == "own" else (model.name, "")
+    source, maker = split_own(model.name) if is_own(model.name) else (model.name, "")
     reported, choosing = model.splits
     text = Path(__file__).with_name("card.md.j2").read_text()
     strict = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
@@ -53,21 +52,23 @@ def title(model: Model) -> str:
 
 
 def _net(model: Model) -> str:
-    if model.kind != "own":
+    """`base.net`, of an own one without its folder."""
+    if not is_own(model.name):
         return model.name
     source, maker = split_own(model.name)
     return f"{Path(source).name}:{maker}"
 
 
-def _rows(model: Model) -> list[dict[str, Any]]:
+def _rows(model: Model) -> list[tuple[str, str, str, float]]:
     """Mean numbers of the model and of the groups beside it; a group of the model alone is not."""
-    rows = [{"label": "this model", **model.row[MEASURES]}]
+    columns = [*model.metric.columns, "max_similarity"]
+    rows = [("this model", model.row[columns])]
     for name in dict.fromkeys((model.group, "original", "generated", "ensemble")):
         part = model.table[model.table["group"] == name]
         if len(part) > (name == model.group):
             label = name if len(part) == 1 else f"mean of {len(part)} {name} models"
-            rows.append({"label": label, **part[MEASURES].mean()})
-    return rows
+            rows.append((label, part[columns].mean()))
+    return [(label, *map(model.metric.shown, row[:2]), row.iloc[2]) for label, row in rows]
 
 
 def _settings(model: Model, section: str) -> str:

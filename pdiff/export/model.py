@@ -23,9 +23,12 @@ from pdiff.nets.registry import load_net
 from pdiff.parameters.stack import StackFile
 from pdiff.parameters.subset import Models, Subset, spread_evenly
 from pdiff.system.errors import InputError, reason
+from pdiff.tasks.registry import make_task
 from pdiff.tracking.files import Folder, locked_outputs, md5_of
 
 MEASURES = ["accuracy", "choosing_accuracy", "max_similarity"]
+SCORES = ["score", "choosing_score"]
+"""What `outputs.MODELS` has beside them for a task other than classification."""
 LINEAGE = (  # sections of params.yaml and files, step by step
     (("seed", "data", "base", "subset", "finetune"), (outputs.BASE, outputs.CHECKPOINTS)),
     (("noise", "autoencoder"), (outputs.AUTOENCODER,)),
@@ -34,6 +37,28 @@ LINEAGE = (  # sections of params.yaml and files, step by step
 GROUPS = {"generated": 3, "original": 1, "ensemble": 1, "reconstructed": 2}
 """How many steps of `LINEAGE` made each group that can be exported."""
 UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What models are judged by, on the split that is reported and on the one that chooses."""
+
+    name: str = "accuracy"
+    larger_is_better: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """Of `outputs.MODELS`."""
+        return MEASURES[:2] if self.name == "accuracy" else SCORES
+
+    def shown(self, value: float) -> str:
+        """An accuracy in percent, a score in its own units."""
+        return f"{100 * value:.2f} %" if self.name == "accuracy" else f"{value:.2f}"
+
+    def best(self, rows: pd.DataFrame) -> int:
+        """The model that the choosing split chooses; of equally good ones the first."""
+        values = rows[self.columns[1]]
+        return int(rows.loc[values.idxmax() if self.larger_is_better else values.idxmin(), "model"])
 
 
 @dataclass(frozen=True)
@@ -55,18 +80,22 @@ class Model:
     params: Params
     labels: tuple[str, ...]
     """The classes in the order of the logits; empty if unknown."""
+    metric: Metric
     files: list[tuple[Path, str, bool]]
     """Each file it was made from, its md5 in dvc.lock, and whether the file is another one now."""
 
     @property
     def kind(self) -> str:
-        """What loads it: `timm`, p-diff (`mini`), or an `own` file."""
+        """What loads it: `timm`, p-diff (`mini`), an `own` file, or another `task` of p-diff."""
+        if self.params.task.name != "classification":
+            return "task"
         return "own" if is_own(self.name) else "mini" if self.name in MINIS else "timm"
 
     @property
     def sections(self) -> list[str]:
         """The sections of params.yaml that it depends on."""
-        return [name for names, _ in LINEAGE[: GROUPS[self.group]] for name in names]
+        names = [name for names, _ in LINEAGE[: GROUPS[self.group]] for name in names]
+        return ["task", *names] if self.kind == "task" else names
 
     @property
     def splits(self) -> tuple[str, str]:
@@ -87,12 +116,13 @@ class Model:
 
     def __str__(self) -> str:
         reported, choosing = self.splits
-        accuracy, chosen = (f"{100 * self.row[name]:.2f} %" for name in MEASURES[:2])
+        found, chosen = (self.metric.shown(self.row[name]) for name in self.metric.columns)
+        found = found if self.metric.name == "accuracy" else f"{self.metric.name} {found}"
         if self.count == 1:
-            return f"{self.group}; {accuracy} on {reported}"
+            return f"{self.group}; {found} on {reported}"
         best = f", the best of {self.count} on {choosing} ({chosen})"
         text = f"{self.group} model {self.index}{best if self.best else f' of {self.count}'}"
-        return f"{text}; {accuracy} on {reported}"
+        return f"{text}; {found} on {reported}"
 
 
 def load_model(model: str, group: str) -> Model:
@@ -103,10 +133,14 @@ def load_model(model: str, group: str) -> Model:
     """
     if group not in GROUPS:
         raise InputError(f"--group: unknown {group!r}; known: {', '.join(GROUPS)}")
-    table = load_table(outputs.MODELS)
-    rows = table[table["group"] == group]
-    index = choose(rows, model, group)
-    net, header = load_net(outputs.BASE), load_header(outputs.BASE)
+    params, table = load_params(), load_table(outputs.MODELS)
+    rows, metric = table[table["group"] == group], Metric()
+    if "score" in table:
+        scored = load_header(outputs.PREDICTIONS_GENERATED)
+        metric = Metric(scored["metric"], scored["larger"])
+    index = choose(rows, model, group, metric)
+    task = make_task(params.task, params.data)
+    net, header = load_net(outputs.BASE, build=task.build), load_header(outputs.BASE)
     subset, values = _find(group, index, len(rows))
     shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     if any(shapes.get(name) != shape for name, shape in subset.shapes.items()):
@@ -123,26 +157,31 @@ def load_model(model: str, group: str) -> Model:
         index,
         model == "best",
         table,
-        load_params(),
+        params,
         _labels(),
+        metric,
         _lineage(paths),
     )
 
 
 def load_table(path: Path) -> pd.DataFrame:
     """One row per model, as the stage novelty writes it."""
+    needed = ["group", "model", *MEASURES]
     try:
-        return pd.read_csv(path, usecols=["group", "model", *MEASURES])
+        table = pd.read_csv(path, usecols=lambda column: column in (*needed, *SCORES))
+        if absent := set(needed) - {*table}:
+            raise ValueError(f"it has no {', '.join(sorted(absent))}")
+        return table
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {reason(error)}") from None
 
 
-def choose(rows: pd.DataFrame, model: str, group: str) -> int:
-    """The index that `model` stands for; of equally good ones the first, as in the tables."""
+def choose(rows: pd.DataFrame, model: str, group: str, metric: Metric) -> int:
+    """The index that `model` stands for."""
     if rows.empty:
         raise InputError(f"{outputs.MODELS} has no {group} models")
     if model == "best":
-        return int(rows.loc[rows["choosing_accuracy"].idxmax(), "model"])
+        return metric.best(rows)
     if not model.isdecimal() or int(model) >= len(rows):
         last = len(rows) - 1
         raise InputError(

@@ -13,13 +13,20 @@ from timm.models._hub import save_config_for_hf
 
 from pdiff.core.files import save_tensors
 from pdiff.export.card import title
-from pdiff.export.model import MEASURES, Model
+from pdiff.export.model import Model
 from pdiff.nets.registry import has_fixed_size
 from pdiff.system.errors import InputError
 from pdiff.system.hub import ADDRESS, SCHEME, hub
 
 WEIGHTS = Path("model.safetensors")
 FILES = {str(WEIGHTS), "config.json"}  # a repository with one of them has a model
+TASKS = {
+    "classification": "image-classification",
+    "detection": "object-detection",
+    "segmentation": "image-segmentation",
+    "generation": "unconditional-image-generation",
+}
+"""What the hub calls them."""
 KEPT = ("architecture", "classifier", "first_conv", "pool_size", "fixed_input_size")
 """What stays of timm's description of its own weights; licence and source are theirs."""
 
@@ -97,27 +104,32 @@ def _metadata(model: Model) -> dict[str, object]:
     origin = _origin(model)
     return {
         "model_name": title(model),
-        "library_name": {"timm": "timm", "mini": "pdiff", "own": "pytorch"}[model.kind],
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "p-diff", model.group, "arxiv:2402.13144"],
+        "library_name": {"timm": "timm", "own": "pytorch"}.get(model.kind, "pdiff"),
+        "pipeline_tag": _task(model),
+        "tags": [_task(model), "p-diff", model.group, "arxiv:2402.13144"],
         "datasets": [_data(model)],
-        "metrics": ["accuracy"],
+        "metrics": [model.metric.name],
     } | ({"base_model": origin} if origin else {})
 
 
 def _results(model: Model) -> list[dict[str, object]]:
-    """Both accuracies."""
+    """Accuracy, or the score of another task, on both splits."""
     shared = {
-        "task_type": "image-classification",
+        "task_type": _task(model),
         "dataset_type": _data(model),
         "dataset_name": model.params.data.name,
-        "metric_type": "accuracy",
+        "metric_type": model.metric.name,
     }
-    values = (float(model.row[name]) for name in MEASURES[:2])
+    values = (float(model.row[name]) for name in model.metric.columns)
     return [
         shared | {"dataset_split": split, "metric_value": value}
         for split, value in zip(model.splits, values, strict=True)
     ]
+
+
+def _task(model: Model) -> str:
+    name = model.params.task.name
+    return TASKS.get(name, name)
 
 
 def _data(model: Model) -> str:
@@ -131,4 +143,5 @@ def _origin(model: Model) -> str | None:
     found = ADDRESS.fullmatch(base.weights or "")
     if found:
         return found["repo"]
-    return timm.get_pretrained_cfg(model.name).hf_hub_id if base.pretrained else None
+    pretrained = base.pretrained and model.kind == "timm"
+    return timm.get_pretrained_cfg(model.name).hf_hub_id if pretrained else None
