@@ -141,7 +141,7 @@ def _wait(names: Mapping[str, str], jobs: int) -> None:
                 waiting.remove(task)
         running = [*states.values()].count("Running")
         short = short + 1 if running < min(jobs, len(waiting)) else 0
-        if waiting and short > 3:  # a worker died, as one of two does that start a task at once
+        if waiting and short > 3:  # of two workers that take a task at once one may die
             _dvc("queue", "start", "--jobs", str(jobs), listen=False)
             short = 0
 
